@@ -1,0 +1,63 @@
+"""Recurrent cells: the maths of one time step, each usable in stock `flax.linen.RNN`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from lrd_jax.cells.base import HiddenCarry, LSTMCarry, RecurrentCell, check_choice
+from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
+from lrd_jax.cells.gru import GatedGRUCell, GRUCell
+from lrd_jax.cells.lstm import LSTMCell
+from lrd_jax.cells.rnn import RNNCell
+
+__all__ = [
+    "CELLS",
+    "GRUCell",
+    "GatedGRUCell",
+    "GatedLSTMCell",
+    "HiddenCarry",
+    "LSTMCarry",
+    "LSTMCell",
+    "ONLSTMCell",
+    "RNNCell",
+    "RecurrentCell",
+    "URLSTMCell",
+    "make_cell",
+]
+
+# The names that `config.model.cell` knows.
+CELLS: dict[str, type[RecurrentCell]] = {
+    "rnn": RNNCell,
+    "lstm": LSTMCell,
+    "gated_lstm": GatedLSTMCell,
+    "urlstm": URLSTMCell,
+    "gru": GRUCell,
+    "gated_gru": GatedGRUCell,
+    "onlstm": ONLSTMCell,
+}
+
+
+def make_cell(model_config: Mapping[str, Any], sequence_length: int = 0) -> RecurrentCell:
+    """Builds the cell that a configuration describes.
+
+    A cell takes the keys that are named like its attributes; the others do not concern it.
+
+    Args:
+      model_config: the keys of `config.model`; keys left out have the cell's own defaults.
+      sequence_length: steps of a sequence, what `chrono_t_max = 0` stands for.
+
+    Returns:
+      The cell, without parameters.
+
+    Raises:
+      UserError: if the cell is not known or one of its keys has a value it cannot work with.
+    """
+    check_choice("cell", model_config["cell"], CELLS)
+    cell = CELLS[model_config["cell"]]
+    names = {field.name for field in dataclasses.fields(cell) if field.init}
+    options = {name: model_config[name] for name in names if name in model_config}
+    if "chrono_t_max" in names:
+        options["chrono_t_max"] = options.get("chrono_t_max") or sequence_length
+    return cell(**options)

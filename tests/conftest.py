@@ -1,0 +1,53 @@
+"""Settings that must stand before JAX creates its client, and what several test folders share."""
+
+import os
+
+# Four devices on any machine. XLA's CPU collectives deadlock when its thread pool, whose size is
+# read from NPROC, is as small as the number of devices (see lrd_jax/training/devices.py).
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["NPROC"] = str(max(16, os.cpu_count() or 1))
+# Most of the time of these tests is compilation, and LLVM's optimizer is more than half of that;
+# what XLA itself does with a program, collectives for instance, stays as it is.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 4)
+
+
+@pytest.fixture(scope="session")
+def mnist_files():
+    """The folder of the four official archives."""
+    root = os.environ.get("LRD_JAX_TEST_DATA")
+    if not root:
+        pytest.skip("LRD_JAX_TEST_DATA is not set: no MNIST files to prepare")
+    return Path(root) / "mnist"
+
+
+@pytest.fixture(scope="session")
+def mnist_dir(mnist_files, tmp_path_factory):
+    """A data_dir in which the command line has prepared MNIST."""
+    data_dir = tmp_path_factory.mktemp("mnist")
+    command = [sys.executable, "-m", "lrd_jax.data.prepare", "mnist"]
+    command += [f"--from_dir={mnist_files}", f"--data_dir={data_dir}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    expected = f"mnist is prepared in {data_dir}/lrd_mnist/1.0.0: train 60000, test 10000\n"
+    assert done.stdout == expected
+    return data_dir
+
+
+@pytest.fixture(scope="session")
+def digits_dir(tmp_path_factory):
+    """A data_dir that holds the digits."""
+    from lrd_jax.data.prepare import prepare
+
+    data_dir = tmp_path_factory.mktemp("digits")
+    prepare("digits", str(data_dir))
+    return data_dir

@@ -1,0 +1,83 @@
+"""The code of docs/new_cell.md, run as it is printed there."""
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lrd_jax import command_line
+from lrd_jax.cells import CELLS, make_cell
+from lrd_jax.models import make_recurrence
+
+PAGE = Path(__file__).parents[1] / "docs" / "new_cell.md"
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """Every block of the page, in the file that its first line names."""
+    blocks = re.findall(r"^```python (\S+)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+    assert [name for name, _ in blocks] == ["janet.py", "configs/janet_pdigits.py", "check.py"]
+    for name, code in blocks:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    CELLS.pop("janet", None)
+    sys.modules.pop("janet", None)
+
+
+def test_check(files):
+    """Scan equals fused, and the gradient is right: the page's own check."""
+    runpy.run_path(str(files / "check.py"))
+
+
+def test_inside_stock_flax(files):
+    """`nn.RNN` steps the cell itself; `Recurrence` gives the same."""
+    import janet  # pyright: ignore[reportMissingImports] - written by the fixture
+
+    rnn = nn.RNN(janet.JANETCell(5))
+    x = jax.random.normal(jax.random.key(0), (2, 6, 3))
+    variables = rnn.init(jax.random.key(1), x)
+    from lrd_jax.recurrence import Recurrence
+
+    ours = {"params": {"layer_0": variables["params"]["cell"]}}
+    outputs = Recurrence(janet.JANETCell(5)).apply(ours, x).outputs
+    np.testing.assert_allclose(outputs, rnn.apply(variables, x), rtol=0, atol=1e-6)
+
+
+def test_config_trains_it(files):
+    """The config registers the cell and sets its key; a few steps through `Recurrence` learn."""
+    config = command_line.load_config(f"{files / 'configs' / 'janet_pdigits.py'}:quick")
+    with config.unlocked():
+        config.model.beta = 0.25
+    assert make_cell(config.model).beta == 0.25
+
+    model = make_recurrence(config, length=8)
+    x = jax.random.normal(jax.random.key(0), (32, 8, 2))
+    target = x[:, 2, 0]  # to be remembered to the end
+    variables = model.init(jax.random.key(1), x)
+    tx = optax.adam(0.03)
+
+    @jax.jit
+    def step(variables, state):
+        def loss(variables):
+            return jnp.mean((model.apply(variables, x).last[:, 0] - jnp.tanh(target)) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(variables)
+        updates, state = tx.update(gradient, state, variables)
+        return optax.apply_updates(variables, updates), state, value
+
+    state, losses = tx.init(variables), []
+    for _ in range(60):
+        variables, state, value = step(variables, state)
+        losses.append(float(value))
+    assert losses[-1] < 0.3 * losses[0]
