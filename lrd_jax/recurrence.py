@@ -1,0 +1,502 @@
+"""Time: the only place that unrolls a cell, detaches its state and truncates its gradient.
+
+Two paths compute the same thing. `_unroll_scan` is the readable reference: `nn.scan` over
+`cell.step`, differentiated by JAX. `_unroll_fused` is for cells whose step is
+`update(carry, zx, h @ U)`: it has its own backward pass, in which the loop over time holds only
+the one product that carries the gradient back, and the gradient of `U` is formed in one matmul
+after the loop. Differentiating a scan instead adds an `(d, K)` product and a read-modify-write of
+the whole weight gradient to every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+
+from lrd_jax.cells.base import Carry, RecurrentCell, materialise
+from lrd_jax.draws import Draws, dropout
+from lrd_jax.errors import UserError
+
+Array = jax.Array
+
+BACKENDS = ("auto", "scan", "fused")
+SCOPES = ("batch", "example")
+STACK_MASKS = ("shared", "per_layer")
+_NARROW = 4  # input features up to which the projection stays in the loop
+
+
+class Controls(NamedTuple):
+    """What happens to the state at each step besides the cell; None means nothing.
+
+    All are boolean with time first: `(time,)` or `(time, batch)`.
+
+    Attributes:
+      block_h: h is stopped where it enters the matrix products (h-detach).
+      block_c: c is stopped as it enters the step (c-detach).
+      cut: the whole state is stopped as it enters the step (truncation).
+      valid: False holds the state: the step is padding.
+    """
+
+    block_h: Array | None = None
+    block_c: Array | None = None
+    cut: Array | None = None
+    valid: Array | None = None
+
+
+def bfloat16_dot(x: Array, kernel: Array) -> Array:
+    """Product of operands rounded to bfloat16, summed and returned in float32.
+
+    Args:
+      x: `(..., m)`.
+      kernel: `(m, k)`.
+
+    Returns:
+      `(..., k)` float32: state and gates keep full precision.
+    """
+    operands = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return jnp.matmul(*operands, preferred_element_type=jnp.float32)
+
+
+def _where(mask: Array, x: Array, y: Array | float) -> Array:
+    """`jnp.where` with a mask `()` or `(batch,)` over `(batch, d)`, time before batch allowed."""
+    return jnp.where(mask[..., None] if mask.ndim else mask, x, y)
+
+
+def _stop(mask: Array | None, tree: Any) -> Any:
+    """Blocks the gradient where `mask` is set; never `lax.cond`, which copies the carry."""
+    if mask is None:
+        return tree
+    return jax.tree.map(lambda x: _where(mask, lax.stop_gradient(x), x), tree)
+
+
+def _unroll_scan(
+    cell: RecurrentCell, carry: Carry, x: Array, controls: Controls
+) -> tuple[Carry, Carry]:
+    """Reference path: `nn.scan` over `cell.step`; arguments as for `unroll`, time first."""
+
+    def step(cell: RecurrentCell, carry: Any, inputs: tuple[Array, Controls]) -> tuple[Any, Any]:
+        zx, controls = inputs
+        carry = _stop(controls.cut, carry)
+        h = _stop(controls.block_h, carry.h)
+        seen = carry
+        if controls.block_c is not None:
+            seen = carry._replace(c=_stop(controls.block_c, carry.c))
+        new = cell.step(seen, zx, h)
+        if controls.valid is not None:
+            valid = controls.valid
+            new = jax.tree.map(lambda new, old: _where(valid, new, old), new, carry)
+        return new, new
+
+    scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})
+    return scan(cell, carry, (cell.project(x), controls))
+
+
+def _unroll_fused(
+    cell: RecurrentCell, carry: Carry, x: Array, controls: Controls, recompute: bool
+) -> tuple[Carry, Carry]:
+    """Fast path: custom backward, weight gradient in one matmul after the loop.
+
+    Stored for the backward pass, per step and example: the state that enters the step (2 d for a
+    cell with c) and the pre-activations (K for an additive cell, else K of the recurrent part).
+    With `recompute` the recurrent part is computed again instead, from the stored state.
+
+    The input projection is hoisted out of the loop, but for an input of a few features: there the
+    product costs less than writing its result, `(time, batch, K)`, and reading it back.
+    """
+    update, additive, dot = cell.update, cell.additive, cell.dot
+    narrow = x.shape[-1] <= _NARROW
+    weights = (cell.input_weights(x.shape[-1]), cell.recurrent_weights())
+
+    def project(weights: Any, x: Array) -> Array:
+        (kernel, bias), _ = weights
+        if not narrow:
+            return x @ kernel + bias
+        for i in range(x.shape[-1]):
+            bias = bias + x[..., i : i + 1] * kernel[i]
+        return bias
+
+    def recur(weights: Any, h: Array) -> Array:
+        _, (kernel, bias) = weights
+        zh = dot(h, kernel)
+        return zh if bias is None else zh + bias
+
+    def forward(weights: Any, carry: Carry, x: Array, controls: Controls) -> tuple[Any, Any]:
+        source = x if narrow else project(weights, x)
+
+        def step(carry: Any, inputs: tuple[Array, Controls]) -> tuple[Any, Any]:
+            source, controls = inputs
+            zx = project(weights, source) if narrow else source
+            zh = recur(weights, carry.h)
+            new = update(carry, zx, zh)
+            if controls.valid is not None:
+                valid = controls.valid
+                new = jax.tree.map(lambda new, old: _where(valid, new, old), new, carry)
+            kept = () if recompute else (zx + zh if additive else zh)
+            return new, (carry, kept)
+
+        final, (before, kept) = lax.scan(step, carry, (source, controls))
+        # The state after step t is the one before step t + 1: storing only the latter saves the
+        # backward pass a copy, and costs nothing here unless somebody reads all the states.
+        states = jax.tree.map(lambda s, last: jnp.concatenate([s[1:], last[None]]), before, final)
+        needed = source if recompute or not additive else None
+        return (final, states), (weights, x, before, kept, needed, controls)
+
+    def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+        weights, x, before, kept, source, controls = residuals
+        (kernel_in, _), (kernel, bias) = weights
+        d_final, d_states = jax.tree.map(
+            lambda d: None if isinstance(d, SymbolicZero) else d,
+            cotangents,
+            is_leaf=lambda d: isinstance(d, SymbolicZero),
+        )
+        d_final = jax.tree.map(
+            lambda s, d: jnp.zeros_like(s[0]) if d is None else d,
+            before,
+            d_final,
+            is_leaf=lambda d: d is None,
+        )
+        kernel_t = kernel.T
+
+        def step(d: Any, inputs: Any) -> tuple[Any, Any]:
+            carry, kept, source, controls, d_state = inputs
+            zx: Any = project(weights, source) if narrow and source is not None else source
+            d = jax.tree.map(
+                lambda d, e: d if e is None else d + e, d, d_state, is_leaf=lambda e: e is None
+            )
+            held = None
+            if controls.valid is not None:
+                valid = controls.valid
+                held = jax.tree.map(lambda d: _where(valid, jnp.zeros_like(d), d), d)
+                d = jax.tree.map(lambda d: _where(valid, d, 0.0), d)
+            zh = recur(weights, carry.h) if recompute else kept
+            if additive:
+                z = zx + zh if recompute else zh
+                _, pull = jax.vjp(lambda carry, z: update(carry, z, jnp.zeros_like(z)), carry, z)
+                d, dzh = pull(d)
+                # Read by the product below and stored: not to be computed for each.
+                dz = dzh = materialise(dzh)
+            else:
+                _, pull = jax.vjp(update, carry, zx, zh)
+                d, dzx, dzh = pull(d)
+                dz = (dzx, dzh)
+            dh = dot(dzh, kernel_t)
+            if controls.block_h is not None:
+                dh = _where(controls.block_h, jnp.zeros_like(dh), dh)
+            if controls.block_c is not None:
+                d = d._replace(c=_where(controls.block_c, jnp.zeros_like(d.c), d.c))
+            d = d._replace(h=d.h + dh)
+            if held is not None:
+                d = jax.tree.map(jnp.add, d, held)
+            if controls.cut is not None:
+                cut = controls.cut
+                d = jax.tree.map(lambda d: _where(cut, jnp.zeros_like(d), d), d)
+            return d, dz
+
+        inputs = (before, kept, source, controls, d_states)
+        d_carry, dz = lax.scan(step, d_final, inputs, reverse=True)
+        dzx, dzh = (dz, dz) if additive else dz
+
+        def gradient(rows: list[Array], dz: Array) -> Array:
+            """Gradient of the stacked weights that `rows` were multiplied with."""
+            stacked = jnp.concatenate(rows, axis=-1)
+            return dot(stacked.reshape(-1, stacked.shape[-1]).T, dz.reshape(-1, dz.shape[-1]))
+
+        # With a column of ones for the bias, one pass over dz gives all gradients.
+        from_input = [x, jnp.ones_like(x[..., :1])]
+        if additive:
+            d_weights = gradient([before.h, *from_input], dz)
+            d_kernel, d_input = jnp.split(d_weights, [kernel.shape[0]])
+        else:
+            d_kernel, d_input = gradient([before.h], dzh), gradient(from_input, dzx)
+        d_bias = None if bias is None else dzh.sum((0, 1))
+        d_weights = ((d_input[:-1], d_input[-1]), (d_kernel, d_bias))
+        return d_weights, d_carry, dzx @ kernel_in.T, None
+
+    @jax.custom_vjp
+    def run(weights: Any, carry: Any, x: Any, controls: Any) -> Any:
+        return forward(weights, carry, x, controls)[0]
+
+    def forward_primals(*args: Any) -> Any:
+        return forward(*jax.tree.map(lambda p: p.value, args, is_leaf=_is_primal))
+
+    run.defvjp(forward_primals, backward, symbolic_zeros=True)
+    return run(weights, carry, x, controls)
+
+
+def _is_primal(x: Any) -> bool:
+    return hasattr(x, "perturbed")
+
+
+def choose_backend(backend: str, cell: RecurrentCell) -> str:
+    """Resolves `model.backend` for a cell.
+
+    `auto` is `fused` for every cell that allows it; `scripts/bench_recurrence.py` compares the two.
+
+    Raises:
+      UserError: unknown backend, or `fused` for a cell whose step it cannot express.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"model.backend={backend!r} is unknown; use one of {', '.join(BACKENDS)}")
+    if backend == "fused" and not cell.pointwise:
+        raise UserError(
+            f"model.backend=fused cannot run {type(cell).__name__}, whose recurrent product stands"
+            " inside a nonlinearity; use model.backend=scan"
+        )
+    if backend == "auto":
+        return "fused" if cell.pointwise else "scan"
+    return backend
+
+
+def unroll(
+    cell: RecurrentCell,
+    carry: Carry,
+    x: Array,
+    controls: Controls = Controls(),  # noqa: B008 - immutable
+    backend: str = "auto",
+    recompute: bool = False,
+) -> tuple[Carry, Carry]:
+    """Applies a cell to a sequence, time first.
+
+    Args:
+      cell: a bound cell.
+      carry: state before the first step, leaves `(batch, d)`.
+      x: inputs, `(time, batch, n)`; projected for all steps in one matmul.
+      controls: detaching, truncation and padding.
+      backend: `auto`, `scan` or `fused`.
+      recompute: fused path: compute recurrent products again in the backward pass, not store them.
+
+    Returns:
+      The state after the last step, and the states after every step, leaves `(time, batch, d)`.
+    """
+    x = x.astype(cell.param_dtype)
+    if choose_backend(backend, cell) == "fused":
+        return _unroll_fused(cell, carry, x, controls, recompute)
+    return _unroll_scan(cell, carry, x, controls)
+
+
+def truncation_cuts(steps: int, length: int, lengths: Array | None = None) -> Array | None:
+    """Where the state is stopped so that every gradient reaches back at most `steps` steps.
+
+    Counted from the end: the state entering step T - K is stopped, and every K steps before it.
+    A loss on the last state therefore reaches exactly K steps; with losses on all steps, each
+    reaches the start of its own window of K.
+
+    Args:
+      steps: K; 0 = no truncation.
+      length: T.
+      lengths: valid steps of each example, `(batch,)`, where they differ.
+
+    Returns:
+      `(time,)` or `(time, batch)` booleans, None without truncation.
+    """
+    if not steps:
+        return None
+    time = jnp.arange(length)
+    end = length if lengths is None else lengths
+    remaining = end - (time if lengths is None else time[:, None])
+    return (remaining % steps == 0) & (remaining > 0)
+
+
+def detach_mask(
+    p: float, scope: str, stream: str, draws: Draws, length: int, batch: int, active: Array | bool
+) -> Array | None:
+    """Draws at which steps the gradient is blocked (Arpit et al. 2019, arXiv:1810.03023, alg. 1).
+
+    Args:
+      p: probability of blocking, in [0, 1]; 0 draws nothing.
+      scope: `batch`: one draw a step for the mini-batch; `example`: one for each example.
+      stream: name of the random stream.
+      draws: this step's randomness.
+      length: time steps.
+      batch: examples on this device.
+      active: False switches blocking off without recompiling (`detach.off_last_epochs`).
+
+    Returns:
+      `(time,)` or `(time, batch)` booleans, True = blocked; None if p is 0.
+    """
+    if p == 0:
+        return None
+    if scope == "batch":
+        mask = jax.random.bernoulli(draws.shared(stream), p, (length,))
+    else:
+        keys = draws.per_example(stream, batch)
+        mask = jax.vmap(lambda key: jax.random.bernoulli(key, p, (length,)))(keys).T
+    return mask & active
+
+
+def _reverse(x: Array, lengths: Array | None) -> Array:
+    """Reverses time (axis 0) within each example's valid steps; padding stays in place."""
+    if lengths is None:
+        return x[::-1]
+    time = jnp.arange(x.shape[0])[:, None]
+    index = jnp.where(time < lengths, lengths - 1 - time, time)  # (time, batch)
+    return jnp.take_along_axis(x, index[..., None], axis=0)
+
+
+class RecurrenceOutput(NamedTuple):
+    """What a `Recurrence` returns.
+
+    Attributes:
+      outputs: h of the top layer at every step, `(batch, time, d)`, 2 d if bidirectional. Padded
+        steps repeat the last valid one.
+      last: h of the top layer after the last valid step of each direction, `(batch, d or 2 d)`.
+      states: state of the top (forward) layer after every step, leaves `(batch, time, d)`.
+      final: states after the last valid step, one per layer and direction; feed it back as
+        `initial` to go on where this window ended.
+    """
+
+    outputs: Array
+    last: Array
+    states: Carry
+    final: tuple[Carry, ...]
+
+
+class Recurrence(nn.Module):
+    """A stack of recurrent layers unrolled over time, batch first.
+
+    Attributes:
+      cell: an unbound cell; every layer and direction gets its own copy, with its own parameters.
+      num_layers: layers, each reading the outputs of the one below.
+      bidirectional: adds to every layer one that reads the sequence backwards.
+      dropout: rate between layers.
+      learn_initial: the initial state is a parameter (zero at first), else zero.
+      p_block: probability of blocking the gradient through h, per step (h-detach).
+      c_block: the same through c (c-detach).
+      mask_scope: `batch` or `example`: who shares a draw. (A Flax module's `scope` is taken.)
+      stack_mask: `shared`: one draw for all layers; `per_layer`.
+      truncate_steps: gradients reach back this many steps; 0 = all the way.
+      backend: `auto`, `scan` or `fused`.
+      recompute: less memory in the fused path, one more product per step.
+    """
+
+    cell: RecurrentCell
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    learn_initial: bool = False
+    p_block: float = 0.0
+    c_block: float = 0.0
+    mask_scope: str = "batch"
+    stack_mask: str = "shared"
+    truncate_steps: int = 0
+    backend: str = "auto"
+    recompute: bool = False
+
+    @nn.nowrap
+    def check(self) -> None:
+        """Raises UserError where the options do not fit the cell."""
+        choose_backend(self.backend, self.cell)
+        if self.c_block and not self.cell.has_memory:
+            raise UserError(
+                f"detach.c_block={self.c_block} needs a cell with a memory c,"
+                f" and {type(self.cell).__name__} has none; set it to 0"
+            )
+
+    def setup(self) -> None:
+        """Creates the cells, named layer_0, layer_1, ..., backward ones layer_0_reverse."""
+        self.check()
+        cells = []
+        for layer in range(self.num_layers):
+            for suffix in ("", "_reverse") if self.bidirectional else ("",):
+                cell = self.cell.clone(parent=None, name=None)
+                setattr(self, f"layer_{layer}{suffix}", cell)
+                cells.append(getattr(self, f"layer_{layer}{suffix}"))
+        self.layers = cells
+        if self.learn_initial:
+            self.initial = [
+                [
+                    self.param(
+                        f"initial_{index}_{field}",
+                        nn.initializers.zeros,
+                        (c.hidden_size,),
+                        c.param_dtype,
+                    )
+                    for field in c.carry_type()._fields
+                ]
+                for index, c in enumerate(cells)
+            ]
+
+    def initial_carry(self, batch: int) -> tuple[Carry, ...]:
+        """State before the first step, one per layer and direction, leaves `(batch, d)`."""
+        zero = tuple(cell.initialize_carry(jax.random.key(0), (batch, 1)) for cell in self.layers)
+        if not self.learn_initial:
+            return zero
+        learnt = tuple(
+            cell.carry_type()(*leaves)
+            for cell, leaves in zip(self.layers, self.initial, strict=True)
+        )
+        return jax.tree.map(lambda p, z: jnp.broadcast_to(p, z.shape), learnt, zero)
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        initial: tuple[Carry, ...] | None = None,
+        lengths: Array | None = None,
+        draws: Draws | None = None,
+        detach_active: Array | bool = True,
+    ) -> RecurrenceOutput:
+        """Runs the stack over a batch of sequences.
+
+        Args:
+          x: `(batch, time, n)`.
+          initial: state before the first step; None = zero or learnt.
+          lengths: valid steps of each example, `(batch,)`; the rest is padding that changes
+            neither results nor gradients. None = all.
+          draws: randomness of a training step; None in evaluation, which never draws.
+          detach_active: False switches h-detach and c-detach off for this call.
+
+        Returns:
+          A `RecurrenceOutput`.
+        """
+        batch, length = x.shape[:2]
+        carries = self.initial_carry(batch) if initial is None else initial
+        valid = None if lengths is None else jnp.arange(length)[:, None] < lengths
+        cut = truncation_cuts(self.truncate_steps, length, lengths)
+
+        def controls(layer: int) -> Controls:
+            if draws is None:
+                return Controls(None, None, cut, valid)
+            suffix = "" if self.stack_mask == "shared" else f"_{layer}"
+            block_h, block_c = (
+                detach_mask(p, self.mask_scope, name + suffix, draws, length, batch, detach_active)
+                for p, name in ((self.p_block, "h_detach"), (self.c_block, "c_detach"))
+            )
+            return Controls(block_h, block_c, cut, valid)
+
+        y = jnp.swapaxes(x, 0, 1)  # time first: the scan slices its leading axis
+        if valid is not None:
+            # The step of a padded input is computed and dropped; a NaN would still turn its zero
+            # gradient into NaN.
+            y = _where(valid, y, 0)
+        final: list[Carry] = []
+        states: Any = None
+        directions = 2 if self.bidirectional else 1
+        for layer in range(self.num_layers):
+            if layer and self.dropout and draws is not None:
+                keys = draws.per_example(f"dropout_{layer}", batch)
+                y = jnp.swapaxes(dropout(jnp.swapaxes(y, 0, 1), self.dropout, keys), 0, 1)
+            outputs = []
+            for direction in range(directions):
+                index = layer * directions + direction
+                inputs = _reverse(y, lengths) if direction else y
+                last, every = unroll(
+                    self.layers[index],
+                    carries[index],
+                    inputs,
+                    controls(layer),
+                    self.backend,
+                    self.recompute,
+                )
+                final.append(last)
+                outputs.append(_reverse(every.h, lengths) if direction else every.h)
+                states = every if direction == 0 else states
+            y = outputs[0] if directions == 1 else jnp.concatenate(outputs, axis=-1)
+        last = jnp.concatenate([carry.h for carry in final[-directions:]], axis=-1)
+        states = jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), states)
+        return RecurrenceOutput(jnp.swapaxes(y, 0, 1), last, states, tuple(final))
