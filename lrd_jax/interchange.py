@@ -1,0 +1,348 @@
+"""Weights to and from PyTorch: `torch.nn.LSTM`, `torch.nn.GRU` and the UR-LSTM. No torch needed.
+
+Weights travel as a dict of NumPy arrays with PyTorch's names, or as an `.npz` or `.safetensors`
+file of them. Which names those are follows from the cell:
+
+* `LSTMCell`: `torch.nn.LSTM`, gates stacked i, f, g, o, two biases that only act as their sum.
+* `GRUCell`: `torch.nn.GRU`, gates stacked r, z, n; the two biases of the candidate n stay apart,
+  because one is inside the reset.
+* `URLSTMCell`: `igates` and `hgates` (linear maps with bias, gates stacked f, r, u, o) and
+  `forget_bias`, which enters f with + and r with -; stacked layers in `layers.<k>.`, as in
+  https://github.com/r0mainK/ur-lstm.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from lrd_jax.cells import GRUCell, LSTMCell, RecurrentCell, URLSTMCell
+from lrd_jax.errors import UserError
+from lrd_jax.recurrence import Recurrence
+
+Arrays = dict[str, np.ndarray]
+
+
+def import_weights(
+    recurrence: Recurrence,
+    source: Mapping[str, Any] | str | os.PathLike[str],
+    prefix: str = "",
+) -> dict[str, Any]:
+    """Builds the parameters with which `recurrence` computes what the weights came from.
+
+    Args:
+      recurrence: unbound; its cell, layers and directions say what `source` must hold.
+      source: name -> array, or a `.npz` or `.safetensors` file of that.
+      prefix: what the names begin with in a larger model, for instance `"encoder.lstm."`; other
+        names are then left alone.
+
+    Returns:
+      The variables `{"params": ...}` of `recurrence`; those of a single cell are
+      `variables["params"]["layer_0"]`. A learnt initial state is zero, as PyTorch's is.
+
+    Raises:
+      UserError: a file that cannot be read, names that are missing or unknown, wrong shapes, or a
+        cell that PyTorch has no form of.
+    """
+    layout = _layout(recurrence)
+    arrays = source if isinstance(source, Mapping) else _read(source)
+    if prefix:
+        arrays = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+        if not arrays:
+            raise UserError(f"no weight's name begins with {prefix!r}; choose another prefix")
+    places = [_place(recurrence, k) for k in range(_cells(recurrence))]
+    known = [name for place in places for name in layout.names(recurrence, place)]
+    if unknown := sorted(set(arrays) - set(known)):
+        raise UserError(
+            f"{_some(unknown)} not known to a {_describe(recurrence)}; expected {_some(known)}"
+        )
+    if missing := [name for name in known if name not in arrays]:
+        raise UserError(f"{_some(missing)} missing from the weights of a {_describe(recurrence)}")
+
+    cell, d = recurrence.cell, recurrence.cell.hidden_size
+    width = _shape(arrays, layout.names(recurrence, places[0])[0])[-1:]
+    params: dict[str, Any] = {}
+    for place in places:
+        fan_in = d * _directions(recurrence) if place.layer else (width[0] if width else 0)
+        names = layout.names(recurrence, place)
+        weights = []
+        for name, shape in zip(names, layout.shapes(fan_in, d), strict=True):
+            if _shape(arrays, name) != shape:
+                raise UserError(
+                    f"{prefix}{name} has shape {_shape(arrays, name)}, but a"
+                    f" {_describe(recurrence)} has {shape}"
+                )
+            # Sums of biases are formed in double precision and rounded once.
+            weights.append(np.asarray(arrays[name], np.float64))
+        tree = layout.load(cell, *weights)
+        wx, wh, *rest = (jnp.asarray(array, cell.param_dtype) for array in tree)
+        params[place.ours] = {
+            "input": {"kernel": wx},
+            "recurrent_kernel": wh,
+            **dict(zip(layout.vectors, rest, strict=True)),
+        }
+    if recurrence.learn_initial:
+        for index in range(len(places)):
+            for field in cell.carry_type()._fields:
+                params[f"initial_{index}_{field}"] = jnp.zeros(d, cell.param_dtype)
+    return {"params": params}
+
+
+def export_weights(
+    recurrence: Recurrence,
+    variables: Mapping[str, Any],
+    path: str | os.PathLike[str] = "",
+    prefix: str = "",
+) -> Arrays:
+    """The inverse of `import_weights`, exact to the last bit.
+
+    PyTorch's second bias, where it has no part of its own, is zero.
+
+    Args:
+      recurrence: unbound.
+      variables: its variables, `{"params": ...}`.
+      path: also write the weights to this `.npz` or `.safetensors` file.
+      prefix: put before every name.
+
+    Returns:
+      Name -> array, for `load_state_dict` after `torch.from_numpy`.
+
+    Raises:
+      UserError: a cell that PyTorch has no form of, a learnt initial state that is not zero, or a
+        file of another kind.
+    """
+    layout = _layout(recurrence)
+    params = variables["params"]
+    if any(np.any(np.asarray(v)) for k, v in params.items() if k.startswith("initial_")):
+        raise UserError("PyTorch's modules start from zero: a learnt initial state has no place")
+    arrays: Arrays = {}
+    for index in range(_cells(recurrence)):
+        place = _place(recurrence, index)
+        cell = params[place.ours]
+        vectors = (np.asarray(cell[name]) for name in layout.vectors)
+        weights = layout.save(
+            recurrence.cell,
+            np.asarray(cell["input"]["kernel"]),
+            np.asarray(cell["recurrent_kernel"]),
+            *vectors,
+        )
+        for name, weight in zip(layout.names(recurrence, place), weights, strict=True):
+            arrays[prefix + name] = np.ascontiguousarray(weight)
+    if path:
+        _write(pathlib.Path(path), arrays)
+    return arrays
+
+
+# ---- Names and shapes of one layer -----------------------------------------------------------
+
+
+class _Place(NamedTuple):
+    layer: int
+    reverse: bool
+    ours: str  # name of the cell in the tree of `Recurrence`
+
+
+class _Layout(NamedTuple):
+    """How one kind of module stores one layer.
+
+    Attributes:
+      names: `(recurrence, place)` to the names of its arrays.
+      shapes: `(fan_in, d)` to their shapes.
+      vectors: our parameters beside the two kernels.
+      load: `(cell, *theirs)` to our kernels and vectors.
+      save: `(cell, *ours)` to theirs.
+    """
+
+    names: Callable[[Recurrence, _Place], list[str]]
+    shapes: Callable[[int, int], list[tuple[int, ...]]]
+    vectors: tuple[str, ...]
+    load: Callable[..., tuple[np.ndarray, ...]]
+    save: Callable[..., tuple[np.ndarray, ...]]
+
+
+def _torch_names(recurrence: Recurrence, place: _Place) -> list[str]:
+    del recurrence
+    suffix = f"_l{place.layer}" + ("_reverse" if place.reverse else "")
+    return [kind + suffix for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+
+
+def _urlstm_names(recurrence: Recurrence, place: _Place) -> list[str]:
+    # A single cell is stored without its place in a stack.
+    prefix = f"layers.{place.layer}." if recurrence.num_layers > 1 else ""
+    names = ("igates.weight", "hgates.weight", "igates.bias", "hgates.bias", "forget_bias")
+    return [prefix + name for name in names]
+
+
+def _stack(cell: RecurrentCell, order: str, packed: np.ndarray) -> np.ndarray:
+    """Our blocks along the last axis to their gates, in `order`, along the first."""
+    names = list(cell.blocks())
+    parts = np.split(packed.T, len(names))
+    return np.concatenate([parts[names.index(name)] for name in order])
+
+
+def _pack(cell: RecurrentCell, order: str, stacked: np.ndarray) -> np.ndarray:
+    """The inverse of `_stack`."""
+    parts = np.split(stacked, len(order))
+    return np.concatenate([parts[order.index(name)] for name in cell.blocks()]).T
+
+
+_LSTM, _GRU, _URLSTM = "ifuo", "sku", "fruo"  # their orders, in the names of our blocks
+
+
+def _load_lstm(cell, w_ih, w_hh, b_ih, b_hh):
+    return tuple(_pack(cell, _LSTM, w) for w in (w_ih, w_hh, b_ih + b_hh))
+
+
+def _save_lstm(cell, *ours):
+    w_ih, w_hh, bias = (_stack(cell, _LSTM, w) for w in ours)
+    return w_ih, w_hh, bias, np.zeros_like(bias)
+
+
+def _load_gru(cell, w_ih, w_hh, b_ih, b_hh):
+    gates = 2 * cell.hidden_size
+    bias = b_ih + np.where(np.arange(len(b_hh)) < gates, b_hh, 0)
+    return *(_pack(cell, _GRU, w) for w in (w_ih, w_hh, bias)), b_hh[gates:]
+
+
+def _save_gru(cell, *ours):
+    *packed, candidate_bias = ours
+    w_ih, w_hh, bias = (_stack(cell, _GRU, w) for w in packed)
+    return w_ih, w_hh, bias, np.pad(candidate_bias, (2 * cell.hidden_size, 0))
+
+
+def _shares_bias(cell: URLSTMCell) -> bool:
+    return cell.share_refine_bias and cell.refine_bias == "neg_forget"
+
+
+def _load_urlstm(cell, w_i, w_h, b_i, b_h, forget_bias):
+    """Theirs adds b_f + forget_bias and b_r - forget_bias; ours, shared, b_f and b_r - b_f."""
+    f, r, u, o = np.split(b_i + b_h, 4)
+    r = r + f if _shares_bias(cell) else r - forget_bias
+    bias = np.concatenate([f + forget_bias, r, u, o])
+    return tuple(_pack(cell, _URLSTM, w) for w in (w_i, w_h, bias))
+
+
+def _save_urlstm(cell, *ours):
+    w_i, w_h, bias = (_stack(cell, _URLSTM, w) for w in ours)
+    d = cell.hidden_size
+    forget_bias = np.zeros_like(bias[:d])
+    if _shares_bias(cell):
+        forget_bias, bias[:d] = bias[:d].copy(), 0
+    return w_i, w_h, bias, np.zeros_like(bias), forget_bias
+
+
+def _kernels(gates: int, fan_in: int, d: int) -> list[tuple[int, ...]]:
+    return [(gates * d, fan_in), (gates * d, d), (gates * d,), (gates * d,)]
+
+
+_LAYOUTS: dict[type[RecurrentCell], _Layout] = {
+    LSTMCell: _Layout(
+        _torch_names, lambda n, d: _kernels(4, n, d), ("bias",), _load_lstm, _save_lstm
+    ),
+    GRUCell: _Layout(
+        _torch_names,
+        lambda n, d: _kernels(3, n, d),
+        ("bias", "candidate_bias"),
+        _load_gru,
+        _save_gru,
+    ),
+    URLSTMCell: _Layout(
+        _urlstm_names,
+        lambda n, d: [*_kernels(4, n, d), (d,)],
+        ("bias",),
+        _load_urlstm,
+        _save_urlstm,
+    ),
+}
+
+
+def _layout(recurrence: Recurrence) -> _Layout:
+    cell = recurrence.cell
+    layout = _LAYOUTS.get(type(cell))
+    if layout is None or getattr(cell, "tied_input", True) is not True:
+        known = ", ".join(kind.__name__ for kind in _LAYOUTS)
+        raise UserError(
+            f"PyTorch has no form of this {type(cell).__name__}; those it has are {known} (tied)"
+        )
+    if recurrence.bidirectional and type(cell) is URLSTMCell:
+        raise UserError("the UR-LSTM of PyTorch reads in one direction; set bidirectional=False")
+    return layout
+
+
+def _directions(recurrence: Recurrence) -> int:
+    return 2 if recurrence.bidirectional else 1
+
+
+def _cells(recurrence: Recurrence) -> int:
+    return recurrence.num_layers * _directions(recurrence)
+
+
+def _place(recurrence: Recurrence, index: int) -> _Place:
+    layer, reverse = divmod(index, _directions(recurrence))
+    return _Place(layer, bool(reverse), f"layer_{layer}" + ("_reverse" if reverse else ""))
+
+
+def _describe(recurrence: Recurrence) -> str:
+    directions = "bidirectional " if recurrence.bidirectional else ""
+    layers = f"{recurrence.num_layers} layer" + ("s" if recurrence.num_layers > 1 else "")
+    kind = type(recurrence.cell).__name__
+    return f"{directions}{kind} of {recurrence.cell.hidden_size} units in {layers}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
+def _shape(arrays: Mapping[str, Any], name: str) -> tuple[int, ...]:
+    return tuple(np.shape(arrays[name]))
+
+
+# ---- Files -----------------------------------------------------------------------------------
+
+
+def _safetensors():
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(
+            "safetensors files need the package safetensors: pip install 'lrd-jax[interchange]'"
+        ) from error
+    return safetensors.numpy
+
+
+def _read(source: str | os.PathLike[str]) -> Arrays:
+    path = pathlib.Path(source)
+    _check_kind(path)
+    try:
+        if path.suffix == ".safetensors":
+            return _safetensors().load(path.read_bytes())
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # numpy, zipfile and safetensors all raise types of their own
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not a readable {path.suffix} file: {reason}") from error
+
+
+def _write(path: pathlib.Path, arrays: Arrays) -> None:
+    _check_kind(path)
+    try:
+        if path.suffix == ".safetensors":
+            path.write_bytes(_safetensors().save(arrays))
+        else:
+            np.savez(path, **arrays)  # pyright: ignore[reportArgumentType] - names, not options
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _check_kind(path: pathlib.Path) -> None:
+    if path.suffix not in (".npz", ".safetensors"):
+        raise UserError(f"{path} is neither an .npz nor a .safetensors file; weights are those")

@@ -1,0 +1,269 @@
+"""Weights to and from PyTorch's modules and a PyTorch UR-LSTM."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lrd_jax.cells import GatedLSTMCell, GRUCell, LSTMCell, RNNCell, URLSTMCell
+from lrd_jax.errors import UserError
+from lrd_jax.interchange import export_weights, import_weights
+from lrd_jax.recurrence import Recurrence
+
+B, T, N, D = 3, 6, 2, 4
+CELLS = {"LSTM": LSTMCell, "GRU": GRUCell, "URLSTM": URLSTMCell}
+SHAPES = {"single": (1, False), "stacked": (3, False), "bidirectional": (2, True)}
+CASES = [
+    pytest.param(kind, *shape, id=f"{kind}-{name}")
+    for kind in CELLS
+    for name, shape in SHAPES.items()
+    if not (kind == "URLSTM" and shape[1])
+]
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def recurrence(kind, layers=1, bidirectional=False, dtype=jnp.float32, **options):
+    cell = CELLS[kind](D, param_dtype=dtype)
+    return Recurrence(cell, num_layers=layers, bidirectional=bidirectional, **options)
+
+
+def shapes(kind, layers=1, bidirectional=False):
+    """Names and shapes as PyTorch documents them."""
+    gates = 3 if kind == "GRU" else 4
+    for layer in range(layers):
+        fan_in = N if layer == 0 else D * (1 + bidirectional)
+        if kind == "URLSTM":
+            prefix = f"layers.{layer}." if layers > 1 else ""
+            yield prefix + "igates.weight", (4 * D, fan_in)
+            yield prefix + "hgates.weight", (4 * D, D)
+            yield prefix + "igates.bias", (4 * D,)
+            yield prefix + "hgates.bias", (4 * D,)
+            yield prefix + "forget_bias", (D,)
+            continue
+        for suffix in ("", "_reverse") if bidirectional else ("",):
+            yield f"weight_ih_l{layer}{suffix}", (gates * D, fan_in)
+            yield f"weight_hh_l{layer}{suffix}", (gates * D, D)
+            yield f"bias_ih_l{layer}{suffix}", (gates * D,)
+            yield f"bias_hh_l{layer}{suffix}", (gates * D,)
+
+
+def arrays(kind, layers=1, bidirectional=False, dtype=np.float32):
+    rng = np.random.default_rng(0)
+    return {
+        name: rng.standard_normal(shape).astype(dtype)
+        for name, shape in shapes(kind, layers, bidirectional)
+    }
+
+
+def inputs(dtype=jnp.float32):
+    return jnp.array(np.random.default_rng(1).standard_normal((B, T, N)), dtype)
+
+
+def random_variables(model):
+    rng = np.random.default_rng(2)
+    variables = jax.eval_shape(model.init, jax.random.key(0), inputs())
+    return jax.tree.map(lambda p: jnp.array(rng.standard_normal(p.shape), p.dtype), variables)
+
+
+# ---- Against NumPy and PyTorch ---------------------------------------------------------------
+
+
+def sigmoid(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def numpy_outputs(kind, w, x):
+    """One layer with PyTorch's names and packing, step by step."""
+    h = c = np.zeros((B, D))
+    outputs = []
+    for t in range(T):
+        if kind == "URLSTM":
+            zi = x[:, t] @ w["igates.weight"].T + w["igates.bias"]
+            zh = h @ w["hgates.weight"].T + w["hgates.bias"]
+            f, r, u, o = np.split(zi + zh, 4, axis=1)
+            f, r = sigmoid(f + w["forget_bias"]), sigmoid(r - w["forget_bias"])
+            g = 2 * r * f + (1 - 2 * r) * f**2
+            c = g * c + (1 - g) * np.tanh(u)
+            h = sigmoid(o) * np.tanh(c)
+        else:
+            zi = x[:, t] @ w["weight_ih_l0"].T + w["bias_ih_l0"]
+            zh = h @ w["weight_hh_l0"].T + w["bias_hh_l0"]
+            if kind == "LSTM":
+                i, f, u, o = np.split(zi + zh, 4, axis=1)
+                c = sigmoid(f) * c + sigmoid(i) * np.tanh(u)
+                h = sigmoid(o) * np.tanh(c)
+            else:
+                (ri, zi, ni), (rh, zh, nh) = np.split(zi, 3, axis=1), np.split(zh, 3, axis=1)
+                n = np.tanh(ni + sigmoid(ri + rh) * nh)
+                z = sigmoid(zi + zh)
+                h = (1 - z) * n + z * h
+        outputs.append(h)
+    return np.stack(outputs, axis=1)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_outputs_against_numpy(kind, x64):
+    weights = arrays(kind, dtype=np.float64)
+    model = recurrence(kind, dtype=jnp.float64)
+    out = model.apply(import_weights(model, weights), inputs(jnp.float64))
+    expected = numpy_outputs(kind, weights, np.asarray(inputs(jnp.float64)))
+    np.testing.assert_allclose(out.outputs, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "options", [{"share_refine_bias": False}, {"refine_bias": "zero"}], ids=["unshared", "zero"]
+)
+def test_urlstm_with_a_bias_of_its_own(options, x64):
+    weights = arrays("URLSTM", dtype=np.float64)
+    model = Recurrence(URLSTMCell(D, param_dtype=jnp.float64, **options))
+    variables = import_weights(model, weights)
+    out = model.apply(variables, inputs(jnp.float64))
+    expected = numpy_outputs("URLSTM", weights, np.asarray(inputs(jnp.float64)))
+    np.testing.assert_allclose(out.outputs, expected, rtol=0, atol=1e-12)
+    back = export_weights(model, variables)
+    expected = numpy_outputs("URLSTM", back, np.asarray(inputs(jnp.float64)))
+    np.testing.assert_allclose(out.outputs, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-10)])
+@pytest.mark.parametrize(
+    ("kind", "layers", "bidirectional"), [c for c in CASES if "URLSTM" not in c.id]
+)
+def test_outputs_against_torch(kind, layers, bidirectional, dtype, tolerance, x64):
+    """Theirs into ours, and ours into theirs."""
+    torch = pytest.importorskip("torch", reason="compares with PyTorch when it is installed")
+    real = getattr(torch, dtype)
+    module = getattr(torch.nn, kind)(
+        N, D, num_layers=layers, bidirectional=bidirectional, batch_first=True, dtype=real
+    )
+    model = recurrence(kind, layers, bidirectional, jnp.dtype(dtype))
+    x = inputs(dtype)
+
+    def theirs():
+        with torch.no_grad():
+            return module(torch.tensor(np.asarray(x)))[0].numpy()
+
+    weights = {name: value.numpy() for name, value in module.state_dict().items()}
+    out = jax.jit(model.apply)(import_weights(model, weights), x).outputs
+    assert out.dtype == dtype
+    np.testing.assert_allclose(out, theirs(), rtol=0, atol=tolerance)
+
+    variables = random_variables(model)
+    state = {k: torch.tensor(v) for k, v in export_weights(model, variables).items()}
+    module.load_state_dict(state)
+    out = jax.jit(model.apply)(variables, x).outputs
+    np.testing.assert_allclose(out, theirs(), rtol=0, atol=tolerance)
+
+
+# ---- Round trips, files ----------------------------------------------------------------------
+
+
+def assert_equal_trees(actual, expected):
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+@pytest.mark.parametrize(("kind", "layers", "bidirectional"), CASES)
+def test_round_trip_is_exact(kind, layers, bidirectional):
+    model = recurrence(kind, layers, bidirectional)
+    variables = random_variables(model)
+    weights = export_weights(model, variables)
+    assert {k: v.shape for k, v in weights.items()} == dict(shapes(kind, layers, bidirectional))
+    assert all(v.dtype == np.float32 and v.flags.c_contiguous for v in weights.values())
+    assert_equal_trees(import_weights(model, weights), variables)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_files(tmp_path, suffix):
+    if suffix == ".safetensors":
+        pytest.importorskip("safetensors", reason="an optional dependency")
+    model = recurrence("GRU", 2, True)
+    variables = random_variables(model)
+    path = tmp_path / f"weights{suffix}"
+    export_weights(model, variables, path, prefix="encoder.rnn.")
+    assert_equal_trees(import_weights(model, path, prefix="encoder.rnn."), variables)
+    with pytest.raises(UserError, match=r"encoder\.rnn\.bias_hh_l0"):
+        import_weights(model, str(path))
+
+
+def test_prefix_leaves_the_rest_of_a_model_alone():
+    weights = {f"rnn.{k}": v for k, v in arrays("LSTM").items()} | {"head.weight": np.ones((2, D))}
+    model = recurrence("LSTM")
+    assert_equal_trees(
+        import_weights(model, weights, "rnn."), import_weights(model, arrays("LSTM"))
+    )
+
+
+def test_import_fits_the_initialised_tree():
+    """The same names and dtypes as `init`, a learnt initial state included."""
+    model = recurrence("LSTM", 2, learn_initial=True)
+    variables = import_weights(model, arrays("LSTM", 2))
+    initial = model.init(jax.random.key(0), inputs())
+    assert jax.tree.structure(variables) == jax.tree.structure(initial)
+    assert [p.dtype for p in jax.tree.leaves(variables)] == [
+        p.dtype for p in jax.tree.leaves(initial)
+    ]
+    assert export_weights(model, variables).keys() == arrays("LSTM", 2).keys()
+    variables["params"]["initial_1_c"] = jnp.ones(D)
+    with pytest.raises(UserError, match="initial state"):
+        export_weights(model, variables)
+
+
+# ---- Bad input -------------------------------------------------------------------------------
+
+
+def refusal(model, source, **options):
+    with pytest.raises(UserError) as caught:
+        import_weights(model, source, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_wrong_names_and_shapes():
+    model, weights = recurrence("LSTM"), arrays("LSTM")
+    assert "weight_hh_l0 missing" in refusal(
+        model, {k: v for k, v in weights.items() if k != "weight_hh_l0"}
+    )
+    assert "weight_hr_l0 not known" in refusal(model, {**weights, "weight_hr_l0": np.ones(2)})
+    assert "bias_hh_l1" in refusal(model, arrays("LSTM", 2))
+    assert "missing" in refusal(recurrence("LSTM", 2), weights)
+    assert "(9, 9)" in refusal(model, {**weights, "weight_hh_l0": np.ones((9, 9))})
+    assert "shape" in refusal(model, {**weights, "weight_ih_l0": np.float32(1)})
+    assert "weight_ih_l0" in refusal(recurrence("GRU"), weights)
+    assert "igates.weight" in refusal(recurrence("URLSTM"), weights)
+    assert "'other.'" in refusal(model, weights, prefix="other.")
+
+
+def test_cells_without_a_form_in_torch():
+    for cell in (RNNCell(D), GatedLSTMCell(D)):
+        assert "no form" in refusal(Recurrence(cell), {})
+    assert "no form" in refusal(Recurrence(URLSTMCell(D, tied_input=False)), {})
+    assert "one direction" in refusal(recurrence("URLSTM", 1, True), {})
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "weights.safetensors", "weights.pt"])
+def test_unreadable_files(tmp_path, name):
+    if name.endswith(".safetensors"):
+        pytest.importorskip("safetensors", reason="an optional dependency")
+    path, model = tmp_path / name, recurrence("LSTM")
+    refusal(model, path)
+    path.write_bytes(b"something else")
+    assert name in refusal(model, path)
+    if name.endswith(".pt"):
+        with pytest.raises(UserError, match=r"\.safetensors"):
+            export_weights(model, random_variables(model), path)
+
+
+def test_without_safetensors(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"")
+    assert "pip install" in refusal(recurrence("LSTM"), path)
