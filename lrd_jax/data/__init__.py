@@ -1,0 +1,54 @@
+"""Data sets: `make_dataset` turns a config into batches by random access.
+
+Every data set implements `lrd_jax.data.spec.Dataset`; a training batch is a pure function of
+(seed, step).
+"""
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from lrd_jax.data.spec import Batch, Dataset, DataSpec
+from lrd_jax.errors import UserError
+
+__all__ = ["Batch", "DataSpec", "Dataset", "dataset_names", "make_dataset", "unknown_name"]
+
+# data.name -> the module whose make_dataset(config.data) builds it. Imported when asked for: the
+# images need tensorflow_datasets, which takes half a second to import.
+_MODULES = {
+    "adding": "lrd_jax.data.synthetic",
+    "cifar10": "lrd_jax.data.images",
+    "copy": "lrd_jax.data.synthetic",
+    "digits": "lrd_jax.data.images",
+    "fashion_mnist": "lrd_jax.data.images",
+    "mnist": "lrd_jax.data.images",
+}
+
+
+def dataset_names() -> tuple[str, ...]:
+    """Returns the values that `data.name` may take."""
+    return tuple(_MODULES)
+
+
+def make_dataset(config: Any) -> Dataset:
+    """Builds the data set that `config.data` describes; `config.seed` is not read.
+
+    Args:
+        config: a config with the keys of `configs/base.py`.
+
+    Raises:
+        UserError: a bad value, or data that is neither there nor to be had.
+    """
+    name = config.data.name
+    if name not in _MODULES:
+        raise unknown_name("data.name", name, _MODULES)
+    return importlib.import_module(_MODULES[name]).make_dataset(config.data)
+
+
+def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
+    """Returns the error for a name that is not in `known`, with the nearest one that is."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UserError(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}")

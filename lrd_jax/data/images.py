@@ -1,0 +1,159 @@
+"""Images read as sequences: pixel by pixel, in groups of pixels, or row by row.
+
+Sequential and permuted MNIST go back to Le, Jaitly and Hinton (2015), arXiv:1504.00941. Pixels are
+in row-major order and scaled to 0 .. 1, and nothing else is done to them unless `data.normalise`
+asks for it. A pixel's channels stay together in one step.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from lrd_jax.data.builders import IMAGES, ImageBuilder
+from lrd_jax.data.permutations import make_permutation
+from lrd_jax.data.pipeline import ArrayDataset
+from lrd_jax.data.prepare import prepared, read_records
+from lrd_jax.data.spec import DataSpec
+from lrd_jax.errors import UserError
+
+
+def make_dataset(data: Any) -> ArrayDataset:
+    """Builds an image data set, preparing it on disk first where that was not done yet.
+
+    The images are decoded once, brought into reading order once, and kept as uint8.
+
+    A data set with a validation split of its own (digits) uses that one, and `valid_split` is
+    ignored; elsewhere `valid_split` takes examples out of the training set.
+
+    Args:
+        data: the group `data` of the config.
+
+    Raises:
+        UserError: a value that is unknown or does not fit; data that cannot be had.
+    """
+    builder_class = IMAGES[data.name]
+    layout = {
+        "permutation": data.permutation,
+        "order": data.order,
+        "pixels_per_step": data.pixels_per_step,
+    }
+    # Bad values are found on an empty set, before anything is downloaded.
+    empty = np.empty((0, *builder_class.IMAGE_SHAPE), np.uint8)
+    _, length, features = to_sequences(empty, **layout).shape
+    _parse_split(data.valid_split)
+    offset, scale = _scaling(builder_class, data.normalise, data.name)
+    pixels_in_step = features // len(offset)
+
+    with prepared(data.name, data.data_dir) as builder:
+        records = {split: read_records(builder, split) for split in builder.info.splits}
+    examples = {
+        split: (to_sequences(r["image"], **layout), r["label"].astype(np.int32))
+        for split, r in records.items()
+    }
+    if "validation" not in examples:
+        inputs, targets = examples["train"]
+        train, valid = split_examples(len(inputs), data.valid_split)
+        examples["train"] = inputs[train], targets[train]
+        examples["validation"] = inputs[valid], targets[valid]
+    spec = DataSpec(
+        kind="classify",
+        length=length,
+        features=features,
+        classes=len(builder_class.CLASS_NAMES),
+        offset=offset * (pixels_in_step if len(offset) > 1 else 1),
+        scale=scale * (pixels_in_step if len(scale) > 1 else 1),
+    )
+    splits = {
+        "train": examples["train"],
+        "valid": examples["validation"],
+        "test": examples["test"],
+    }
+    order = data.order if data.permutation == "none" else f"permutation {data.permutation}"
+    return ArrayDataset(spec, splits, data.batch_size, f"{data.name} ({order})")
+
+
+def to_sequences(
+    images: np.ndarray, *, permutation: str, order: str, pixels_per_step: int
+) -> np.ndarray:
+    """Turns images into sequences.
+
+    The permutation acts on the pixels, with all channels of each; then neighbours in the new order
+    are grouped.
+
+    Args:
+        images: (examples, height, width, channels).
+        permutation: see `make_permutation`.
+        order: "pixel", or "row" for one row of the image in each step.
+        pixels_per_step: pixels in each step, in the order "pixel".
+
+    Returns:
+        Array (examples, time, features) of the same dtype.
+
+    Raises:
+        UserError: values that are unknown, do not fit together or do not fit the image.
+    """
+    count, height, width, channels = images.shape
+    if order == "row":
+        if permutation != "none" or pixels_per_step != 1:
+            raise UserError(
+                "data.order=row reads whole rows: it goes with data.permutation=none and "
+                f"data.pixels_per_step=1, not {permutation} and {pixels_per_step}"
+            )
+        return images.reshape(count, height, width * channels)
+    if order != "pixel":
+        raise UserError(f"unknown data.order {order!r}: use pixel or row")
+    pixels = height * width
+    if pixels_per_step < 1 or pixels % pixels_per_step:
+        raise UserError(
+            f"data.pixels_per_step={pixels_per_step} must be a divisor of the {pixels} pixels"
+        )
+    sequences = images.reshape(count, pixels, channels)
+    index = make_permutation(permutation, pixels)
+    if permutation != "none":  # the identity would only copy
+        sequences = np.take(sequences, index, axis=1)
+    return sequences.reshape(count, pixels // pixels_per_step, pixels_per_step * channels)
+
+
+def split_examples(num_examples: int, valid_split: str) -> tuple[slice, slice]:
+    """Divides the training examples, in stored order, into training and validation.
+
+    Args:
+        num_examples: of the whole training set.
+        valid_split: `last:<n>` or `first:<n>` with n validation examples, at least 1.
+
+    Returns:
+        The slices of the training and of the validation examples.
+
+    Raises:
+        UserError: `valid_split` is written otherwise, or leaves nothing to train on.
+    """
+    side, size = _parse_split(valid_split)
+    if size >= num_examples:
+        raise UserError(
+            f"data.valid_split={valid_split} leaves nothing of {num_examples} training examples"
+        )
+    if side == "first":
+        return slice(size, num_examples), slice(0, size)
+    return slice(0, num_examples - size), slice(num_examples - size, num_examples)
+
+
+def _parse_split(valid_split: str) -> tuple[str, int]:
+    match = re.fullmatch("(last|first):([1-9][0-9]*)", valid_split)
+    if not match:
+        raise UserError(
+            f"data.valid_split={valid_split!r}: use last:<n> or first:<n> with n at least 1"
+        )
+    return match[1], int(match[2])
+
+
+def _scaling(
+    builder: type[ImageBuilder], normalise: bool, name: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns offset and scale of pixel values: one for all, or with `normalise` one a channel."""
+    if not normalise:
+        return (0.0,), (1 / builder.PIXEL_MAX,)
+    if not builder.MEAN:
+        raise UserError(f"data.normalise=true has no published mean and deviation for {name}")
+    offset = tuple(mean * builder.PIXEL_MAX for mean in builder.MEAN)
+    return offset, tuple(1 / (std * builder.PIXEL_MAX) for std in builder.STD)

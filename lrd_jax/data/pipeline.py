@@ -1,0 +1,182 @@
+"""From arrays in memory to batches: the order of examples, padding, and working ahead."""
+
+import collections
+import functools
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+
+from lrd_jax.data.spec import Batch, DataSpec
+from lrd_jax.errors import UserError
+
+SPLITS = ("train", "valid", "test")
+
+T = TypeVar("T")
+
+
+@functools.lru_cache(maxsize=64)  # a few epochs of each of several seeds: 15 MB for 60 000 examples
+def epoch_order(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    """Returns the order of the examples in one epoch, a pure function of the arguments.
+
+    Args:
+        num_examples: size of the training set.
+        seed: of the run, not negative.
+        epoch: from 0.
+
+    Returns:
+        int32 array (num_examples,), a permutation; shared, hence read-only.
+    """
+    stream = np.random.SeedSequence(seed, spawn_key=(epoch,))
+    order = np.random.Generator(np.random.Philox(stream)).permutation(num_examples)
+    order = order.astype(np.int32)
+    order.flags.writeable = False
+    return order
+
+
+def batch_indices(
+    num_examples: int, batch_size: int, seed: int, step: int, rows: slice = slice(None)
+) -> np.ndarray:
+    """Returns which examples make up a training batch.
+
+    Batch `step` covers the positions `step*batch_size .. (step+1)*batch_size - 1` of the endless
+    sequence of epochs, each shuffled anew; a batch may cross the border of two epochs, so that no
+    example is dropped. Any step can be asked for, in any order, at about the same cost.
+
+    Args:
+        num_examples: size of the training set.
+        batch_size: of the global batch.
+        seed: of the run, not negative.
+        step: number of the batch, from 0.
+        rows: the part of the batch that is wanted.
+
+    Returns:
+        int32 array (number of rows,) of example numbers.
+    """
+    positions = step * batch_size + np.arange(batch_size)[rows]
+    epochs, offsets = np.divmod(positions, num_examples)
+    indices = np.empty(len(positions), np.int32)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = epoch_order(num_examples, seed, int(epoch))[offsets[here]]
+    return indices
+
+
+class ArrayDataset:
+    """A `Dataset` over arrays in memory."""
+
+    def __init__(
+        self,
+        spec: DataSpec,
+        splits: dict[str, tuple[np.ndarray, np.ndarray]],
+        batch_size: int,
+        description: str,
+    ):
+        """Keeps references to the arrays.
+
+        Args:
+            spec: sizes and scaling.
+            splits: inputs (examples, time, features) and targets (examples,) of "train", "valid"
+                and "test".
+            batch_size: of the global training batch.
+            description: for the start-up log; the sizes of the splits are added.
+
+        Raises:
+            UserError: `batch_size` is not positive.
+        """
+        if batch_size < 1:
+            raise UserError(f"data.batch_size={batch_size} must be at least 1")
+        self.spec = spec
+        self.num_train = len(splits["train"][0])
+        self._splits = splits
+        self._batch_size = batch_size
+        self._description = description
+
+    def train_batch(self, seed: int, step: int, rows: slice) -> Batch:
+        """Returns `rows` of the global training batch `step`; see `batch_indices`."""
+        inputs, targets = self._splits["train"]
+        index = batch_indices(self.num_train, self._batch_size, seed, step, rows)
+        return {
+            "inputs": inputs[index],
+            "targets": targets[index],
+            "mask": np.ones(len(index), np.float32),
+        }
+
+    def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+        """Yields every example of a split once, in stored order, in batches of equal size.
+
+        The last batch is filled up with zeros, where `mask` is 0; dropping it instead would leave
+        up to `batch_size - 1` examples out of the score.
+
+        Raises:
+            UserError: unknown split, or a batch size below 1.
+        """
+        inputs, targets = self._split(split)
+        if batch_size < 1:
+            raise UserError(f"evaluation batch size {batch_size} must be at least 1")
+        return self._batches(inputs, targets, batch_size)
+
+    @staticmethod
+    def _batches(inputs: np.ndarray, targets: np.ndarray, batch_size: int) -> Iterator[Batch]:
+        def padded(array: np.ndarray, start: int) -> np.ndarray:
+            part = array[start : start + batch_size]
+            return np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * (part.ndim - 1))
+
+        for start in range(0, len(inputs), batch_size):
+            mask = np.arange(start, start + batch_size) < len(inputs)
+            yield {
+                "inputs": padded(inputs, start),
+                "targets": padded(targets, start),
+                "mask": mask.astype(np.float32),
+            }
+
+    def eval_size(self, split: str) -> int:
+        """Returns the number of examples of a split."""
+        return len(self._split(split)[0])
+
+    def describe(self) -> str:
+        """Returns the name, the shape of a sequence and the sizes of the splits, in one line."""
+        sizes = " / ".join(f"{self.eval_size(s)}" for s in SPLITS)
+        return (
+            f"{self._description}: {self.spec.length} steps of {self.spec.features}, "
+            f"{self.spec.classes} classes, train / valid / test {sizes}"
+        )
+
+    def _split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        if split not in SPLITS:
+            raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+        return self._splits[split]
+
+
+def prefetch(
+    make_batch: Callable[[int], T], start: int, stop: int, depth: int = 2
+) -> Generator[tuple[int, T], None, None]:
+    """Makes batches in a background thread, ahead of the one that uses them.
+
+    An exception of `make_batch` is raised by the iteration that would have yielded its batch. The
+    thread ends when the iteration ends, and also when the generator is closed before; wrap it in
+    `contextlib.closing` where the loop may be left early.
+
+    Args:
+        make_batch: called with each step in order, always in the same thread.
+        start: first step.
+        stop: one past the last step.
+        depth: how many batches are made ahead, at least 1.
+
+    Yields:
+        `(step, make_batch(step))` for every step, in order.
+    """
+    if depth < 1:
+        raise ValueError(f"depth={depth} must be at least 1")
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as worker:
+        pending: collections.deque[Future[T]] = collections.deque()
+        try:
+            ahead = start
+            for step in range(start, stop):
+                while ahead < min(stop, step + 1 + depth):
+                    pending.append(worker.submit(make_batch, ahead))
+                    ahead += 1
+                yield step, pending.popleft().result()
+        finally:
+            worker.shutdown(wait=True, cancel_futures=True)

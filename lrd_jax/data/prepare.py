@@ -1,0 +1,249 @@
+r"""Prepares data sets on disk; on the command line, also from files that are already there.
+
+    python -m lrd_jax.data.prepare NAME [--from_dir=DIR] [--data_dir=DIR]
+
+Without `--from_dir` the source files are downloaded. Training does the same by itself.
+"""
+
+import argparse
+import contextlib
+import fcntl
+import io
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from absl import logging
+
+from lrd_jax.data import unknown_name
+from lrd_jax.data.builders import BUILDERS, Builder
+from lrd_jax.data.builders.sources import DownloadError, download
+from lrd_jax.errors import RunError, UserError
+
+DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+_READ_AT_ONCE = 4096  # records; bounds the memory that the decoded ones take
+
+
+def open_builder(name: str, data_dir: str | Path) -> Builder:
+    """Returns the builder of a data set, whether or not it is prepared.
+
+    Args:
+        name: one of `BUILDERS`, or `NAME/VARIANT` where it has variants, e.g. `copy/hdetach`.
+        data_dir: the folder of all prepared data sets; `~` is expanded.
+
+    Raises:
+        UserError: unknown name, or a prepared data set that is damaged or may not be read.
+    """
+    builder, variant = _look_up(name)
+    data_dir = Path(data_dir).expanduser()
+    try:
+        return builder(data_dir=data_dir, file_format="array_record", config=variant or None)
+    except OSError as error:
+        raise UserError(f"cannot read {data_dir}: {error.strerror}") from error
+    except Exception as error:  # whatever the parser of dataset_info.json raises
+        raise damaged(data_dir / builder.name / variant, error) from error
+
+
+def _look_up(name: str) -> tuple[type[Builder], str]:
+    """Returns the builder and the variant that a name means."""
+    name, _, variant = name.partition("/")
+    if name not in BUILDERS:
+        raise unknown_name("data set", name, BUILDERS)
+    BUILDERS[name].check_variant(variant)
+    return BUILDERS[name], variant
+
+
+def damaged(folder: str | Path, error: object) -> UserError:
+    """Returns the error for a prepared data set that cannot be read."""
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"the prepared data set in {folder} is damaged ({reason}): delete it")
+
+
+def is_prepared(builder: Builder) -> bool:
+    """Returns whether the data set is there, complete.
+
+    Raises:
+        UserError: its folder is there, but not complete or not readable.
+    """
+    try:
+        if not builder.data_path.exists():
+            return False
+        if not builder.is_prepared():
+            raise damaged(builder.data_dir, "it is not complete")
+    except OSError as error:
+        raise UserError(f"cannot read {builder.data_dir}: {error.strerror}") from error
+    return True
+
+
+def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Builder:
+    """Prepares a data set unless that was done before.
+
+    The data set appears under its name in one step, when it is complete: an interrupted run leaves
+    nothing that looks prepared. Of several processes that want the same one, one prepares it.
+
+    Args:
+        name: as `open_builder` takes it.
+        data_dir: the folder of all prepared data sets; `~` is expanded.
+        from_dir: folder of the source files; empty = download them to `data_dir/downloads`.
+
+    Returns:
+        The builder, prepared.
+
+    Raises:
+        UserError: unknown name; bad, missing or unobtainable source files; no right to write.
+        RunError: the disk is full, or fails.
+    """
+    builder = open_builder(name, data_dir)
+    if is_prepared(builder):
+        return builder
+    if from_dir and not builder.SOURCES:
+        raise UserError(f"{name} needs no source files: leave out --from_dir")
+    if from_dir and not any(Path(from_dir).expanduser().glob("*")):
+        raise UserError(f"there is no directory {from_dir}, or nothing in it")
+    folder = Path(builder.data_dir).parent
+    with _locked(folder):
+        builder = open_builder(name, data_dir)  # another process may have prepared it meanwhile
+        if is_prepared(builder):
+            return builder
+        downloads = Path(data_dir).expanduser() / "downloads"
+        source_dir = Path(from_dir).expanduser()
+        try:
+            for leftover in folder.glob("incomplete.*"):
+                shutil.rmtree(leftover)  # of a killed run: whoever is alive holds the lock
+            if builder.SOURCES and not from_dir:
+                source_dir = downloads / builder.name
+                for source in builder.SOURCES:
+                    download(source, source_dir)
+            _generate(builder, downloads, source_dir)
+        except DownloadError as error:
+            raise UserError(
+                f"{name} is not prepared in {data_dir} and cannot be downloaded ({error}). Ways "
+                "out: train on bundled digits with --config=configs/urlstm_pdigits.py; build it "
+                f"from files on disk with `python -m lrd_jax.data.prepare {name} --from_dir=DIR`; "
+                "or name the folder of a prepared copy with --config.data.data_dir=DIR"
+            ) from error
+        except OSError as error:
+            raise RunError(f"preparing {name} in {data_dir} failed: {error}") from error
+    return builder
+
+
+@contextlib.contextmanager
+def prepared(name: str, data_dir: str | Path) -> Iterator[Builder]:
+    """Yields the prepared builder; it lies in a temporary folder where it had nowhere to go.
+
+    That happens only to data that needs no source files: preparing it costs seconds at most, and a
+    first run works on any machine.
+
+    Args:
+        name: as `open_builder` takes it.
+        data_dir: the folder of all prepared data sets; `~` is expanded.
+
+    Raises:
+        UserError, RunError: as `prepare`.
+    """
+    builder_class, _ = _look_up(name)
+    try:
+        builder = prepare(name, data_dir)
+    except (UserError, RunError):
+        if builder_class.SOURCES:
+            raise
+        with tempfile.TemporaryDirectory(prefix="lrd_jax-") as folder:
+            yield prepare(name, folder)
+        return
+    yield builder
+
+
+def read_records(builder: Any, split: str) -> dict[str, np.ndarray]:
+    """Reads a prepared split into memory.
+
+    Args:
+        builder: a prepared `Builder`.
+        split: as TFDS calls it.
+
+    Returns:
+        One array (examples, ...) for each feature, in its stored shape and dtype.
+
+    Raises:
+        UserError: the files are damaged.
+    """
+    count = builder.info.splits[split].num_examples
+    features = builder.info.features
+    arrays = {
+        name: np.empty((count, *features[name].shape), features[name].np_dtype) for name in features
+    }
+    try:
+        source = builder.as_data_source(split=split)
+        for start in range(0, count, _READ_AT_ONCE):
+            numbers = range(start, min(start + _READ_AT_ONCE, count))
+            for number, record in zip(numbers, source.__getitems__(numbers), strict=True):
+                for name, array in arrays.items():
+                    array[number] = record[name]
+    except Exception as error:  # whatever the reader of the record files raises
+        raise damaged(builder.data_dir, error) from error
+    return arrays
+
+
+def _generate(builder: Builder, downloads: Path, source_dir: Path) -> None:
+    """Lets TFDS write the data set, without its bars in log files and its lines on stdout."""
+    tfds.display_progress_bar(bool(builder.SOURCES) and sys.stderr.isatty())
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(
+            download_dir=downloads,
+            download_config=tfds.download.DownloadConfig(manual_dir=source_dir),
+        )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, which is made if need be; the lock of a killed process is free.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}): choose another data_dir"
+        ) from error
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lrd_jax.data.prepare",
+        description="Prepares a data set, from source files on disk or by downloading them.",
+    )
+    parser.add_argument("name", metavar="NAME", help=", ".join(BUILDERS))
+    parser.add_argument(
+        "--from_dir", default="", help="folder of the source files, packed (.gz) or unpacked"
+    )
+    parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="default: %(default)s")
+    flags = parser.parse_args(argv)
+    logging.use_absl_handler()
+    try:
+        was_prepared = is_prepared(open_builder(flags.name, flags.data_dir))
+        builder = prepare(flags.name, flags.data_dir, flags.from_dir)
+    except (UserError, RunError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was prepared", file=sys.stderr)
+        return 130
+    sizes = ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items())
+    state = "was already prepared" if was_prepared else "is prepared"
+    print(f"{flags.name} {state} in {builder.data_dir}: {sizes}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""What a data set tells the rest of the library: `DataSpec`, `Batch` and the `Dataset` protocol."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+Batch = dict[str, np.ndarray]
+"""`inputs` (batch, time, features) in the stored dtype, `targets` as `DataSpec.kind` says, and
+`mask` (batch,) float32, which is 1 for a real example and 0 for padding."""
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Sizes and scaling of one data set.
+
+    The network sees `(inputs - offset) * scale`, computed on the device: a stored uint8 costs a
+    quarter of the transfer of a float32.
+
+    Attributes:
+        kind: what is predicted. "classify": one label per sequence, targets (batch,) int32;
+            "tag": one label for each of the last `scored` steps, targets (batch, scored) uint8;
+            "regress": one number after the last step, targets (batch,) float32.
+        length: time steps of a sequence.
+        features: width of one time step.
+        classes: width of the network's output.
+        offset: one value for each feature, or one for all.
+        scale: one value for each feature, or one for all.
+        one_hot: the stored inputs are (batch, time, 1) ids below `features`, and the network sees
+            them one-hot (made on the device: a tenth of the transfer, or less).
+        scored: "tag": the loss is a mean over this many last steps.
+        recalled: "tag": accuracy counts this many last steps.
+        baselines: metric -> what predicting without memory scores; empty where nothing is known.
+    """
+
+    kind: str
+    length: int
+    features: int
+    classes: int
+    offset: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    one_hot: bool = False
+    scored: int = 0
+    recalled: int = 0
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+
+class Dataset(Protocol):
+    """A source of batches by random access; it holds no position, so a checkpoint needs none."""
+
+    spec: DataSpec
+    num_train: int
+    """Examples in one epoch."""
+
+    def train_batch(self, seed: int, step: int, rows: slice) -> Batch:
+        """Returns `rows` of the global training batch number `step`.
+
+        A pure function of its arguments: slices that cover the batch concatenate to the batch.
+        """
+        ...
+
+    def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+        """Yields every example of "train", "valid" or "test" once; the last batch is padded."""
+        ...
+
+    def eval_size(self, split: str) -> int:
+        """Returns the number of examples of a split."""
+        ...
+
+    def describe(self) -> str:
+        """Returns one line for the start-up log."""
+        ...
