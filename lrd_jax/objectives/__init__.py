@@ -1,0 +1,30 @@
+"""Losses with their metrics, by kind of task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lrd_jax.data.spec import DataSpec
+from lrd_jax.horizon import Horizon
+from lrd_jax.objectives.base import Objective, Sums
+from lrd_jax.objectives.classification import Classification
+from lrd_jax.objectives.regression import Regression
+from lrd_jax.objectives.tagging import Tagging
+
+__all__ = ["Objective", "Sums", "make_objective"]
+
+OBJECTIVES = {"classify": Classification, "regress": Regression, "tag": Tagging}
+
+
+def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:
+    """Builds the objective for a data set's kind of task.
+
+    Args:
+      config: the run's config.
+      spec: describes the data; its `kind` chooses the objective.
+      horizon: length of the run, for schedules.
+
+    Raises:
+      UserError: a config value that does not fit.
+    """
+    return OBJECTIVES[spec.kind](config, spec, horizon)
