@@ -1,0 +1,172 @@
+"""Figures: learning curves of one or several runs, and accuracy over the delay."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lrd_jax.errors import UserError
+from lrd_jax.reporting.writers import read_metrics
+
+# Okabe & Ito's palette: told apart with every common colour blindness, and in print.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", "--", ":", "-.")  # once the colours are used up
+_SPLITS = {"train": "training", "valid": "validation", "test": "test"}
+
+
+def plot_curves(
+    runs: Mapping[str, str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    *,
+    curves: Sequence[tuple[str, str]] = (("valid", "accuracy"), ("train", "loss")),
+    title: str = "",
+) -> pathlib.Path:
+    """Draws metrics over optimizer steps, a panel a metric and a line a run.
+
+    A run of several seeds is drawn as the mean over its seeds, with a band of one standard
+    deviation to either side. Steps at which the value is not finite are gaps.
+
+    Args:
+      runs: work directory (or `metrics.jsonl`) by the label that the legend shows.
+      path: the picture; its suffix picks the format, e.g. .png, .svg, .pdf.
+      curves: a (split, key) for each panel; split is train, valid or test.
+      title: above the figure; none where empty.
+
+    Returns:
+      `path`.
+
+    Raises:
+      UserError: No run given, a run without metrics or without any of a panel's, or no matplotlib.
+    """
+    if not runs:
+        raise UserError("no run to plot: give at least one work directory")
+    records = {label: _read(folder) for label, folder in runs.items()}
+    figure = _figure(4.8 * len(curves))
+    panels = np.atleast_1d(figure.subplots(1, len(curves), sharex=True))
+    for panel, (split, key) in zip(panels, curves, strict=True):
+        percent = 100 if key == "accuracy" else 1
+        for index, label in enumerate(runs):
+            steps, mean, spread = _curve(records[label], split, key)
+            if not len(steps):
+                raise UserError(
+                    f"run {label!r} ({runs[label]}) has no {split} {key}: choose another metric"
+                )
+            mean, spread = percent * mean, percent * spread
+            colour = _COLOURS[index % len(_COLOURS)]
+            dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
+            # A single evaluation would be an invisible line.
+            marker = "o" if len(steps) == 1 else None
+            panel.plot(steps, mean, dash, marker=marker, color=colour, lw=1.4, label=label)
+            if spread.any():
+                panel.fill_between(
+                    steps, mean - spread, mean + spread, color=colour, alpha=0.18, lw=0
+                )
+        name = key.replace("_", " ")
+        panel.set_xlabel("optimizer steps")
+        panel.set_ylabel(f"{_SPLITS.get(split, split)} {name}" + (" (%)" if percent > 1 else ""))
+        _style(panel)
+        panel.margins(x=0.01)
+        panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5), useMathText=True)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False
+    )
+    if title:
+        figure.suptitle(title)
+    return _save(figure, path)
+
+
+def plot_transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:
+    """Draws accuracy over the delay at which a trained model was tested.
+
+    Args:
+      result: the content of `eval/transfer.json`.
+      path: the picture; its suffix picks the format.
+
+    Returns:
+      `path`.
+
+    Raises:
+      UserError: No matplotlib, or the picture cannot be written.
+    """
+    rows = sorted(result["delays"], key=lambda row: row["delay"])
+    delays = [row["delay"] for row in rows]
+    figure = _figure(4.8)
+    panel = figure.subplots()
+    for index in range(len(rows[0]["seeds"])):
+        entries = [row["seeds"][index] for row in rows]
+        values = [entry[result["split"]]["accuracy"] for entry in entries]
+        percent = [np.nan if value is None else 100 * value for value in values]
+        label = f"seed {entries[0]['seed']}"
+        panel.plot(
+            delays, percent, "o-", color=_COLOURS[index % len(_COLOURS)], lw=1.4, label=label
+        )
+    chance = 100 * rows[0]["baselines"]["accuracy"]
+    panel.axhline(chance, color="0.5", ls=":", lw=1, label="chance")
+    panel.set_xscale("log")
+    panel.set_xticks(delays, [str(delay) for delay in delays])
+    panel.minorticks_off()
+    panel.set_xlabel("delay (steps)")
+    panel.set_ylabel(f"{_SPLITS.get(result['split'])} accuracy (%)")
+    panel.set_ylim(0, 102)
+    _style(panel)
+    panel.legend(frameon=False)
+    return _save(figure, path)
+
+
+def _figure(width: float) -> Any:
+    """Returns an empty figure, `width` inches wide."""
+    try:
+        from matplotlib.figure import Figure  # without pyplot: no global state, no display
+    except ImportError as error:
+        raise UserError(
+            "plots need matplotlib, which is not installed: pip install lrd-jax[bench]"
+        ) from error
+    return Figure(figsize=(width, 3.6), layout="constrained")
+
+
+def _style(panel: Any) -> None:
+    panel.grid(color="0.9", lw=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Any, path: str | os.PathLike[str]) -> pathlib.Path:
+    try:
+        figure.savefig(path, dpi=160)
+    except (OSError, ValueError) as error:  # ValueError: a format matplotlib does not know
+        raise UserError(f"cannot write the plot {path}: {error}") from error
+    return pathlib.Path(path)
+
+
+def _read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    file = pathlib.Path(folder)
+    if file.is_dir():
+        file = file / "metrics.jsonl"
+    try:
+        return read_metrics(file)
+    except OSError as error:
+        raise UserError(
+            f"no metrics in {folder}: {error.strerror}; give the work directory of a run"
+        ) from error
+
+
+def _curve(
+    records: Sequence[Mapping[str, Any]], split: str, key: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns steps, mean over seeds and standard deviation over seeds, each (steps,)."""
+    chosen = [r for r in records if r["split"] == split and key in r]
+    # Where there are seeds, a record without one is their summary and would count twice.
+    if any("seed" in r for r in chosen):
+        chosen = [r for r in chosen if "seed" in r]
+    values: dict[int, list[float]] = {}
+    for r in chosen:
+        values.setdefault(r["step"], []).append(np.nan if r[key] is None else r[key])
+    steps = sorted(values)
+    mean = np.array([np.mean(values[step]) for step in steps])
+    spread = np.array(
+        [np.std(values[step], ddof=1) if len(values[step]) > 1 else 0.0 for step in steps]
+    )
+    return np.array(steps), mean, spread

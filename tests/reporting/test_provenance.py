@@ -1,0 +1,72 @@
+import os
+import platform
+import re
+import subprocess
+import time
+
+import flax
+import jax
+import pytest
+
+from lrd_jax.reporting import provenance
+
+
+def git(folder, *arguments):
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+    )
+
+
+@pytest.fixture
+def package(tmp_path):
+    folder = tmp_path / "checkout" / "package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("")
+    git(folder, "init")
+    return folder
+
+
+def test_versions_are_those_imported():
+    versions = provenance.versions()
+    assert versions["jax"] == jax.__version__ and versions["flax"] == flax.__version__
+    assert versions["python"] == platform.python_version()
+    assert set(versions) == {
+        "python", "jax", "jaxlib", "flax", "optax", "orbax", "numpy", "lrd_jax"
+    }  # fmt: skip
+
+
+def test_commit_of_a_clean_and_a_changed_checkout(package, monkeypatch):
+    git(package, "add", "-A")
+    git(package, "commit", "-m", "first")
+    git(package, "tag", "v1")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as inside a git hook
+    clean = provenance.commit(package)
+    assert re.fullmatch(r"[0-9a-f]{40}", clean)
+    (package / "__init__.py").write_text("changed = True\n")
+    assert provenance.commit(package) == f"{clean}-dirty"
+
+
+def test_commit_is_unknown_outside_a_checkout(package, tmp_path):
+    assert provenance.commit(tmp_path) == "unknown"
+    assert provenance.commit(package) == "unknown"  # untracked, and no commit yet
+    assert provenance.commit(tmp_path / "nowhere") == "unknown"
+
+
+def test_commit_needs_no_git_and_waits_for_none(package, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance.commit(package) == "unknown"
+    slow = tmp_path / "git"
+    slow.write_text("#!/bin/sh\nexec /bin/sleep 20\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.defpath}")
+    start = time.monotonic()
+    assert provenance.commit(package) == "unknown"
+    assert time.monotonic() - start < 3
+
+
+def test_device_description_counts_the_devices():
+    text = provenance.device_description()
+    assert re.fullmatch(rf"{jax.device_count()} x .+ \({jax.default_backend()}\)", text)
