@@ -1,0 +1,108 @@
+"""Devices: how many, the mesh over them, and where arrays live."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lrd_jax.errors import UserError
+
+AXIS = "data"  # the mesh axis that the batch is split over
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_cpu_devices(requested: int, batch_size: int, cores: int) -> int:
+    """Number of CPU devices: as asked for, else the most cores that divide the batch.
+
+    Args:
+      requested: `devices.cpu_devices`; 0 = choose.
+      batch_size: examples per step over all devices.
+      cores: cores at hand.
+
+    Raises:
+      UserError: an explicit number that does not divide the batch.
+    """
+    if requested == 0:
+        return max(n for n in range(1, max(1, min(cores, batch_size)) + 1) if batch_size % n == 0)
+    if requested < 0 or batch_size % requested:
+        raise UserError(
+            f"devices.cpu_devices={requested} does not divide data.batch_size={batch_size};"
+            " choose a divisor, or 0 to have one chosen"
+        )
+    return requested
+
+
+def configure(config: Any) -> None:
+    """Sets up JAX's devices; call it before anything asks JAX for one.
+
+    XLA's CPU collectives deadlock when its thread pool is as small as the number of devices. The
+    pool's size is read from NPROC when the CPU client is created, so a few times the number of
+    devices is put there (a larger value that the user set is kept).
+
+    Args:
+      config: the run's config; reads `devices.*` and `data.batch_size`.
+    """
+    count = choose_cpu_devices(config.devices.cpu_devices, config.data.batch_size, _cores())
+    asked = os.environ.get("NPROC", "")
+    os.environ["NPROC"] = str(max(4 * count, _cores(), int(asked) if asked.isdigit() else 0))
+    jax.config.update("jax_num_cpu_devices", count)
+    if config.devices.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_gpu_deterministic_ops" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def make_mesh(devices: list[Any] | None = None) -> Mesh:
+    """One axis, `data`, over the given devices (default all).
+
+    The axis is of type Auto: with JAX's default, Explicit, gradients of `nn.scan` outside
+    `shard_map` fail.
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raises UserError unless the batch divides evenly over the devices of `mesh`."""
+    if batch_size % mesh.size:
+        raise UserError(
+            f"data.batch_size={batch_size} does not divide over {mesh.size} devices;"
+            f" the nearest that does is {max(1, round(batch_size / mesh.size)) * mesh.size}"
+        )
+
+
+def data_parallel(
+    step: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...]
+) -> Callable[..., Any]:
+    """Compiles a per-device function over the mesh: `jit(shard_map(step))`.
+
+    `check_vma=False` is part of the maths: with the check on, the gradient of replicated
+    parameters is already summed over the devices, and the step's own `pmean` would not divide it.
+
+    Args:
+      step: per-device function; reduces over the axis `data` itself.
+      mesh: from `make_mesh`.
+      in_specs: a PartitionSpec per argument (prefix trees allowed).
+      out_specs: the same for the results.
+      donate: arguments whose buffers the results may reuse.
+    """
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def place(tree: Any, mesh: Mesh, spec: P) -> Any:
+    """Puts host arrays onto the mesh; with several processes each holds its part of the batch."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )

@@ -1,0 +1,108 @@
+"""Evaluation of a work directory's best checkpoint, `--mode=eval`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from lrd_jax import config as configs
+from lrd_jax.errors import UserError
+from lrd_jax.reporting import summary
+from lrd_jax.training.checkpoints import Checkpoints
+from lrd_jax.training.state import TrainState
+from lrd_jax.training.trainer import Metrics, Trainer
+from lrd_jax.training.workdir import write_atomically
+
+
+def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Evaluates the best checkpoint of a work directory; writes `eval/<name>.json`.
+
+    The name is the split, with the changes of the data after it: `test-data.permutation=none.json`.
+
+    Args:
+      workdir: of a run that saved at least once; may be in use by one that trains.
+      overrides: changed config keys, `data.*` and `eval.*` only.
+
+    Returns:
+      What was written: `split`, `overrides`, and `seeds` with step and metrics of each.
+
+    Raises:
+      UserError: no such run, or an override that is not allowed or does not fit the model.
+    """
+    workdir = Path(workdir).expanduser()
+    config: Any = configs.eval_overrides(configs.load_workdir(workdir), overrides)
+    split = config.eval.split
+    seeds = evaluate_best(workdir, config)
+    result = {"split": split, "overrides": overrides, "seeds": seeds}
+    target = write_evaluation(workdir, split, result)
+    print(summary.evaluation(result, target))
+    return result
+
+
+def evaluate_best(workdir: Path, config: Any) -> list[dict[str, Any]]:
+    """Evaluates the best checkpoint of a work directory on `config.eval.split`.
+
+    Args:
+      workdir: of a run that saved at least once.
+      config: the run's config, with other `data.*` and `eval.*` perhaps.
+
+    Returns:
+      Seed by seed: its seed, its best step with the validation metrics, the metrics of the split.
+
+    Raises:
+      UserError: no such run, or a value that does not fit the model.
+    """
+    configs.validate(config)
+    config = config.copy_and_resolve_references()
+    config.truncate.steps = 0  # nothing is differentiated, and sequences may be shorter here
+    trainer = Trainer(config)
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoint yet; train it first")
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    try:
+        restored = checkpoints.restore_latest(trainer.template())
+    finally:
+        checkpoints.close()
+    if restored is None:
+        raise UserError(f"{workdir} holds no whole checkpoint; train it further")
+    trained = jax.device_get(restored[0])
+    if not trained.best.step.any():
+        raise UserError(f"{workdir} was not evaluated on validation data yet; train it further")
+    values = trainer.evaluate(restored[0].best.params, config.eval.split)
+    return seed_results(trained, config.eval.split, values, list(trainer.seeds))
+
+
+def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path:
+    """Writes `eval/<name>.json`, the changes of the data added to the name; returns its path."""
+    changes = [
+        f"{key}={value}"
+        for key, value in sorted(result["overrides"].items())
+        if not key.startswith("eval.") and key not in ("data.data_dir", "data.batch_size")
+    ]
+    name = re.sub(r"[^\w.=+-]+", "_", "-".join([name, *changes]))
+    target = workdir / "eval" / f"{name}.json"
+    write_atomically(target, json.dumps(result, indent=2) + "\n")
+    return target
+
+
+def seed_results(
+    trained: TrainState, split: str, values: Metrics, seeds: list[int]
+) -> list[dict[str, Any]]:
+    """Best step, its validation metrics and those of `split`, seed by seed.
+
+    A seed that stopped with NaN says at which step, and has nulls where it was never validated.
+    """
+    best, each = trained.best, []
+    for i, seed in enumerate(seeds):
+        valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best.valid, values))
+        if best.step[i] == 0:
+            valid, tested = dict.fromkeys(valid), dict.fromkeys(tested)
+        entry = {"seed": seed, "best": {"step": int(best.step[i]), "valid": valid}, split: tested}
+        if (bad := int(trained.first_nonfinite_step[i])) >= 0:
+            entry["first_nonfinite_step"] = bad
+        each.append(entry)
+    return each

@@ -1,0 +1,278 @@
+"""Training of a work directory, from config to `result.json`.
+
+Resuming. The state in a checkpoint is all there is: a batch is a pure function of (seed, step), a
+step's random draws of (seed, step), metrics since the last log line travel in the state, and lines
+of `metrics.jsonl` past the checkpoint are cut and written again. Precedence: a finished work
+directory says so; else its newest whole checkpoint; else a fresh start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lrd_jax import command_line
+from lrd_jax import config as configs
+from lrd_jax.data.pipeline import prefetch
+from lrd_jax.errors import Interrupted, RunError, UserError
+from lrd_jax.reporting import provenance, summary
+from lrd_jax.reporting.progress import Progress
+from lrd_jax.reporting.writers import Writers
+from lrd_jax.training.checkpoints import Checkpoints
+from lrd_jax.training.evaluation import seed_results
+from lrd_jax.training.state import TrainState
+from lrd_jax.training.trainer import Metrics, Trainer
+from lrd_jax.training.workdir import finished, work_directory, write_atomically
+
+
+def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, Any]:
+    """Trains until the horizon, resuming where the work directory stopped.
+
+    Args:
+      config: the run's config.
+      workdir: made if missing.
+      config_flag: value of `--config`, for what is shown.
+
+    Returns:
+      The content of `result.json`.
+
+    Raises:
+      UserError: bad input; nothing was changed.
+      RunError: NaN loss in every seed, or the disk failed.
+      Interrupted: SIGINT or SIGTERM came; the state was saved first.
+    """
+    configs.validate(config)
+    workdir = Path(workdir).expanduser()
+    # Built before the directory is: bad input leaves none behind.
+    trainer = None if workdir.exists() else Trainer(config)
+    with work_directory(workdir):
+        known = workdir / "config.json"
+        if known.exists():
+            configs.check_same(configs.from_json(known.read_text()), config)
+            result = finished(workdir, config)
+            if result is not None:
+                print("this run is complete; choose another --workdir to train again\n")
+                print(summary.closing(result, config_flag=config_flag, workdir=workdir))
+                return result
+        trainer = trainer or Trainer(config)
+        if not known.exists():
+            text = configs.to_json(
+                config, versions=provenance.versions(), commit=provenance.commit()
+            )
+            write_atomically(known, text)
+        checkpoints = Checkpoints(workdir / "checkpoints")
+        try:
+            result = _train(trainer, workdir, checkpoints, config_flag)
+        finally:
+            checkpoints.close()
+        print(summary.closing(result, config_flag=config_flag, workdir=workdir))
+        return result
+
+
+def _train(
+    trainer: Trainer, workdir: Path, checkpoints: Checkpoints, config_flag: str
+) -> dict[str, Any]:
+    """The loop: batch -> step -> log -> evaluate -> save, in that order."""
+    config, horizon = trainer.config, trainer.horizon
+    started = time.monotonic()
+    earlier_s = 0.0
+
+    # ---- State: restored or fresh -------------------------------------------------------------
+    restored = checkpoints.restore_latest(trainer.template())
+    if restored is None:
+        state, start = trainer.init(), 0
+    else:
+        state, extra = restored
+        start, earlier_s = int(state.step), extra["wall_time_s"]
+    one_seed = jax.tree.map(lambda x: x[0], jax.device_get(state.params))
+    print(
+        summary.startup(
+            config_name=command_line.config_name(config_flag) if config_flag else "",
+            workdir=workdir,
+            data=trainer.dataset.describe(),
+            params=one_seed,
+            num_seeds=len(trainer.seeds),
+            baselines=trainer.dataset.spec.baselines,
+        ),
+        flush=True,
+    )
+    if start:
+        print(f"resuming at step {start} of {horizon.num_steps}", flush=True)
+    if 0 < config.train.stop_step < horizon.num_steps:
+        print(f"will stop at step {config.train.stop_step} (train.stop_step)", flush=True)
+
+    end = min(config.train.stop_step or horizon.num_steps, horizon.num_steps)
+    if end < start:
+        raise UserError(
+            f"train.stop_step={end} lies before step {start}, which this run has reached;"
+            " raise it, or set it to 0"
+        )
+
+    # ---- What is due when ---------------------------------------------------------------------
+    eval_every = config.train.eval_every_steps or horizon.steps_per_epoch
+    save_every = config.train.checkpoint_every_steps or eval_every
+    baselines = trainer.dataset.spec.baselines
+    baseline = {"baseline_loss": baselines["loss"]} if "loss" in baselines else {}
+    log_every = config.train.log_every_steps
+    seeds = list(trainer.seeds)
+    single = len(seeds) == 1
+
+    def write(step: int, split: str, values: Metrics, **timing: float) -> None:
+        for index, seed in enumerate(seeds):
+            each = {name: float(value[index]) for name, value in values.items()}
+            epoch = step / horizon.steps_per_epoch
+            writers.write(step, epoch, split, each | timing, None if single else seed)
+
+    def save(step: int) -> None:
+        writers.flush()  # every line at or before a checkpoint is on disk before it is
+        wall_time_s = earlier_s + time.monotonic() - started
+        checkpoints.save(step, state, {"wall_time_s": wall_time_s})
+
+    with contextlib.ExitStack() as stack:
+        writers = Writers(workdir, config, resume_step=start)
+        stack.callback(writers.close)
+        progress = stack.enter_context(Progress(end, start))
+        batches = prefetch(trainer.batch, start, end)
+        stack.enter_context(contextlib.closing(batches))
+        logged_at, logged_step, saved_step = time.monotonic(), start, start
+
+        # ---- Loop -----------------------------------------------------------------------------
+        with _caught_signals() as caught:
+            for index, batch in batches:
+                state = trainer.train_step(state, batch)
+                step = index + 1
+                last = step == end
+                if step % log_every == 0 or last:
+                    values = _means(jax.device_get(state.sums))
+                    _check_finite(state, seeds)
+                    now = time.monotonic()
+                    rate = (step - logged_step) / max(now - logged_at, 1e-9)
+                    write(step, "train", values, steps_per_s=rate)
+                    progress.update(step, loss=_shown(values["loss"]), **baseline)
+                    state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+                    logged_at, logged_step = now, step
+                if step % eval_every == 0 or last:
+                    _check_finite(state, seeds)  # also waits for the steps under way
+                    began = time.monotonic()
+                    valid = trainer.evaluate(state.params, "valid")
+                    write(step, "valid", valid)
+                    progress.update(step, **{f"valid_{k}": _shown(v) for k, v in valid.items()})
+                    state = trainer.update_best(
+                        state, {name: value.astype(np.float32) for name, value in valid.items()}
+                    )
+                    logged_at += time.monotonic() - began  # steps_per_s is of training alone
+                if step % save_every == 0 or last:
+                    _check_finite(state, seeds)
+                    save(step)
+                    saved_step = step
+                if caught.signum:
+                    if saved_step != step:
+                        _check_finite(state, seeds)
+                        save(step)
+                    checkpoints.wait()
+                    progress.write(f"saved at step {step}; the same command continues from there")
+                    raise Interrupted(caught.signum)
+            checkpoints.wait()
+        if caught.signum:  # it came after the last step; everything is saved
+            raise Interrupted(caught.signum)
+
+        # ---- The best parameters on the test split --------------------------------------------
+        test = trainer.evaluate(state.best.params, "test")
+        write(end, "test", test)
+        writers.flush()
+    wall_time_s = earlier_s + time.monotonic() - started
+    result = _result(jax.device_get(state), test, seeds, wall_time_s)
+    result |= {"steps": end, "num_steps": horizon.num_steps}
+    result |= {"baselines": dict(baselines)} if baselines else {}
+    write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+    return result
+
+
+# ---- Parts of the loop ------------------------------------------------------------------------
+
+
+def _means(sums: dict[str, tuple[np.ndarray, np.ndarray]]) -> Metrics:
+    """Sums to means; a seed that counted nothing (frozen) has NaN."""
+    with np.errstate(invalid="ignore"):
+        return {name: total / count for name, (total, count) in sums.items()}
+
+
+def _shown(values: np.ndarray) -> float:
+    """One number for the progress bar: the mean over the seeds that are alive."""
+    alive = values[np.isfinite(values)]
+    return float(alive.mean()) if len(alive) else math.nan
+
+
+def _check_finite(state: TrainState, seeds: list[int]) -> None:
+    """Ends the run when no seed is left whose loss and gradient are finite."""
+    bad = jax.device_get(state.first_nonfinite_step)
+    if (bad >= 0).all():
+        where = (
+            f"at step {bad[0]}"
+            if len(seeds) == 1
+            else "in every seed, at steps " + ", ".join(str(step) for step in bad)
+        )
+        raise RunError(
+            f"loss or gradient became NaN or infinite {where}; the last good checkpoint is kept."
+            " Lower optim.learning_rate or optim.clip_norm, and choose another --workdir"
+        )
+
+
+def _result(
+    trained: TrainState, test: Metrics, seeds: list[int], wall_time_s: float
+) -> dict[str, Any]:
+    """The content of `result.json`; with several seeds the head holds means over them."""
+    each = seed_results(trained, "test", test, seeds)
+    whole = [entry for entry in each if entry["best"]["step"]]
+
+    def mean(parts: list[dict[str, float]]) -> dict[str, float]:
+        return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
+
+    return {
+        "best": {
+            "step": int(np.median([entry["best"]["step"] for entry in whole])),
+            "valid": mean([entry["best"]["valid"] for entry in whole]),
+        },
+        "test": mean([entry["test"] for entry in whole]),
+        "seeds": each,
+        "wall_time_s": wall_time_s,
+        "device": provenance.device_description(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+
+
+class _Caught:
+    """Holds the signal that arrived, 0 if none."""
+
+    signum = 0
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[_Caught]:
+    """Notes SIGINT and SIGTERM for the loop; a second one ends the process at once."""
+    caught = _Caught()
+
+    def note(signum: int, _: Any) -> None:
+        if caught.signum:
+            os._exit(128 + signum)
+        caught.signum = signum
+        print("\nstopping: saving a checkpoint first", file=sys.stderr, flush=True)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,133 @@
+"""Everything that changes during training, as one tree: what a checkpoint holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec as P
+
+from lrd_jax.objectives.base import Objective
+from lrd_jax.training.devices import AXIS
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class Best:
+    """The best validation result so far, per seed.
+
+    The parameters travel with the state, so that every checkpoint holds them, and seeds trained
+    together can have their best steps at different times.
+
+    Attributes:
+      step: step of the evaluation, 0 before the first, `(seeds,)`.
+      valid: its validation metrics, name -> `(seeds,)`.
+      params: its parameters, leaves `(seeds, ...)`.
+    """
+
+    step: Array
+    valid: dict[str, Array]
+    params: Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """State of `seeds` runs that train side by side.
+
+    Attributes:
+      step: updates applied = batches read, `()`.
+      params: leaves `(seeds, ...)`.
+      opt_state: leaves `(seeds, ...)`.
+      rng: raw key of each seed, `(seeds, 2)` uint32; a step's draws come from (rng, step) alone.
+      carry: what travels from batch to batch (a language model's hidden state), leaves
+        `(seeds, batch, ...)`, split over the devices like the batch; empty for most tasks.
+      sums: metrics since the last log line, name -> (sum, count), each `(seeds,)`.
+      first_nonfinite_step: the step whose loss or gradient was not finite, -1 if none, `(seeds,)`.
+        From there on that seed is frozen.
+      best: the best validation result so far.
+    """
+
+    step: Array
+    params: Any
+    opt_state: Any
+    rng: Array
+    carry: Any
+    sums: dict[str, tuple[Array, Array]]
+    first_nonfinite_step: Array
+    best: Best
+
+
+# Where each part lives: replicated, but for the carry, which is split like the batch.
+_everywhere: Any = {field.name: P() for field in dataclasses.fields(TrainState)}  # pyright: ignore[reportArgumentType]
+STATE_SPEC = TrainState(**_everywhere).replace(carry=P(None, AXIS))  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def init_state(
+    seeds: Array, *, objective: Objective, tx: optax.GradientTransformation, batch_size: int
+) -> TrainState:
+    """Draws the initial state of every seed; the same whether seeds run alone or together.
+
+    Args:
+      seeds: the run seeds, `(seeds,)` integers.
+      objective: gives parameters and carry.
+      tx: the optimizer.
+      batch_size: global batch size.
+    """
+
+    def init_one(seed: Array) -> tuple[Any, Any, Array]:
+        key = jax.random.key(seed)
+        params = objective.init(jax.random.fold_in(key, 0))
+        # What a step draws must not depend on how many keys initialisation used.
+        return params, tx.init(params), jax.random.key_data(jax.random.fold_in(key, 1))
+
+    params, opt_state, rng = jax.vmap(init_one)(seeds)
+    zeros = jnp.zeros(seeds.shape)
+    carry = objective.initial_carry(batch_size)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=opt_state,
+        rng=rng,
+        carry=jax.tree.map(lambda c: jnp.broadcast_to(c, (*seeds.shape, *c.shape)), carry),
+        sums={name: (zeros, zeros) for name in (*objective.metrics, "grad_norm")},
+        first_nonfinite_step=jnp.full(seeds.shape, -1, jnp.int32),
+        best=Best(
+            step=jnp.zeros(seeds.shape, jnp.int32),
+            valid={name: zeros for name in objective.metrics},
+            params=jax.tree.map(jnp.copy, params),
+        ),
+    )
+
+
+def update_best(state: TrainState, valid: dict[str, Array], select: tuple[str, ...]) -> TrainState:
+    """Keeps the parameters of the seeds whose validation just improved.
+
+    Args:
+      state: the state that was evaluated.
+      valid: its validation metrics, name -> `(seeds,)`.
+      select: what is compared, most important first; `-loss` means that less is better.
+    """
+    old = state.best
+    better, tied = jnp.zeros_like(old.step, bool), jnp.ones_like(old.step, bool)
+    for name in select:
+        sign, name = (-1, name[1:]) if name.startswith("-") else (1, name)
+        new_value, old_value = sign * valid[name], sign * old.valid[name]
+        # Any number beats a NaN, which no comparison would ever replace.
+        better |= tied & ((new_value > old_value) | (jnp.isnan(old_value) & ~jnp.isnan(new_value)))
+        tied &= new_value == old_value
+    better = (better | (old.step == 0)) & (state.first_nonfinite_step < 0)
+
+    def keep(new: Array, old: Array) -> Array:
+        return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)
+
+    best = Best(
+        step=keep(jnp.broadcast_to(state.step, old.step.shape), old.step),
+        valid=jax.tree.map(keep, valid, old.valid),
+        params=jax.tree.map(keep, state.params, old.params),
+    )
+    return state.replace(best=best)  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,0 +1,161 @@
+"""The compiled functions of a run, with the data and the devices that they need."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lrd_jax.data import make_dataset
+from lrd_jax.data.spec import Dataset
+from lrd_jax.errors import UserError
+from lrd_jax.horizon import Horizon, make_horizon
+from lrd_jax.models import make_recurrence
+from lrd_jax.objectives import Objective, make_objective
+from lrd_jax.training.devices import AXIS, check_batch, data_parallel, make_mesh, place
+from lrd_jax.training.optimizer import make_optimizer
+from lrd_jax.training.state import STATE_SPEC, TrainState, init_state, update_best
+from lrd_jax.training.step import eval_step, train_step
+
+_ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
+Metrics = dict[str, np.ndarray]  # name -> one value per seed
+
+
+class Trainer:
+    """The compiled functions of one run, with the data and the mesh that they need.
+
+    Attributes:
+      config: the run's config.
+      dataset: source of batches.
+      horizon: length of the run.
+      objective: the loss.
+      mesh: the devices.
+      seeds: run seeds that train side by side.
+    """
+
+    def __init__(self, config: Any) -> None:
+        """Builds everything that can be wrong before anything is written.
+
+        Raises:
+          UserError: a config value or a data set that does not fit.
+        """
+        self.config = config
+        # What needs no data is checked before a download may start.
+        make_optimizer(config.optim, Horizon(1, 1))
+        make_recurrence(config, length=_ANY_LENGTH)
+        self.dataset: Dataset = make_dataset(config)
+        batch_size = config.data.batch_size
+        if batch_size > self.dataset.num_train:
+            raise UserError(
+                f"data.batch_size={batch_size} is more than the {self.dataset.num_train} training"
+                " examples; choose a smaller one"
+            )
+        self.horizon: Horizon = make_horizon(config.train, self.dataset.num_train, batch_size)
+        self.objective: Objective = make_objective(config, self.dataset.spec, self.horizon)
+        tx = make_optimizer(config.optim, self.horizon)
+        self.mesh = make_mesh()
+        check_batch(batch_size, self.mesh)
+        self.seeds = range(config.seed, config.seed + config.num_seeds)
+        self._init = functools.partial(
+            init_state, objective=self.objective, tx=tx, batch_size=batch_size
+        )
+        _check_memory(self._shapes())
+        self._sharding: Any = jax.tree.map(
+            functools.partial(NamedSharding, self.mesh),
+            STATE_SPEC,
+            is_leaf=lambda x: isinstance(x, P),
+        )
+        self.train_step = data_parallel(
+            functools.partial(train_step, objective=self.objective, tx=tx),
+            self.mesh,
+            in_specs=(STATE_SPEC, P(None, AXIS)),
+            out_specs=STATE_SPEC,
+            donate=(0,),
+        )
+        self.eval_step = data_parallel(
+            functools.partial(eval_step, objective=self.objective),
+            self.mesh,
+            in_specs=(P(), P(None, AXIS), P(AXIS)),
+            out_specs=(P(), P(None, AXIS)),
+            donate=(1,),
+        )
+        self.update_best = jax.jit(
+            functools.partial(update_best, select=self.objective.select), donate_argnums=0
+        )
+
+    def init(self) -> TrainState:
+        """The state before the first step."""
+        seeds = np.array(self.seeds, np.int32)
+        return jax.jit(self._init, out_shardings=self._expand(self._sharding))(seeds)
+
+    def template(self) -> TrainState:
+        """Shapes, dtypes and places of the state, for restoring."""
+        return jax.tree.map(
+            lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+            self._shapes(),
+            self._expand(self._sharding),
+        )
+
+    def _shapes(self) -> TrainState:
+        """Shapes and dtypes of the state; nothing is computed."""
+        return jax.eval_shape(self._init, jax.ShapeDtypeStruct((len(self.seeds),), np.int32))
+
+    def _expand(self, shardings: TrainState) -> TrainState:
+        """One sharding for every leaf, from one for every part of the state."""
+        return jax.tree.map(
+            lambda sharding, part: jax.tree.map(lambda _: sharding, part),
+            shardings,
+            self._shapes(),
+        )
+
+    def batch(self, step: int) -> dict[str, jax.Array]:
+        """The batches of all seeds for update number `step`, on the devices."""
+        each = [self.dataset.train_batch(seed, step, slice(None)) for seed in self.seeds]
+        return place(jax.tree.map(lambda *xs: np.stack(xs), *each), self.mesh, P(None, AXIS))
+
+    def evaluate(self, params: Any, split: str) -> Metrics:
+        """Metrics over a whole split, every example counted once.
+
+        Args:
+          params: leaves `(seeds, ...)`.
+          split: `train`, `valid` or `test`.
+
+        Returns:
+          The mean of each metric, one value per seed.
+        """
+        devices = self.mesh.size
+        wanted = self.config.eval.batch_size or self.config.data.batch_size
+        wanted = min(wanted, self.dataset.eval_size(split))  # the rest would be padding
+        size = math.ceil(wanted / devices) * devices
+        seeds = len(self.seeds)
+        carry = jax.tree.map(
+            lambda c: np.broadcast_to(c, (seeds, *c.shape)), self.objective.initial_carry(size)
+        )
+        carry = place(carry, self.mesh, P(None, AXIS))
+        batches = []
+        for batch in self.dataset.eval_batches(split, size):
+            sums, carry = self.eval_step(params, carry, place(batch, self.mesh, P(AXIS)))
+            batches.append(sums)
+        # Summed on the host in float64: a float32 sum over a large split would lose digits.
+        parts = jax.device_get(batches)
+        totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
+        return {name: total / count for name, (total, count) in totals.items()}
+
+
+def _check_memory(shapes: TrainState) -> None:
+    """Raises UserError where the state alone is larger than the memory of this machine."""
+    if "SC_PHYS_PAGES" not in os.sysconf_names:
+        return
+    needed = sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes))
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory:
+        raise UserError(
+            f"parameters and optimizer state need {needed / 2**30:.0f} GiB, and this machine has"
+            f" {memory / 2**30:.0f}; lower model.hidden_size, model.head_hidden or num_seeds"
+        )

@@ -1,0 +1,76 @@
+"""The work directory: its lock, its files, and whether its run is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lrd_jax.errors import RunError, UserError
+
+
+@contextlib.contextmanager
+def work_directory(workdir: Path) -> Iterator[None]:
+    """Makes the directory and holds its lock, so that two runs never write to one place.
+
+    The lock is the kernel's (`flock`): it ends with the process, also after a kill.
+
+    Raises:
+      UserError: it cannot be written, or another run holds it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        lock = (workdir / ".lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"the work directory {workdir} cannot be written ({error.strerror});"
+            " choose another --workdir"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(
+                f"the work directory {workdir} is in use by another run; wait for it, or choose"
+                " another --workdir"
+            ) from error
+        yield
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a small file so that a kill leaves the old one or the new one, never half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with temporary.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise RunError(
+            f"cannot write {path} ({error.strerror}); mend that, then run the same command again"
+        ) from error
+
+
+def finished(workdir: Path, config: Any) -> dict[str, Any] | None:
+    """The result of a run that has nothing left to do, None if it has.
+
+    A run that `train.stop_step` ended goes on when that is raised.
+    """
+    path = workdir / "result.json"
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        steps, num_steps = int(result["steps"]), int(result["num_steps"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged; remove it, and the same command writes it again"
+        ) from error
+    end = config.train.stop_step or num_steps
+    return result if steps >= min(end, num_steps) else None

@@ -1,0 +1,226 @@
+"""Saving, restoring, and what happens to damaged checkpoints."""
+
+import gc
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from harness import assert_identical
+
+from lrd_jax.errors import RunError, UserError
+from lrd_jax.training.checkpoints import Checkpoints
+
+# Reading a damaged checkpoint, Orbax leaves coroutines behind that nobody waits for.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def no_leftovers():
+    yield
+    gc.collect()  # here, rather than in a later test, where it would be an error
+
+
+def make_state(step):
+    """All kinds of leaves that a state has; the array is large enough for a file of its own."""
+    rng = np.random.default_rng(step)
+    return {
+        "step": jnp.int32(step),
+        "params": {"kernel": jnp.array(rng.normal(size=(64, 128)), jnp.float32)},
+        "rng": jnp.array([[step, 7]], jnp.uint32),
+        "nothing": (),
+        "odd": jnp.array([np.nan, -0.0, np.inf, 1e-45], jnp.float32),
+    }
+
+
+def template():
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), make_state(0)
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Checkpoints of steps 10 and 20."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    for step in (10, 20):
+        checkpoints.save(step, make_state(step), {"wall_time_s": step / 3})
+    checkpoints.close()
+    return tmp_path / "checkpoints"
+
+
+def restore(folder, read_only=False):
+    checkpoints = Checkpoints(folder, read_only=read_only)
+    try:
+        return checkpoints.restore_latest(template())
+    finally:
+        checkpoints.close()
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def largest_file(folder):
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip_a_byte(folder):
+    path = largest_file(folder / "state")
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(folder):
+    path = largest_file(folder / "state")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def fill_with_garbage(folder):
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"garbage")
+
+
+def lose_the_state(folder):
+    shutil.rmtree(folder / "state")
+
+
+def lose_the_digests(folder):
+    shutil.rmtree(folder / "extra")
+
+
+DAMAGES = [flip_a_byte, cut_short, fill_with_garbage, lose_the_state, lose_the_digests]
+
+
+def test_round_trip_is_exact_and_the_newest_two_are_kept(folder):
+    checkpoints = Checkpoints(folder)
+    assert checkpoints.steps() == [10, 20]
+    state, extra = checkpoints.restore_latest(template())
+    assert_identical(state, make_state(20))
+    assert extra == {"wall_time_s": 20 / 3}
+    checkpoints.save(25, make_state(25), {})
+    checkpoints.wait()
+    assert checkpoints.steps() == [20, 25]
+    checkpoints.close()
+    assert_identical(restore(folder)[0], make_state(25))
+
+
+def test_an_empty_directory_restores_nothing(tmp_path):
+    assert restore(tmp_path / "new") is None
+
+
+def test_a_half_written_checkpoint_is_not_one(folder):
+    shutil.copytree(folder / "20", folder / "30.orbax-checkpoint-tmp")
+    assert_identical(restore(folder)[0], make_state(20))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_newest_gives_way_to_the_one_before(folder, caplog, damage):
+    damage(folder / "20")
+    damaged = contents(folder / "20")
+    with caplog.at_level(logging.WARNING, logger="lrd_jax"):
+        state, extra = restore(folder)
+    assert_identical(state, make_state(10))
+    assert extra == {"wall_time_s": 10 / 3}
+    (message,) = [r.message for r in caplog.records if r.name.startswith("lrd_jax")]
+    assert "step 20 is damaged" in message and "the one before is used" in message
+    assert not (folder / "20").exists()
+    assert contents(folder.with_name("checkpoints_damaged") / "20") == damaged
+
+
+def test_what_was_moved_aside_is_never_overwritten(folder):
+    for number in range(2):
+        checkpoints = Checkpoints(folder)
+        if number:
+            checkpoints.save(20, make_state(20), {})
+        checkpoints.close()
+        flip_a_byte(folder / "20")
+        assert_identical(restore(folder)[0], make_state(10))
+    aside = folder.with_name("checkpoints_damaged")
+    assert sorted(path.name for path in aside.iterdir()) == ["20", "20-1"]
+
+
+def test_if_all_are_damaged_none_is_restored(folder, caplog):
+    for step in ("10", "20"):
+        flip_a_byte(folder / step)
+    with caplog.at_level(logging.WARNING, logger="lrd_jax"):
+        assert restore(folder) is None
+    assert "there is none before it" in caplog.text
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_read_only_touches_nothing(folder, damage):
+    damage(folder / "20")
+    before = contents(folder)
+    assert_identical(restore(folder, read_only=True)[0], make_state(10))
+    assert contents(folder) == before
+    assert not folder.with_name("checkpoints_damaged").exists()
+
+
+@pytest.mark.parametrize("change", ["shape", "dtype", "name"])
+def test_another_model_is_no_damage(folder, change):
+    wanted = template()
+    if change == "name":
+        wanted["new"] = wanted["step"]
+    else:
+        kind = {"shape": ((64, 100), jnp.float32), "dtype": ((64, 128), jnp.bfloat16)}[change]
+        sharding = wanted["step"].sharding
+        wanted["params"]["kernel"] = jax.ShapeDtypeStruct(*kind, sharding=sharding)
+    before = contents(folder)
+    checkpoints = Checkpoints(folder)
+    with pytest.raises(UserError, match=r"do not fit: .*(kernel|new)"):
+        checkpoints.restore_latest(wanted)
+    checkpoints.close()
+    assert contents(folder) == before
+
+
+def test_the_next_step_may_reuse_the_buffers_of_a_state_being_saved(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    advance = jax.jit(lambda x: jax.tree.map(lambda leaf: leaf + 1, x), donate_argnums=0)
+    state = {"step": jnp.int32(1), "params": jnp.zeros((1000, 1000)), "more": jnp.zeros(1000)}
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+    checkpoints.save(1, state, {})
+    for _ in range(20):
+        state = advance(state)
+    jax.block_until_ready(state)
+    restored, _ = checkpoints.restore_latest(shapes)
+    checkpoints.close()
+    assert {leaf.max().item() for leaf in jax.tree.leaves(restored["params"])} == {0.0}
+    assert restored["step"] == 1
+
+
+def test_a_failing_disk_is_one_line(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+
+    def refuse(*_, **__):
+        raise OSError(28, "No space left on device\nand more lines")
+
+    monkeypatch.setattr(checkpoints._manager, "save", refuse)
+    with pytest.raises(RunError, match="No space left on device") as caught:
+        checkpoints.save(1, make_state(1), {})
+    assert "\n" not in str(caught.value)
+    checkpoints.close()
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(folder, monkeypatch):
+    before = contents(folder)
+    checkpoints = Checkpoints(folder)
+    state = make_state(30)
+    free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) - 1
+    usage = shutil.disk_usage(folder)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(RunError, match=f"bytes wanted, {free:,} bytes free"):
+        checkpoints.save(30, state, {})
+    checkpoints.close()
+    assert contents(folder) == before

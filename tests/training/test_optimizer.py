@@ -1,0 +1,119 @@
+"""Clipping, weight decay and schedules."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from harness import make_config
+
+from lrd_jax.errors import UserError
+from lrd_jax.horizon import Horizon
+from lrd_jax.training.optimizer import make_optimizer, make_schedule
+
+HORIZON = Horizon(num_steps=100, steps_per_epoch=10)
+PARAMS = {
+    "recurrence": {"layer_0": {"recurrent_kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}},
+    "head": {"Dense_0": {"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}},
+}
+
+
+def optim(**overrides):
+    return make_config(**{f"optim__{key}": value for key, value in overrides.items()}).optim
+
+
+def update(grads, **overrides):
+    tx = make_optimizer(optim(**{"learning_rate": 1.0, **overrides}), HORIZON)
+    return tx.update(grads, tx.init(PARAMS), PARAMS)[0]
+
+
+def test_clipping_is_by_the_norm_of_all_parameters():
+    grads = jax.tree.map(lambda p: 3.0 * p, PARAMS)  # norm 3 sqrt(15)
+    step = update(grads, name="sgd", clip_norm=2.0)
+    np.testing.assert_allclose(optax.tree.norm(step), 2.0, rtol=1e-6)
+    for leaf in jax.tree.leaves(step):
+        np.testing.assert_allclose(leaf, -2 / np.sqrt(15), rtol=1e-6)
+
+
+def test_clipping_of_the_cell_leaves_the_head_alone():
+    grads = jax.tree.map(lambda p: 3.0 * p, PARAMS)
+    step = update(grads, name="sgd", clip_norm=2.0, clip_scope="cell")
+    for leaf in jax.tree.leaves(step["recurrence"]):
+        np.testing.assert_allclose(leaf, -2 / np.sqrt(6), rtol=1e-6)
+    for leaf in jax.tree.leaves(step["head"]):
+        np.testing.assert_array_equal(leaf, -3)
+
+
+@pytest.mark.parametrize("scope", ["all", "cell"])
+def test_small_gradients_are_not_clipped(scope):
+    grads = jax.tree.map(lambda p: 0.1 * p, PARAMS)
+    step = update(grads, name="sgd", clip_norm=2.0, clip_scope=scope)
+    for leaf in jax.tree.leaves(step):
+        np.testing.assert_allclose(leaf, -0.1, rtol=1e-6)
+
+
+def test_without_a_norm_nothing_is_clipped():
+    grads = jax.tree.map(lambda p: 1e6 * p, PARAMS)
+    for leaf in jax.tree.leaves(update(grads, name="sgd", clip_norm=0.0)):
+        np.testing.assert_array_equal(leaf, -1e6)
+
+
+def test_weight_decay_never_touches_a_bias():
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    step = update(zero, name="adamw", weight_decay=0.25)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(step):
+        np.testing.assert_array_equal(leaf, 0 if path[-1].key == "bias" else -0.25)
+
+
+def test_rmsprop_is_the_one_of_the_papers():
+    # The square average starts at zero: g / (sqrt(0.01 g^2) + eps) = 10.
+    grads = jax.tree.map(lambda p: 0.5 * p, PARAMS)
+    for leaf in jax.tree.leaves(update(grads, name="rmsprop", clip_norm=0.0)):
+        np.testing.assert_allclose(leaf, -10, rtol=1e-6)
+
+
+def rates(steps, **overrides):
+    schedule = make_schedule(optim(learning_rate=0.8, **overrides), HORIZON)
+    return [float(schedule(step)) for step in steps]
+
+
+def test_schedules():
+    np.testing.assert_allclose(rates([0, 50, 99]), 0.8, rtol=1e-6)
+    np.testing.assert_allclose(
+        rates([0, 50, 100], schedule="cosine"), [0.8, 0.4, 0.0], rtol=1e-6, atol=1e-7
+    )
+    np.testing.assert_allclose(
+        rates([0, 19, 20, 39, 40], schedule="step", decay_every_epochs=2, decay_rate=0.5),
+        [0.8, 0.8, 0.4, 0.4, 0.2],
+        rtol=1e-6,
+    )
+
+
+def test_warm_up_is_linear_and_the_cosine_ends_with_the_run():
+    np.testing.assert_allclose(
+        rates([0, 5, 10, 55, 100], schedule="cosine", warmup_steps=10),
+        [0.0, 0.4, 0.8, 0.4, 0.0],
+        rtol=1e-6,
+        atol=1e-7,
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"name": "adamm"}, "optim.name='adamm' is unknown; use one of adam, adamw"),
+        ({"weight_decay": 0.1}, "needs optim.name=adamw"),
+        ({"clip_scope": "head"}, "optim.clip_scope='head' is unknown; use all or cell"),
+        ({"schedule": "linear"}, "optim.schedule='linear' is unknown; use constant, cosine or"),
+        ({"schedule": "step"}, "optim.decay_every_epochs >= 1"),
+    ],
+)
+def test_wrong_values_are_refused(overrides, message):
+    with pytest.raises(UserError, match=message):
+        make_optimizer(optim(**overrides), HORIZON)
+
+
+@pytest.mark.parametrize("rate", [0.0, -0.5])
+def test_a_decay_that_ends_or_reverses_learning_is_refused(rate):
+    with pytest.raises(UserError, match=r"optim\.decay_rate"):
+        make_optimizer(optim(schedule="step", decay_every_epochs=1, decay_rate=rate), HORIZON)

@@ -1,0 +1,257 @@
+"""The train step on 1, 2 and 4 devices, under `pmap`, with several seeds, and as compiled."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from harness import (
+    Mean,
+    RandomData,
+    assert_identical,
+    largest_difference,
+    make_config,
+    make_trainer,
+    run,
+)
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from lrd_jax.training import trainer as trainer_module
+from lrd_jax.training.devices import AXIS
+from lrd_jax.training.step import train_step
+
+RANDOM = {"model__num_layers": 2, "model__dropout": 0.3, "detach__p_block": 0.5}
+
+
+# ---- Devices --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", ["batch", "example"])
+def test_one_two_and_four_devices_agree(monkeypatch, scope):
+    config = make_config(**RANDOM, detach__scope=scope)
+    one, two, four = (run(make_trainer(monkeypatch, config, n), 20) for n in (1, 2, 4))
+    assert largest_difference(one.params, two.params) <= 1e-5
+    assert largest_difference(one.params, four.params) <= 1e-5
+    for name, (total, count) in four.sums.items():
+        np.testing.assert_allclose(one.sums[name][0], total, rtol=1e-4)
+        np.testing.assert_array_equal(one.sums[name][1], count)
+    # Five of eight rows are real; every one counts once.
+    np.testing.assert_array_equal(four.sums["loss"][1], 20 * 5)
+
+
+def test_every_device_holds_the_same_state(monkeypatch):
+    state = run(make_trainer(monkeypatch, make_config(**RANDOM)), 5)
+    for leaf in jax.tree.leaves(state):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 4
+        for shard in shards[1:]:
+            np.testing.assert_array_equal(shards[0], shard)
+
+
+def test_the_step_also_runs_under_pmap(monkeypatch):
+    config = make_config(**RANDOM)
+    kept = {}
+
+    def keep(state, batch, *, objective, tx):
+        kept.update(objective=objective, tx=tx)
+        return train_step(state, batch, objective=objective, tx=tx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "train_step", keep)
+        trainer = make_trainer(patch, config)
+        start = jax.device_get(trainer.init())
+        expected = run(trainer, 5)
+
+    def step(state, batch):
+        return train_step(state, batch, **kept)
+
+    mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+    state = start
+    for number in range(5):
+        batch = jax.device_get(trainer.batch(number))  # (seeds, batch, ...)
+        split = jax.tree.map(lambda x: np.stack(np.split(x, 4, axis=1)), batch)
+        state = mapped(state, split)
+    assert largest_difference(expected.params, state.params) <= 1e-7
+    assert largest_difference(start.params, state.params) > 1e-3
+
+
+def test_the_step_is_traced_once(monkeypatch):
+    traces = []
+
+    def counted(*args, **kwargs):
+        traces.append(1)
+        return train_step(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "train_step", counted)
+        trainer = make_trainer(patch, make_config())
+        state = run(trainer, 3)
+        run(
+            trainer, 3, trainer.update_best(state, dict.fromkeys(("loss", "accuracy"), jnp.ones(1)))
+        )
+    assert len(traces) == 1
+
+
+# ---- Collectives in the compiled program ------------------------------------------------------
+
+_COLLECTIVE = re.compile(
+    r"= (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(-start)?\("
+)
+
+
+def collectives(hlo):
+    """Finds the collectives of a compiled program.
+
+    Returns:
+      The result types of those outside every loop, and of those inside one.
+    """
+    bodies, name = {}, ""
+    for line in hlo.splitlines():
+        if header := re.match(r"(?:ENTRY )?%?([\w.-]+) .*\{$", line):
+            name = header[1]
+            bodies[name] = []
+        elif name:
+            bodies[name].append(line)
+    text = {name: "\n".join(lines) for name, lines in bodies.items()}
+    calls = {
+        name: {other for other in text if f"%{other}" in re.findall(r"%[\w.-]+", body)}
+        for name, body in text.items()
+    }
+    inside = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", hlo))
+    assert inside, "no loop over time found: the checker does not understand this text"
+    while more := set().union(*(calls[name] for name in inside)) - inside:
+        inside |= more
+    found = {name: [m[1] for m in _COLLECTIVE.finditer(body)] for name, body in text.items()}
+    split = {False: [], True: []}
+    for name, types in found.items():
+        split[name in inside] += types
+    return split[False], split[True]
+
+
+def elements(result_type):
+    """Numbers in a result type such as `(f32[1,24]{1,0}, f32[1]{0})`."""
+    shapes = re.findall(r"\w+\[([\d,]*)\]", result_type)
+    return sum(int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes)
+
+
+def compiled(trainer):
+    return trainer.train_step.lower(trainer.init(), trainer.batch(0)).compile().as_text()
+
+
+@pytest.mark.parametrize("backend", ["fused", "scan"])
+def test_one_gradient_all_reduce_and_none_inside_a_loop(monkeypatch, backend):
+    trainer = make_trainer(monkeypatch, make_config(**RANDOM, model__backend=backend))
+    outside, inside = collectives(compiled(trainer))
+    assert inside == []
+    size = sum(leaf.size for leaf in jax.tree.leaves(trainer.template().params))
+    assert [elements(kind) >= size for kind in outside].count(True) == 1
+    assert [kind for kind in outside if 1 < elements(kind) < size] == []
+
+
+def test_the_checker_finds_a_collective_inside_a_loop(monkeypatch):
+    class Chatty(Mean):
+        def loss(self, params, carry, batch, draws, step):
+            def body(total, x):
+                return lax.psum(total + x @ params["w"], AXIS), None
+
+            xs = jnp.swapaxes(batch["inputs"][..., :1], 0, 1)
+            total = lax.scan(body, jnp.zeros(len(batch["mask"])), xs)[0].sum()
+            return total, ({"loss": (total, batch["mask"].sum())}, carry)
+
+    outside, inside = collectives(
+        compiled(make_trainer(monkeypatch, make_config(), objective=Chatty()))
+    )
+    assert inside and outside
+
+
+# ---- Seeds ------------------------------------------------------------------------------------
+
+
+def test_seeds_side_by_side_equal_single_runs(monkeypatch):
+    config = make_config(**RANDOM, seed=3, num_seeds=3)
+    trainer = make_trainer(monkeypatch, config)
+    together = run(trainer, 20)
+    batch = trainer.batch(7)
+    alone = make_trainer(monkeypatch, make_config(**RANDOM))
+    for index in range(3):
+        alone.seeds = range(3 + index, 4 + index)  # compiled once for all three
+        assert_identical(
+            jax.tree.map(lambda x, i=index: x[i], batch),
+            jax.tree.map(lambda x: x[0], alone.batch(7)),
+        )
+        own = jax.tree.map(lambda x, i=index: x[i : i + 1], jax.device_get(together.params))
+        assert largest_difference(own, run(alone, 20).params) <= 1e-5
+    first, second = (jax.tree.map(lambda x, i=i: x[i], together.params) for i in (0, 1))
+    assert largest_difference(first, second) > 1e-2
+
+
+def test_a_seed_with_nan_is_frozen_alone(monkeypatch):
+    config = make_config(num_seeds=3)
+    healthy = run(make_trainer(monkeypatch, config), 10)
+    trainer = make_trainer(monkeypatch, config, dataset=RandomData(poison=(1, 4)))
+    before = run(trainer, 4)
+    kept = jax.device_get((before.params, before.opt_state))
+    state = run(trainer, 6, before)
+    np.testing.assert_array_equal(state.first_nonfinite_step, [-1, 5, -1])
+    assert int(state.step) == 10
+    for now, then in zip(
+        jax.tree.leaves((state.params, state.opt_state)), jax.tree.leaves(kept), strict=True
+    ):
+        np.testing.assert_array_equal(now[1], then[1])
+    others = [0, 2]
+    for poisoned, fine in zip(
+        jax.tree.leaves(state.params), jax.tree.leaves(healthy.params), strict=True
+    ):
+        np.testing.assert_array_equal(poisoned[others, ...], fine[others, ...])
+    np.testing.assert_array_equal(state.sums["loss"][1], [50, 20, 50])
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.sums)))
+
+
+def test_blocking_changes_neither_batches_nor_initialisation(monkeypatch):
+    # ORC-16
+    plain, blocked = (
+        make_trainer(monkeypatch, make_config(model__cell="lstm", detach__p_block=p), 1)
+        for p in (0.0, 0.5)
+    )
+    assert_identical(plain.init().params, blocked.init().params)
+    for step in (0, 6, 7):
+        assert_identical(plain.batch(step), blocked.batch(step))
+    assert largest_difference(run(plain, 3).params, run(blocked, 3).params) > 1e-5
+
+
+# ---- Evaluation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+@pytest.mark.parametrize("batch_size", [1, 5, 13, 64])
+def test_evaluation_counts_every_example_once(monkeypatch, num_devices, batch_size):
+    config = make_config(eval__batch_size=batch_size, num_seeds=2)
+    data = RandomData()
+    trainer = make_trainer(monkeypatch, config, num_devices, data, objective=Mean())
+    for split, (inputs, _) in data._splits.items():
+        found = trainer.evaluate(trainer.init().params, split)["loss"]
+        np.testing.assert_allclose(found, inputs[:, 0, 0].mean(dtype=np.float64), rtol=1e-6)
+        assert found.shape == (2,)
+
+
+def test_evaluation_of_10000_in_batches_of_128(monkeypatch):
+    # ORC-29: 78 full batches would hold only 9984.
+    numbers = np.arange(10000, dtype=np.float32).reshape(-1, 1, 1)
+    data = RandomData()
+    data._splits["test"] = numbers, np.zeros(10000, np.int32)
+    trainer = make_trainer(
+        monkeypatch, make_config(eval__batch_size=128), dataset=data, objective=Mean()
+    )
+    assert trainer.evaluate(trainer.init().params, "test")["loss"] == [4999.5]
+
+
+def test_state_specs_cover_the_state(monkeypatch):
+    trainer = make_trainer(monkeypatch, make_config())
+    state, template = trainer.init(), trainer.template()
+    assert jax.tree.structure(state) == jax.tree.structure(template)
+    for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(template), strict=True):
+        assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
+        assert (leaf.shape, leaf.dtype) == (wanted.shape, wanted.dtype)
+        assert leaf.sharding.spec == P()
