@@ -1,0 +1,26 @@
+"""UR-LSTM on permuted 8x8 digits that come with scikit-learn: a first run without a download.
+
+    python -m lrd_jax.main --config=configs/urlstm_pdigits.py
+
+1797 real images of handwritten digits, 64 steps of one pixel, 1297 / 250 / 250 of them to train,
+validate and test. Expected: at least 90 % test accuracy, in about a minute on two cores.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Returns the config; the argument `quick` shrinks it."""
+    c: Any = base.get_config()
+    c.data.name = "digits"
+    c.data.permutation = "92916"
+    c.data.batch_size = 50
+    c.model.cell = "urlstm"
+    c.optim.learning_rate = 3e-3
+    c.optim.schedule = "cosine"
+    c.train.num_epochs = 80.0
+    return base.finish(c, arg)

@@ -1,0 +1,78 @@
+"""Trains or evaluates: `python -m lrd_jax.main --config=configs/urlstm_pdigits.py`.
+
+Exit status: 0 done; 1 stopped while running; 2 bad input; 128 + signal when interrupted.
+"""
+
+import logging as stdlogging
+import os
+import sys
+import warnings
+from typing import Any
+
+from absl import app, flags, logging
+
+from lrd_jax import command_line
+from lrd_jax import config as configs
+from lrd_jax.errors import Interrupted, RunError, UserError
+from lrd_jax.huge_pages import restart_with_huge_pages
+
+_WORKDIR = flags.DEFINE_string("workdir", "", "Default: runs/<config name>[-<argument>].")
+_MODE = flags.DEFINE_enum(
+    "mode", "train", ["train", "eval"], "train (resumes), or eval: test the best checkpoint."
+)
+
+
+def main(flag: command_line.ConfigFlag) -> None:
+    """Runs what the flags ask for."""
+    _set_up_messages()
+    workdir = os.path.expanduser(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
+    config: Any = flag.config
+    if _MODE.value == "eval":
+        config = configs.eval_overrides(configs.load_workdir(workdir), flag.overrides)
+    configs.validate(config)
+
+    # Imported here, so that a wrong flag is answered before JAX has loaded.
+    from lrd_jax.training import devices
+
+    devices.configure(config)  # before anything makes JAX create its client
+    from lrd_jax.training import evaluation, loop, transfer
+
+    if _MODE.value == "eval":
+        evaluate = transfer.evaluate if config.eval.delays else evaluation.evaluate
+        evaluate(workdir, flag.overrides)
+    else:
+        loop.train(config, workdir, flag.spec)
+
+
+def _set_up_messages() -> None:
+    """Shows this package's warnings in a line of their own; Orbax is silent unless --verbosity=0.
+
+    What goes wrong in Orbax comes back as an exception too.
+    """
+    handler = stdlogging.StreamHandler()
+    handler.setFormatter(stdlogging.Formatter("lrd_jax: warning: %(message)s"))
+    own = stdlogging.getLogger("lrd_jax")
+    own.handlers, own.propagate = [handler], False
+    if flags.FLAGS.verbosity < logging.INFO:
+        stdlogging.getLogger("absl").setLevel(stdlogging.CRITICAL)
+
+
+def run() -> None:
+    """Runs `main` under absl; every failure that a user can cause becomes one line."""
+    flags.FLAGS.verbosity = logging.WARNING  # JAX, Orbax and TFDS tell every step at INFO
+    if not sys.warnoptions:  # python -W shows them
+        warnings.simplefilter("ignore")
+    try:
+        app.run(main, flags_parser=command_line.parse_flags)
+    except (UserError, RunError) as error:
+        print("lrd_jax: error:", " ".join(str(error).split()), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+    except Interrupted as error:
+        sys.exit(128 + error.signum)
+    except KeyboardInterrupt:  # before the loop takes over the signal
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    restart_with_huge_pages()
+    run()

@@ -1,0 +1,263 @@
+"""Every file of `configs/`: all rows build; one of each trains, resumes and is evaluated."""
+
+import contextlib
+import json
+import types
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import gating_images, gating_synthetic, hdetach_copying, hdetach_mnist
+from lrd_jax import command_line
+from lrd_jax import config as configs
+from lrd_jax.data import images, make_dataset, synthetic
+from lrd_jax.data.builders import IMAGES
+from lrd_jax.data.builders.synthetic import LrdAdding, LrdCopy, draw_symbols, draw_terms, stream
+from lrd_jax.errors import UserError
+from lrd_jax.horizon import make_horizon
+from lrd_jax.objectives import make_objective
+from lrd_jax.training import evaluation, loop, transfer
+from lrd_jax.training.optimizer import make_optimizer
+
+FOLDER = Path(configs.__file__).parents[1] / "configs"
+TABLES = {
+    "gating_images": gating_images.ROWS,
+    "gating_synthetic": gating_synthetic.ROWS,
+    "hdetach_copying": hdetach_copying.ROWS,
+    "hdetach_mnist": hdetach_mnist.ROWS,
+}
+SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
+SPECS += ["lstm_mnist_rows.py", "urlstm_pdigits.py", "urlstm_pmnist.py"]
+
+
+def load(spec):
+    return command_line.load_config(str(FOLDER / spec))
+
+
+@pytest.fixture
+def imitations(monkeypatch):
+    """Data of the right shapes, in no time; images are black."""
+
+    def read_records(builder, split):
+        count = {"train": 10_050, "validation": 10, "test": 10}[split]
+        shape = IMAGES[builder.name].IMAGE_SHAPE
+        return {"image": np.zeros((count, *shape), np.uint8), "label": np.zeros(count)}
+
+    def prepared(name, data_dir):
+        splits = ("train", "test") if IMAGES[name].SOURCES else ("train", "validation", "test")
+        info = types.SimpleNamespace(splits=splits)
+        return contextlib.nullcontext(types.SimpleNamespace(name=name, info=info))
+
+    def fixed_examples(name, data_dir):
+        name, _, variant = name.partition("/")
+        rng = stream("test")
+        records = draw_symbols(rng, 10) if name == "copy" else draw_terms(rng, 10, int(variant))
+        splits = ("train", "validation", "test") if variant == "hdetach" else ("validation", "test")
+        return dict.fromkeys(splits, records)
+
+    monkeypatch.setattr(images, "read_records", read_records)
+    monkeypatch.setattr(images, "prepared", prepared)
+    monkeypatch.setattr(synthetic, "_fixed_examples", fixed_examples)
+
+
+def build(spec):
+    """Config, horizon, and the shapes of the parameters."""
+    config = load(spec)
+    configs.validate(config)
+    dataset = make_dataset(config)
+    horizon = make_horizon(config.train, dataset.num_train, config.data.batch_size)
+    objective = make_objective(config, dataset.spec, horizon)
+    make_optimizer(config.optim, horizon)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    return config, horizon, shapes
+
+
+def count(shapes):
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+def test_no_file_is_forgotten():
+    files = {path.stem for path in FOLDER.glob("*.py")} - {"base"}
+    assert {spec.partition(".")[0] for spec in SPECS} <= files
+    # Files of other tables have tests of their own kind; those of this one must be all here.
+    ours = {name for name in files if name.startswith(("gating_", "hdetach_", "urlstm_", "lstm_"))}
+    assert ours == {spec.partition(".")[0] for spec in SPECS}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_row_builds(imitations, spec):
+    _, horizon, shapes = build(spec)
+    assert count(shapes) > 10_000 and horizon.num_steps >= 5
+
+
+# ORC-07a, 07c, 07d, and d=512 by the formula of ORC-07.
+@pytest.mark.parametrize(
+    ("spec", "parameters"),
+    [
+        ("gating_synthetic.py:G1-UR", 275_978),
+        ("gating_synthetic.py:G2-UR", 265_473),
+        ("gating_images.py:G3", 4_467_466),
+        ("gating_images.py:G6", 3_416_842),
+        ("gating_images.py:G7", 4_475_658),
+        ("gating_images.py:G9", 4_467_466),
+        ("gating_images.py:G12-pmnist-OM", 4 * 512 * 514 + 513 * 256 + 257 * 10),
+        ("hdetach_copying.py:H1", 67_721),
+        ("hdetach_copying.py:H6", 67_721),
+        ("hdetach_mnist.py:H12", 41_810),
+    ],
+)
+def test_parameters_of_the_tables(imitations, spec, parameters):
+    assert count(build(spec)[2]) == parameters
+
+
+def test_settings_of_the_h_detach_tables(imitations):
+    for name, rows in (
+        ("hdetach_copying", hdetach_copying.ROWS),
+        ("hdetach_mnist", hdetach_mnist.ROWS),
+    ):
+        for row in rows:
+            config, horizon, _ = build(f"{name}.py:{row}")
+            copying = name == "hdetach_copying"
+            assert horizon.num_epochs == (600 if copying else 200)
+            assert config.detach.off_last_epochs == (39 if config.detach.p_block else 0)
+            assert config.model.cell == "lstm" and config.model.bias_init == "two_uniform"
+            assert config.model.forget_bias == 0 and config.data.batch_size == 100
+            assert config.optim.name == "adam" and config.detach.scope == "batch"
+            assert config.optim.clip_norm == (0.0 if row in ("H15", "H16") else 1.0)
+    assert load("hdetach_copying.py:H6").data.delay == 300
+    assert load("hdetach_mnist.py:H20").optim.learning_rate == 5e-4
+    twelve = load("hdetach_mnist.py:H12")
+    assert twelve.data.permutation == f"seed:{twelve.seed}" == "seed:150"
+
+
+def test_a_row_must_be_named():
+    for spec, message in (
+        ("gating_synthetic.py", "name one row, not ''; known: G1---, "),
+        ("gating_synthetic.py:quick", "name one row"),
+        ("hdetach_copying.py:H1,H2", "name one row, not 'H1,H2'"),
+        ("hdetach_mnist.py:H1", "unknown argument 'H1'; known: H10"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(spec)
+
+
+def test_quick_shrinks_in_any_order():
+    for argument in ("H6,quick", "quick,H6"):
+        config = load(f"hdetach_copying.py:{argument}")
+        assert (config.data.delay, config.model.hidden_size, config.train.num_steps) == (20, 16, 30)
+        assert config.detach.p_block == 0.5 and config.detach.off_last_epochs == 0
+
+
+# ---- Runs --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_data(monkeypatch, tmp_path):
+    """Random images in the place of the official ones, fewer stored symbols; yields a data_dir."""
+
+    def read(cls, source_dir):
+        rng = np.random.default_rng(0)
+        return {
+            split: (rng.integers(0, 256, (n, *cls.IMAGE_SHAPE), np.uint8), np.arange(n) % 10)
+            for split, n in (("train", 60), ("test", 20))
+        }
+
+    for name in ("mnist", "cifar10"):
+        monkeypatch.setattr(IMAGES[name], "read", classmethod(read))
+        monkeypatch.setattr(IMAGES[name], "SOURCES", ())
+    sizes = {"validation": 24, "test": 24}
+    presets = {"hdetach": {"train": 200} | sizes, "gu": sizes, "marker": sizes}
+    monkeypatch.setattr(LrdCopy, "PRESETS", presets)
+    monkeypatch.setattr(LrdAdding, "NUM_FIXED", 24)
+    return tmp_path / "data"
+
+
+def small(spec, data_dir, **changes):
+    config = load(spec).copy_and_resolve_references().unlock()
+    config.update_from_flattened_dict(
+        {
+            "data.data_dir": str(data_dir),
+            "data.batch_size": 8,
+            "data.valid_split": "last:20",
+            "eval.batch_size": 0,
+            "train.num_steps": 3,
+            "train.eval_every_steps": 2,
+            "train.log_every_steps": 1,
+        }
+        | changes
+    )
+    return config
+
+
+def lines(workdir, split):
+    records = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    return [record for record in records if record["split"] == split]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "gating_synthetic.py:G1-UR,quick",
+        "gating_synthetic.py:G2-OR,quick",
+        pytest.param("gating_images.py:G5,quick", marks=pytest.mark.slow),
+        pytest.param("gating_images.py:G11,quick", marks=pytest.mark.slow),
+        pytest.param("hdetach_copying.py:H13-0.5,quick", marks=pytest.mark.slow),
+        pytest.param("hdetach_mnist.py:H16,quick", marks=pytest.mark.slow),
+        pytest.param("lstm_mnist_rows.py:quick", marks=pytest.mark.slow),
+        pytest.param("urlstm_pmnist.py:quick", marks=pytest.mark.slow),
+        pytest.param("urlstm_pdigits.py:quick", marks=pytest.mark.slow),
+    ],
+)
+def test_trains_saves_resumes_evaluates(small_data, tmp_path, capsys, spec):
+    workdir = tmp_path / "run"
+    first = loop.train(small(spec, small_data, **{"train.stop_step": 2}), workdir, spec)
+    assert first["steps"] == 2
+    result = loop.train(small(spec, small_data), workdir, spec)
+    assert "resuming at step 2 of 3" in capsys.readouterr().out
+    assert result["steps"] == result["num_steps"] == 3
+    assert [record["step"] for record in lines(workdir, "train")] == [1, 2, 3]
+    assert all(np.isfinite(record["loss"]) for record in lines(workdir, "train"))
+    again = evaluation.evaluate(workdir, {"eval.split": "test"})
+    for name, value in result["test"].items():
+        assert again["seeds"][0]["test"][name] == pytest.approx(value, rel=1e-6)
+    assert json.loads((workdir / "result.json").read_text()) == result
+
+
+def test_copying_shows_its_baseline_and_transfers(small_data, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    spec, workdir = "hdetach_copying.py:H3,quick", tmp_path / "run"
+    result = loop.train(small(spec, small_data), workdir, spec)
+    out = capsys.readouterr()
+    loss = 10 * np.log(8) / 40
+    assert result["baselines"] == {"loss": pytest.approx(loss), "accuracy": 0.125}
+    assert out.out.count(f"baseline    loss {loss:.4f}, accuracy 12.50 %") == 1  # at the end
+    assert f"baseline  loss {loss:.4f}, accuracy 12.50 %" in out.out  # at the start
+    assert f"baseline loss {loss:.4g}" in out.err  # beside the loss
+
+    written = transfer.evaluate(workdir, {"eval.delays": (30, 20)})
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split() == ["delay", "accuracy", "loss", "baseline", "loss"]
+    assert [row.split()[0] for row in table[1:3]] == ["30", "20"]
+    assert f"{10 * np.log(8) / 50:.4f}" in table[1] and f"{loss:.4f}" in table[2]
+    assert json.loads((workdir / "eval" / "transfer.json").read_text())["split"] == "test"
+    assert (workdir / "eval" / "transfer.png").stat().st_size > 1000
+    # At the delay of training it is the test score, at another one it is another's.
+    same, other = written["delays"][1]["seeds"][0], written["delays"][0]["seeds"][0]
+    assert same["test"]["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
+    assert other["test"]["loss"] != same["test"]["loss"]
+    with pytest.raises(UserError, match=r"eval.delays=\(20, 0\) must be whole numbers"):
+        transfer.evaluate(workdir, {"eval.delays": (20, 0)})
+
+
+def test_a_transfer_takes_no_more_memory_than_training(small_data):
+    config = small("hdetach_copying.py:H1", small_data, **{"data.batch_size": 100})
+    trained = synthetic.Copying("hdetach", 100).spec
+    sizes = {
+        delay: transfer._batch_size(config, trained, synthetic.Copying("hdetach", delay).spec)
+        for delay in (50, 100, 1000, 5000)
+    }
+    assert sizes == {50: 100, 100: 100, 1000: 11, 5000: 2}
+    config.eval.batch_size = 7
+    assert transfer._batch_size(config, trained, trained) == 7

@@ -1,0 +1,205 @@
+"""A run that was stopped, at whatever instant, ends as one that was not."""
+
+import random
+import signal
+import time
+
+import pytest
+from conftest import outcome, reached, snapshot, wait_for
+
+from lrd_jax.reporting.writers import read_metrics
+
+# 26 steps make an epoch; it is evaluated and saved after each.
+LONG = ("train.num_steps=130", "train.eval_every_steps=0", "train.log_every_steps=1")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(program, tmp_path_factory):
+    """What a run of LONG comes to, compiled without the cache that the other runs share."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    program.train(workdir, *LONG, cache=False)
+    return outcome(workdir)
+
+
+def start(program, workdir, *overrides):
+    flags = [f"--config.{override}" for override in (*LONG, *overrides)]
+    return program.start(*program.tiny, f"--workdir={workdir}", *flags)
+
+
+def saved(workdir, *, saving):
+    """A condition: a checkpoint is complete, and a later one is (or none is) being written."""
+
+    def condition():
+        names = [path.name for path in (workdir / "checkpoints").glob("*")]
+        return any(n.isdigit() for n in names) and any("tmp" in n for n in names) == saving
+
+    return condition
+
+
+def past_a_save(workdir):
+    """A condition: somewhere in the middle of an epoch, with a checkpoint to go back to."""
+    conditions = reached(workdir, 40), saved(workdir, saving=False)
+    return lambda: all(condition() for condition in conditions)
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        pytest.param(past_a_save, id="mid-epoch"),
+        pytest.param(lambda workdir: reached(workdir, 52, "valid"), id="end of an epoch"),
+        pytest.param(lambda workdir: saved(workdir, saving=True), id="during a save"),
+    ],
+)
+def test_a_killed_run_ends_like_an_uninterrupted_one(program, uninterrupted, tmp_path, instant):
+    process = start(program, tmp_path)
+    wait_for(instant(tmp_path), process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "result.json").exists()
+    out, _ = program.train(tmp_path, *LONG)
+    assert "resuming at step" in out
+    assert outcome(tmp_path) == uninterrupted
+    assert not any("tmp" in path.name for path in (tmp_path / "checkpoints").iterdir())
+
+
+def test_a_kill_between_the_test_line_and_the_result_repeats_neither(program, tmp_path):
+    program.train(tmp_path)
+    expected = outcome(tmp_path)
+    assert expected["metrics"][-1]["split"] == "test"
+    (tmp_path / "result.json").unlink()
+    program.train(tmp_path)
+    assert outcome(tmp_path) == expected
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_first(program, uninterrupted, tmp_path, signum):
+    process = start(program, tmp_path)
+    wait_for(reached(tmp_path, 30), process)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert "Traceback" not in err
+    (step,) = (line.split()[3].rstrip(";") for line in err.splitlines() if "saved at step" in line)
+    assert (tmp_path / "checkpoints" / step).is_dir() and 30 <= int(step) < 130
+    out, _ = program.train(tmp_path, *LONG)
+    assert f"resuming at step {step} of 130" in out
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_a_damaged_newest_checkpoint_costs_a_warning(program, uninterrupted, tmp_path):
+    program.train(tmp_path, *LONG, "train.stop_step=78")
+    state = tmp_path / "checkpoints" / "78" / "state"
+    for path in [path for path in state.rglob("*") if path.is_file()]:
+        path.write_bytes(path.read_bytes()[:20])
+    before = snapshot(tmp_path / "checkpoints")
+    _, err = program.evaluate(tmp_path)  # uses the one before, and moves nothing
+    assert err.count("\n") == 1 and "step 78 is damaged" in err
+    assert snapshot(tmp_path / "checkpoints") == before
+
+    out, err = program.train(tmp_path, *LONG)
+    assert "resuming at step 52 of 130" in out
+    (warning,) = (line for line in err.splitlines() if "damaged" in line)
+    assert warning.startswith("lrd_jax: warning: the checkpoint of step 78 is damaged")
+    assert (tmp_path / "checkpoints_damaged" / "78").is_dir()
+    assert outcome(tmp_path) == uninterrupted
+
+
+def test_a_second_run_in_the_same_directory_is_refused(program, tmp_path):
+    process = start(program, tmp_path, "train.num_steps=1000000")
+    wait_for(reached(tmp_path, 5), process)
+    flags = [f"--config.{override}" for override in (*LONG, "train.num_steps=1000000")]
+    line = program.refuse(*program.tiny, f"--workdir={tmp_path}", *flags)
+    assert "is in use by another run" in line
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143  # it went on undisturbed
+
+
+def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(program, tmp_path):
+    nan = (
+        *("optim.learning_rate=1e30", "optim.clip_norm=0.0", "optim.schedule=step"),
+        *("optim.decay_every_epochs=1", "optim.warmup_steps=40", "train.num_steps=1000"),
+        *("train.log_every_steps=5", "train.eval_every_steps=1000"),
+    )
+    # The rate is 0 in the first step of the warm-up, so the checkpoint after it is good.
+    out, _ = program.train(tmp_path, *nan, "train.stop_step=1")
+    out, err = program.train(tmp_path, *nan, status=1)
+    assert "resuming at step 1 of 1000" in out
+    error = err.splitlines()[-1]
+    assert error.startswith("lrd_jax: error: loss or gradient became NaN or infinite at step")
+    bad = int(error.split("at step ")[1].split(";")[0])
+    assert 1 < bad <= 10
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["1"]
+    # It stopped within the logging interval, and wrote no line that counts the bad step.
+    assert max(record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")) < bad
+
+
+def test_a_disk_that_fills_up_during_a_save_ends_the_run(program, tmp_path):
+    pytest.importorskip("resource")
+    code = (  # stands in for a full disk: no file may grow past 16 KiB
+        "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); "
+        "runpy.run_module('lrd_jax.main', run_name='__main__', alter_sys=True)"
+    )
+    big = ("model.hidden_size=100", "train.num_steps=20")
+    flags = [*program.tiny, f"--workdir={tmp_path}", *(f"--config.{key}" for key in big)]
+    process = program.start(*flags, cache=False, launcher=("-c", code))
+    _, err = process.communicate(timeout=300)
+    # Threads of the storage library may print tracebacks around the line.
+    assert process.returncode == 1 and not (tmp_path / "result.json").exists()
+    assert "lrd_jax: error: could not write a checkpoint to " in err
+    assert "run the same command to continue" in err
+    program.train(tmp_path, *big)  # there is room again
+
+
+# ---- Real MNIST -------------------------------------------------------------------------------
+
+
+def rows(program, mnist_dir, workdir, *overrides):
+    flags = [f"--config.{override}" for override in overrides]
+    flags.append(f"--config.data.data_dir={mnist_dir}")
+    return program.run(
+        "--config=configs/lstm_mnist_rows.py", f"--workdir={workdir}", *flags, timeout=1500
+    )
+
+
+def test_rows_of_mnist_start_to_learn(program, mnist_dir, tmp_path):
+    rows(program, mnist_dir, tmp_path, "train.num_steps=60")
+    result = outcome(tmp_path)["result"]
+    assert result["test"]["loss"] < 1.5 and result["test"]["accuracy"] > 0.5
+
+
+@pytest.mark.slow
+def test_rows_of_mnist_reach_975_in_five_epochs(program, mnist_dir, tmp_path):
+    rows(program, mnist_dir, tmp_path)
+    result = outcome(tmp_path)["result"]
+    assert result["steps"] == 5 * 782
+    assert result["test"]["accuracy"] >= 0.975
+
+
+@pytest.mark.slow
+def test_permuted_mnist_survives_ten_kills(program, mnist_dir, tmp_path):
+    def arguments(name):
+        return (
+            "--config=configs/urlstm_pmnist.py",
+            f"--workdir={tmp_path / name}",
+            f"--config.data.data_dir={mnist_dir}",
+            "--config.train.num_steps=600",
+            "--config.model.hidden_size=16",
+            "--config.train.eval_every_steps=100",
+            "--config.train.checkpoint_every_steps=20",
+            "--config.train.log_every_steps=5",
+        )
+
+    program.run(*arguments("whole"), timeout=1500, cache=False)
+    draw = random.Random(0)
+    for kill in range(10):
+        process = program.start(*arguments("killed"))
+        # Somewhere in the next stretch of the run, at any instant of a step or a save.
+        wait_for(reached(tmp_path / "killed", 50 * kill + draw.randint(5, 45)), process, 600)
+        time.sleep(draw.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    program.run(*arguments("killed"), timeout=1500)
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
