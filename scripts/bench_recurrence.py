@@ -1,0 +1,595 @@
+"""Speed of recurrent training: ours, Flax's and PyTorch's, interleaved in one run.
+
+    python scripts/bench_recurrence.py                    # every shape: hours on two cores
+    python scripts/bench_recurrence.py --quick            # two shapes, a few minutes
+    python scripts/bench_recurrence.py --shapes=goal      # the three shapes with a goal
+    python scripts/bench_recurrence.py --shapes=784x64x128 --contenders=ours-fused-lstm,torch-lstm
+
+A shape is steps x batch x units; inputs have `--inputs` features. A training step is the loss of
+the last state, forward and backward to all parameters; nothing is updated. The forward pass alone
+keeps nothing for a gradient. The first call is timed apart: it compiles.
+
+Every contender lives in a process of its own: JAX and PyTorch in one process would fight for the
+cores, and its peak memory would be that of both. The processes of a shape are alive together and
+take turns, two calls each of which the second counts, so that a disturbance hits them all; one that
+waits for its turn sleeps.
+A contender's turns end after `--seconds` of work, but not before three.
+
+Peak memory on a CPU is what the process grew by, compiling included; on a GPU, what its allocator
+held at most.
+
+On a CPU, JAX runs one device per core with the batch split over them, as training does, and PyTorch
+uses all its threads with denormals flushed. On a GPU both have the whole device.
+
+Writes `results/bench_recurrence_<device>.json` and `.png`, and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import pathlib
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout that is not installed
+
+from lrd_jax.reporting import provenance  # noqa: E402
+
+GOAL_SHAPES = ((784, 64, 128), (784, 100, 100), (500, 10, 256))  # steps, batch, units
+GRID = [(t, b, h) for b in (64, 128) for h in (128, 256, 512) for t in (128, 784, 2048)]
+SHAPES = {
+    "all": list(dict.fromkeys([*GOAL_SHAPES, *GRID])),
+    "goal": list(GOAL_SHAPES),
+    "quick": [(128, 64, 128), (784, 64, 128)],
+}
+CELLS: dict[str, tuple[dict[str, Any], float]] = {  # model options, p_block
+    "lstm": ({"cell": "lstm"}, 0.0),
+    "hdetach": ({"cell": "lstm"}, 0.5),
+    "urlstm": ({"cell": "urlstm"}, 0.0),
+    "gru": ({"cell": "gru"}, 0.0),
+}
+CONTENDERS = (
+    *(f"ours-{path}-{cell}" for cell in CELLS for path in ("fused", "scan")),
+    "ours-recompute-lstm",
+    "ours-bfloat16-lstm",
+    "flax-lstm",
+    "torch-lstm",
+    "torch-gru",
+    # The loops a user of PyTorch writes: input projection hoisted, one fused product a step.
+    *(f"torch_{way}-{c}" for c in ("hdetach", "urlstm") for way in ("eager", "script", "compile")),
+)
+QUICK = tuple(c for c in CONTENDERS if "scan" not in c and "compile" not in c)
+# Goals on two CPU cores, as ratios of training-step times: contender, yardstick, per goal shape.
+# A yardstick "loop" is the fastest PyTorch loop over the same cell.
+GOALS = (
+    ("ours-fused-lstm", "torch-lstm", (1.0, 1.0, 1.6)),
+    ("ours-fused-hdetach", "torch-lstm", (1.0, 1.0, 1.6)),
+    ("ours-fused-urlstm", "torch-lstm", (1.15, 1.15, 1.8)),
+    ("ours-fused-urlstm", "loop", (0.5, None, 0.35)),
+    ("ours-fused-hdetach", "loop", (None, 0.8, None)),
+)
+
+
+class Job(NamedTuple):
+    """What one worker process measures."""
+
+    contender: str
+    steps: int
+    batch: int
+    units: int
+    inputs: int
+
+
+# ---- Workers: two calls without arguments, training step and forward pass, that wait for the end
+
+
+class Calls(NamedTuple):
+    """What a worker offers; `peak` is in bytes, over what the process held before."""
+
+    train: Callable[[], None]
+    forward: Callable[[], None]
+    peak: Callable[[], int]
+    device: Callable[[], str]
+    versions: dict[str, str]
+
+
+def resident() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib if sys.platform == "darwin" else kib * 1024
+
+
+def jax_calls(job: Job) -> Calls:
+    """Ours and Flax's: `jit(shard_map)` over all devices, gradients averaged once."""
+    from configs import base
+    from lrd_jax.training import devices
+
+    config: Any = base.get_config()
+    config.data.batch_size = job.batch
+    config.devices.deterministic = False
+    devices.configure(config)
+
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from jax.sharding import PartitionSpec as P
+
+    from lrd_jax.cells import make_cell
+    from lrd_jax.draws import Draws
+    from lrd_jax.recurrence import Recurrence, bfloat16_dot
+
+    kind, *path, cell = job.contender.split("-")
+    if kind == "flax":
+        rnn: Any = nn.RNN(nn.OptimizedLSTMCell(job.units))
+
+        def last(params, x, draws):
+            return rnn.apply(params, x)[:, -1]
+
+        init = rnn.init
+    else:
+        options, p_block = CELLS[cell]
+        rounded: dict[str, Any] = {"dot": bfloat16_dot} if path == ["bfloat16"] else {}
+        model: Any = Recurrence(
+            make_cell({"hidden_size": job.units, **options}).clone(**rounded),
+            p_block=p_block,
+            backend="scan" if path == ["scan"] else "fused",
+            recompute=path == ["recompute"],
+        )
+
+        def last(params, x, draws):
+            return model.apply(params, x, draws=draws).last
+
+        init = model.init
+
+    mesh = devices.make_mesh()
+
+    def gradient(params, x, step):
+        local = x.shape[0]
+        first = jax.lax.axis_index(devices.AXIS) * local
+        draws = Draws(jax.random.fold_in(jax.random.key(0), step), first)
+
+        def loss(params):
+            return (last(params, x, draws) ** 2).sum() / local
+
+        return jax.lax.pmean(jax.grad(loss)(params), devices.AXIS)
+
+    split = P(devices.AXIS)
+    train = devices.data_parallel(gradient, mesh, (P(), split, P()), P(), ())
+    forward = devices.data_parallel(
+        lambda params, x: last(params, x, None), mesh, (P(), split), split, ()
+    )
+    x = np.random.default_rng(0).standard_normal((job.batch, job.steps, job.inputs), np.float32)
+    params = jax.jit(init)(jax.random.key(0), jnp.zeros((1, 2, job.inputs)))
+    params, x = devices.place(params, mesh, P()), devices.place(x, mesh, split)
+    count = 0
+
+    def run_train():
+        nonlocal count
+        count += 1
+        jax.block_until_ready(train(params, x, np.int32(count)))
+
+    device = jax.devices()[0]
+    before = resident()
+
+    def peak() -> int:
+        if device.platform == "cpu":
+            return resident() - before
+        return (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+    return Calls(
+        run_train,
+        lambda: jax.block_until_ready(forward(params, x)),
+        peak,
+        provenance.device_description,
+        provenance.versions(),
+    )
+
+
+def torch_calls(job: Job) -> Calls:
+    """PyTorch's own modules, and loops over cells it has not, eager, scripted or compiled."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    torch.manual_seed(0)
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
+    way, cell = job.contender.split("-")
+    steps, batch, units = job.steps, job.batch, job.units
+    x = torch.randn(steps, batch, job.inputs, device=device)
+
+    if way == "torch":
+        module = getattr(torch.nn, cell.upper())(job.inputs, units).to(device)
+        parameters = list(module.parameters())
+
+        def last():
+            return module(x)[0][-1]
+
+    else:
+        bound = units**-0.5
+        shapes = ((job.inputs, 4 * units), (units, 4 * units), (4 * units,))
+        wx, wh, b = parameters = [
+            torch.empty(shape, device=device).uniform_(-bound, bound).requires_grad_()
+            for shape in shapes
+        ]
+        loop = torch_loop(cell, way.removeprefix("torch_"))
+        zero = torch.zeros(batch, units, device=device)
+        p_block = CELLS[cell][1]
+
+        def last():
+            bias = b
+            if cell == "urlstm":  # the refine gate, second, is shifted by minus the forget bias
+                bias = b - torch.nn.functional.pad(b[:units], (units, 2 * units))
+            zs = (torch.matmul(x, wx) + bias).unbind(0)
+            blocked = (torch.rand(steps) < p_block).tolist()
+            return loop(list(zs), zero, zero, wh, blocked)
+
+    def wait():
+        if cuda:
+            torch.cuda.synchronize()
+
+    def train():
+        for parameter in parameters:
+            parameter.grad = None
+        (last() ** 2).sum().div(batch).backward()
+        wait()
+
+    def forward():
+        with torch.no_grad():
+            last()
+        wait()
+
+    before = resident()
+    name = f"{torch.cuda.get_device_name()} (cuda)" if cuda else platform.machine()
+    return Calls(
+        train,
+        forward,
+        lambda: torch.cuda.max_memory_allocated() if cuda else resident() - before,
+        lambda: f"{name}, {torch.get_num_threads()} threads",
+        {"torch": torch.__version__, "cudnn": str(torch.backends.cudnn.version())},
+    )
+
+
+def torch_loop(cell: str, way: str) -> Callable[..., Any]:
+    """The loop over time, `(list of (batch, 4 d), h, c, W_h, blocked) -> last h`."""
+    import torch
+    import torch_cells  # beside this file
+
+    step, loop = {
+        "hdetach": (torch_cells.lstm_step, torch_cells.lstm_loop),
+        "urlstm": (torch_cells.urlstm_step, torch_cells.urlstm_loop),
+    }[cell]
+    if way == "script":
+        return torch.jit.script(loop)
+    if way == "eager":
+        return loop
+    # The step, not the loop: that would be compiled unrolled, for minutes.
+    step = torch.compile(step)
+
+    def compiled(zs, h, c, wh, blocked):
+        for z, stop in zip(zs, blocked, strict=True):
+            h, c = step(z, h.detach() if stop else h, c, wh)
+        return h
+
+    return compiled
+
+
+def work(job: Job) -> None:
+    """A worker: answers each line of stdin with a line of JSON on stdout."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is not an answer
+    calls = (torch_calls if job.contender.startswith("torch") else jax_calls)(job)
+
+    def timed(call: Callable[[], None]) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    answer(compile_s=timed(calls.train), compile_forward_s=timed(calls.forward))
+    for line in sys.stdin:
+        if line.strip() == "end":
+            answer(peak_bytes=calls.peak(), device=calls.device(), versions=calls.versions)
+            return
+        answer(seconds=timed(calls.train if line.strip() == "train" else calls.forward))
+
+
+# ---- The run ---------------------------------------------------------------------------------
+
+
+class Worker:
+    """A contender's process and what it has answered.
+
+    Attributes:
+      record: the job, its times in seconds, and `error` once it has failed.
+    """
+
+    def __init__(self, job: Job):
+        self.record: dict[str, Any] = {**job._asdict(), "train_s": [], "forward_s": []}
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", json.dumps(job._asdict())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            # Huge pages for everybody, as `lrd_jax.main` gives them to training.
+            env={
+                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+                **os.environ,
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            },
+        )
+
+    @property
+    def failed(self) -> bool:
+        """Whether the process has died; its other turns are skipped."""
+        return "error" in self.record
+
+    def ask(self, question: str = "") -> dict[str, Any]:
+        """Sends a line and waits for the answer; {} and a failure noted if there is none."""
+        assert self.process.stdin and self.process.stdout
+        try:
+            if question:
+                print(question, file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline())
+        except (OSError, ValueError):
+            self.errors.seek(0)
+            lines = [line for line in self.errors.read().splitlines() if line.strip()]
+            status = self.process.wait()
+            self.record["error"] = lines[-1][:200] if lines else f"ended with status {status}"
+            return {}
+
+    def turn(self, seconds: float) -> bool:
+        """One call of each kind, unless its time is used up. Returns whether it did something."""
+        done = len(self.record["train_s"])
+        spent = sum(self.record["train_s"]) + sum(self.record["forward_s"])
+        if self.failed or (done >= 3 and spent > seconds):
+            return False
+        # PyTorch's threads spin for a while after a call, on the cores of whoever is next.
+        time.sleep(0.3)
+        for what in ("train", "forward"):
+            self.ask(what)  # untimed: an idle process may have lost its pages and caches
+            if answer := self.ask(what):
+                self.record[f"{what}_s"].append(answer["seconds"])
+        return True
+
+    def close(self) -> None:
+        """Asks for the rest and ends the process."""
+        if not self.failed:
+            self.record.update(self.ask("end"))
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+def measure(jobs: list[Job], repeats: int, seconds: float) -> list[dict[str, Any]]:
+    """Times the contenders of one shape in turns; returns their records."""
+    workers = []
+    try:
+        for job in jobs:  # one after the other: compiling is timed as well
+            workers.append(worker := Worker(job))
+            worker.record.update(worker.ask())
+        for _ in range(repeats):
+            if not any([worker.turn(seconds) for worker in workers]):
+                break
+    finally:
+        for worker in workers:
+            worker.close()
+    return [summary(worker.record) for worker in workers]
+
+
+def summary(record: dict[str, Any]) -> dict[str, Any]:
+    """Adds medians."""
+    medians = {
+        f"median_{what}_s": statistics.median(record[f"{what}_s"])
+        for what in ("train", "forward")
+        if record[f"{what}_s"]
+    }
+    return {**record, **medians}
+
+
+def shape_of(record: dict[str, Any]) -> tuple[int, int, int]:
+    """Steps, batch, units."""
+    return record["steps"], record["batch"], record["units"]
+
+
+def medians(records: list[dict[str, Any]], shape: tuple[int, int, int]) -> dict[str, float]:
+    """Contender -> median seconds of a training step at `shape`, of those that worked."""
+    return {
+        r["contender"]: r["median_train_s"]
+        for r in records
+        if shape_of(r) == shape and "median_train_s" in r
+    }
+
+
+def yardstick(times: dict[str, float], contender: str) -> tuple[float, float]:
+    """Times of PyTorch's module (LSTM, or GRU for a GRU) and of its fastest loop over the cell."""
+    cell = contender.rpartition("-")[2]
+    module = times.get("torch-gru" if cell == "gru" else "torch-lstm", math.nan)
+    loops = [s for c, s in times.items() if c.startswith("torch_") and c.endswith(f"-{cell}")]
+    return module, min(loops, default=math.nan)
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """All records as Markdown: times in milliseconds, ratios of training steps."""
+    lines = [
+        "| T x batch x H | contender | train ms | forward ms | us/step | / torch module |"
+        " / torch loop | first call s | peak MB | n |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+
+    def number(value: float, digits: int) -> str:
+        return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+    for r in records:
+        shape = " x ".join(map(str, shape_of(r)))
+        if "median_train_s" not in r:
+            lines.append(f"| {shape} | {r['contender']} | failed: {r.get('error')} |" + " |" * 7)
+            continue
+        train, forward = r["median_train_s"], r.get("median_forward_s", math.nan)
+        module, loop = yardstick(medians(records, shape_of(r)), r["contender"])
+        cells = (
+            shape,
+            r["contender"],
+            number(1e3 * train, 1),
+            number(1e3 * forward, 1),
+            number(1e6 * train / r["steps"], 1),
+            number(train / module, 2),
+            number(train / loop, 2),
+            number(r["compile_s"], 1),
+            number(r.get("peak_bytes", math.nan) / 1e6, 0),
+            str(len(r["train_s"])),
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def goals(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The goals that the records speak to: ratio, goal, and whether it is met."""
+    found = []
+    for index, shape in enumerate(GOAL_SHAPES):
+        times = medians(records, shape)
+        for contender, against, limits in GOALS:
+            limit = limits[index]
+            module, loop = yardstick(times, contender)
+            ratio = times.get(contender, math.nan) / (loop if against == "loop" else module)
+            if limit is not None and not math.isnan(ratio):
+                entry = {"shape": shape, "contender": contender, "against": against}
+                found.append({**entry, "ratio": ratio, "goal": limit, "met": ratio <= limit})
+    return found
+
+
+def plot(records: list[dict[str, Any]], path: pathlib.Path) -> None:
+    """Time per step over T, flat where time is linear in T, and ratios to PyTorch's module."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    worked = [r for r in records if "median_train_s" in r]
+    names = list(dict.fromkeys(r["contender"] for r in worked))
+    colours = {name: plt.get_cmap("tab20")(k % 20) for k, name in enumerate(names)}
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
+    for name in names:
+        mine = [r for r in worked if r["contender"] == name]
+        for batch, units in dict.fromkeys((r["batch"], r["units"]) for r in mine):
+            line = sorted(
+                (r["steps"], 1e6 * r["median_train_s"] / r["steps"])
+                for r in mine
+                if (r["batch"], r["units"]) == (batch, units)
+            )
+            left.plot(*zip(*line, strict=True), marker="o", color=colours[name], lw=1, ms=3)
+    left.set(xscale="log", yscale="log", xlabel="time steps T", ylabel="training step / T (µs)")
+    left.set_title("flat = time linear in T; one line per batch and units")
+
+    shapes = list(dict.fromkeys(map(shape_of, worked)))
+    for name in names:
+        points = []
+        for k, shape in enumerate(shapes):
+            times = medians(records, shape)
+            points.append((k, times.get(name, math.nan) / yardstick(times, name)[0]))
+        right.plot(*zip(*points, strict=True), "o-", color=colours[name], label=name, lw=1, ms=4)
+    right.axhline(1, color="black", lw=0.8)
+    right.set(yscale="log", ylabel="training step / that of torch.nn.LSTM (GRU: torch.nn.GRU)")
+    right.set_xticks(range(len(shapes)), ["x".join(map(str, s)) for s in shapes], rotation=60)
+    right.legend(fontsize=7, ncols=2)
+    figure.savefig(path, dpi=120)
+
+
+def parse_shapes(text: str) -> list[tuple[int, int, int]]:
+    """A key of `SHAPES`, or a comma list of STEPSxBATCHxUNITS."""
+    if text in SHAPES:
+        return SHAPES[text]
+    try:
+        shapes = [tuple(int(n) for n in word.split("x")) for word in text.split(",")]
+        return [(t, b, h) for t, b, h in shapes]
+    except ValueError:
+        known = ", ".join(SHAPES)
+        raise argparse.ArgumentTypeError(f"{text!r}: use {known} or e.g. 784x64x128") from None
+
+
+def parse_contenders(text: str) -> list[str]:
+    """A comma list of `CONTENDERS`."""
+    names = text.split(",")
+    if unknown := sorted(set(names) - set(CONTENDERS)):
+        known = ", ".join(CONTENDERS)
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)} unknown; known: {known}")
+    return names
+
+
+def main() -> None:
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="two shapes, five turns, no scan path")
+    parser.add_argument("--shapes", type=parse_shapes, help="all, goal, quick or a comma list")
+    parser.add_argument("--contenders", type=parse_contenders, help="a comma list; default all")
+    parser.add_argument("--repeats", type=int, help="turns of each contender at most; default 20")
+    parser.add_argument("--seconds", type=float, default=30.0, help="work of each, about")
+    parser.add_argument("--inputs", type=int, default=1, help="features of one time step")
+    parser.add_argument("--output", type=pathlib.Path, help="without suffix; default in results/")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(Job(**json.loads(options.worker)))
+        return
+
+    shapes = options.shapes or SHAPES["quick" if options.quick else "all"]
+    contenders = options.contenders or (QUICK if options.quick else CONTENDERS)
+    repeats = options.repeats or (5 if options.quick else 20)
+    records: list[dict[str, Any]] = []
+    for steps, batch, units in shapes:
+        print(f"{steps}x{batch}x{units} ...", file=sys.stderr, flush=True)
+        jobs = [Job(name, steps, batch, units, options.inputs) for name in contenders]
+        records += measure(jobs, repeats, options.seconds)
+
+    described = [r.pop("device") for r in records if "device" in r]
+    device = described[0] if described else "no device"
+    versions: dict[str, str] = {}
+    for record in records:
+        versions.update(record.pop("versions", {}))
+    result = {
+        "config": {"repeats": repeats, "seconds": options.seconds, "inputs": options.inputs},
+        "command": ["python", "scripts/bench_recurrence.py", *sys.argv[1:]],
+        "date": time.strftime("%Y-%m-%d"),
+        "devices": sorted(set(described)),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+        "versions": versions,
+        "commit": provenance.commit(),
+        "goals": goals(records),
+        "records": records,
+    }
+    slug = "gpu" if "gpu" in device or "cuda" in device else "cpu"
+    output = options.output or ROOT / "results" / f"bench_recurrence_{slug}"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    plot(records, output.with_suffix(".png"))
+    print(table(records))
+    for goal in result["goals"]:
+        shape = "x".join(map(str, goal["shape"]))
+        verdict = "met" if goal["met"] else "MISSED"
+        print(
+            f"{shape}: {goal['contender']} / {goal['against']} = {goal['ratio']:.2f},"
+            f" goal {goal['goal']}: {verdict}"
+        )
+
+
+if __name__ == "__main__":
+    main()

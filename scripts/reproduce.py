@@ -1,0 +1,230 @@
+"""Runs an experiment's variants for the same number of steps, and records what came out.
+
+    python scripts/reproduce.py pmnist_gates --budget-minutes=60
+    python scripts/reproduce.py --table          # only rewrite README's table from results/
+
+Writes `results/NAME.json` (config, versions, commit, device, seeds, curves), `results/NAME.png`
+and the README's table. A budget fixes the number of steps before the first run, so that all
+variants together fit into it at the speed measured beforehand; their schedules stay those of the
+full length, and the table says how far they got. Interrupted, the same command continues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from lrd_jax import config as configs
+from lrd_jax.errors import UserError
+from lrd_jax.reporting.plots import plot_curves
+from lrd_jax.reporting.writers import read_metrics
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Variants of one config that are compared with each other.
+
+    Attributes:
+      title: for table and figure.
+      config: value of `--config`.
+      variants: name in the table -> overrides, `key=value`.
+      metric: what is plotted.
+    """
+
+    title: str
+    config: str
+    variants: dict[str, tuple[str, ...]]
+    metric: str = "accuracy"
+
+
+EXPERIMENTS = {
+    "digits_urlstm": Experiment(
+        "Permuted digits (64 steps), 128 units",
+        "configs/urlstm_pdigits.py",
+        {"UR-LSTM": ()},
+    ),
+    "digits_bfloat16": Experiment(
+        "Permuted digits, precision of the products in time",
+        "configs/urlstm_pdigits.py",
+        {"float32": (), "bfloat16": ("model.compute_dtype=bfloat16",)},
+    ),
+    "mnist_rows_lstm": Experiment(
+        "Row-wise MNIST (28 steps), 128 units",
+        "configs/lstm_mnist_rows.py",
+        {"LSTM (untied)": ()},
+    ),
+    "pmnist_gates": Experiment(
+        "Permuted MNIST (784 steps), 128 units",
+        "configs/urlstm_pmnist.py",
+        {"LSTM (untied)": ("model.cell=lstm",), "UR-LSTM": ("model.cell=urlstm",)},
+    ),
+}
+
+
+def command(experiment: Experiment, overrides: tuple[str, ...], workdir: Path) -> list[str]:
+    """The command line of one run."""
+    flags = [f"--config.{override}" for override in overrides]
+    return [
+        sys.executable,
+        *("-m", "lrd_jax.main", f"--config={experiment.config}", f"--workdir={workdir}"),
+        *flags,
+    ]
+
+
+def _run(argv: list[str]) -> None:
+    status = subprocess.run(argv, cwd=ROOT, check=False).returncode
+    if status:
+        raise SystemExit(status)
+
+
+def steps_for(experiment: Experiment, extra: tuple[str, ...], minutes: float) -> int:
+    """Number of steps that lets every variant run one after the other within the budget.
+
+    Args:
+      experiment: what to run.
+      extra: overrides for every variant.
+      minutes: wall time for all variants together.
+
+    Returns:
+      Steps, the same for all; evaluations are not counted, so a tenth is set aside for them.
+    """
+    seconds_per_step = 0.0
+    for overrides in experiment.variants.values():
+        with tempfile.TemporaryDirectory() as folder:
+            probe = ("train.stop_step=40", "train.log_every_steps=20", "data.valid_split=last:64")
+            workdir = Path(folder) / "probe"
+            _run(command(experiment, (*overrides, *extra, *probe), workdir))
+            train = [r for r in read_metrics(workdir / "metrics.jsonl") if r["split"] == "train"]
+            seconds_per_step += 1 / train[-1]["steps_per_s"]
+    return max(1, int(0.9 * minutes * 60 / seconds_per_step))
+
+
+def collect(
+    name: str, experiment: Experiment, workdirs: dict[str, Path], argv: list[str]
+) -> dict[str, Any]:
+    """What `results/NAME.json` holds."""
+    variants = []
+    for label, workdir in workdirs.items():
+        result = json.loads((workdir / "result.json").read_text())
+        config = configs.from_json((workdir / "config.json").read_text())
+        curve = [
+            {key: value for key, value in record.items() if key != "epoch"}
+            for record in read_metrics(workdir / "metrics.jsonl")
+        ]
+        # Train lines are for the eye: about two hundred are enough.
+        train = [r for r in curve if r["split"] == "train"]
+        thinned = train[:: max(1, len(train) // 200)]
+        curve = [r for r in curve if r["split"] != "train" or r in thinned]
+        variants.append(
+            {"name": label, "config": config.to_dict(), "result": result} | {"curve": curve}
+        )
+    return {
+        "name": name,
+        "title": experiment.title,
+        "command": " ".join(["python", *argv]),
+        "device": variants[0]["result"]["device"],
+        "cores": os.cpu_count(),
+        "versions": variants[0]["result"]["versions"],
+        "commit": variants[0]["result"]["commit"],
+        "variants": variants,
+    }
+
+
+def table() -> str:
+    """The README's table, made of everything in `results/` that has variants."""
+    lines = [
+        "| experiment | variant | steps (of full length) | best valid. | test | wall time |",
+        "|---|---|---|---|---|---|",
+    ]
+    for path in sorted(RESULTS.glob("*.json")):
+        record = json.loads(path.read_text())
+        for variant in record.get("variants", []):
+            result = variant["result"]
+            metric = "accuracy" if "accuracy" in result["test"] else "loss"
+            unit = (lambda v: f"{100 * v:.2f} %") if metric == "accuracy" else "{:.4f}".format
+            part = result["steps"] / result["num_steps"]
+            done = "all" if part == 1 else f"{100 * part:.0f} %, unfinished"
+            lines.append(
+                f"| [{record['title']}](results/{path.name}) | {variant['name']}"
+                f" | {result['steps']} ({done})"
+                f" | {unit(result['best']['valid'][metric])} | {unit(result['test'][metric])}"
+                f" | {result['wall_time_s'] / 60:.1f} min |"
+            )
+    return "\n".join(lines)
+
+
+def rewrite_readme() -> None:
+    """Puts `table()` between the markers in README.md, so that text and data cannot drift apart."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    pattern = r"(<!-- results -->\n).*?(<!-- /results -->)"
+    new, found = re.subn(
+        pattern, lambda m: m[1] + table() + "\n" + m[2], text, count=1, flags=re.DOTALL
+    )
+    if not found:
+        raise UserError("README.md has lost the markers <!-- results --> and <!-- /results -->")
+    readme.write_text(new)
+
+
+def main() -> None:
+    """Parses the command line, runs, records."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("name", nargs="?", choices=sorted(EXPERIMENTS))
+    parser.add_argument("--budget-minutes", type=float, default=0.0, help="0 = full length")
+    parser.add_argument("--steps", type=int, default=0, help="stop every variant at this step")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key")
+    parser.add_argument("--table", action="store_true", help="only rewrite README's table")
+    args = parser.parse_args()
+    if args.table:
+        rewrite_readme()
+        return
+    if args.name is None:
+        parser.error("name an experiment: " + ", ".join(sorted(EXPERIMENTS)))
+    experiment, extra = EXPERIMENTS[args.name], tuple(args.set)
+    folder = ROOT / "runs" / "reproduce" / args.name
+    folder.mkdir(parents=True, exist_ok=True)
+    fixed = folder / "stop_step"  # fixed once, so that a resumed comparison stays one
+    if args.steps or args.budget_minutes:
+        if not fixed.exists():
+            steps = args.steps or steps_for(experiment, extra, args.budget_minutes)
+            fixed.write_text(str(steps))
+        extra += (f"train.stop_step={fixed.read_text()}",)
+    workdirs = {}
+    for label, overrides in experiment.variants.items():
+        workdirs[label] = folder / re.sub(r"\W+", "_", label).strip("_")
+        _run(command(experiment, (*overrides, *extra), workdirs[label]))
+    RESULTS.mkdir(exist_ok=True)
+    record = collect(args.name, experiment, workdirs, [*map(_relative, sys.argv)])
+    (RESULTS / f"{args.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    plot_curves(
+        {label: workdir for label, workdir in workdirs.items()},
+        RESULTS / f"{args.name}.png",
+        curves=(("valid", experiment.metric), ("train", "loss")),
+        title=experiment.title,
+    )
+    rewrite_readme()
+
+
+def _relative(argument: str) -> str:
+    """The script's path as seen from the project, so that no machine's path is recorded."""
+    path = Path(argument)
+    return str(path.resolve().relative_to(ROOT)) if path.suffix == ".py" else argument
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        print(f"reproduce: error: {error}", file=sys.stderr)
+        sys.exit(2)
