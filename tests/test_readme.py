@@ -1,0 +1,40 @@
+"""What the README says, run or compared."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_examples_run():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert blocks
+    for block in blocks:
+        names = {}
+        exec(block, names)
+        assert names["out"].outputs.shape == (8, 100, 64)
+        assert names["out"].last.shape == (8, 64)
+
+
+def test_results_table_is_what_the_results_say(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    reproduce = importlib.import_module("reproduce")
+    shown = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", README, re.DOTALL)
+    assert shown
+    assert shown[1] == reproduce.table()
+
+
+@pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_links_lead_somewhere(path):
+    assert (ROOT / path).exists()
+
+
+def test_named_configs_exist():
+    named = re.findall(r"`(?:configs/)?(\w+\.py)(?::[\w,-]+)?` \|", README)
+    assert len(named) >= 5
+    for name in named:
+        assert (ROOT / "configs" / name).exists(), name
