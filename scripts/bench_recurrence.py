@@ -199,7 +199,7 @@ def jax_calls(job: Job) -> Calls:
 
 def torch_calls(job: Job) -> Calls:
     """PyTorch's own modules, and loops over cells it has not, eager, scripted or compiled."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     torch.set_flush_denormal(True)
     torch.manual_seed(0)
@@ -263,7 +263,7 @@ def torch_calls(job: Job) -> Calls:
 
 def torch_loop(cell: str, way: str) -> Callable[..., Any]:
     """The loop over time, `(list of (batch, 4 d), h, c, W_h, blocked) -> last h`."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     import torch_cells  # beside this file
 
     step, loop = {

@@ -5,8 +5,8 @@ inputs, one `(batch, 4 d)` tensor a step, so that a step holds one fused product
 because TorchScript's gradient of `chunk` was seen to lose gates whose gradient is undefined.)
 """
 
-import torch
-from torch import Tensor
+import torch  # pyright: ignore[reportMissingImports]
+from torch import Tensor  # pyright: ignore[reportMissingImports]
 
 
 def lstm_step(z: Tensor, h: Tensor, c: Tensor, wh: Tensor) -> tuple[Tensor, Tensor]:
