@@ -69,6 +69,28 @@ EXPERIMENTS = {
         "configs/urlstm_pmnist.py",
         {"LSTM (untied)": ("model.cell=lstm",), "UR-LSTM": ("model.cell=urlstm",)},
     ),
+    "copying_hdetach": Experiment(
+        "Copying, preset hdetach, delay 100, LSTM (untied) of 128 units",
+        "configs/hdetach_copying.py:H1",
+        {
+            "p_block 0": (),
+            "p_block 0.5": ("detach.p_block=0.5", "detach.off_last_epochs=39"),
+        },
+    ),
+    "copying_gates": Experiment(
+        "Copying, preset gu, lag 480 (500 steps), 256 units",
+        "configs/gating_synthetic.py:G1-UR",
+        {"`--` (tied)": ("model.gates=--",), "UR-LSTM": ()},
+    ),
+    "adding_gates": Experiment(
+        "Adding, 500 steps, 256 units",
+        "configs/gating_synthetic.py:G2-UR",
+        {
+            "`--` (tied)": ("data.length=500", "model.gates=--"),
+            "UR-LSTM": ("data.length=500",),
+        },
+        metric="loss",
+    ),
 }
 
 
