@@ -3,6 +3,7 @@
     python scripts/bench_recurrence.py                    # every shape: hours on two cores
     python scripts/bench_recurrence.py --quick            # two shapes, a few minutes
     python scripts/bench_recurrence.py --shapes=goal      # the three shapes with a goal
+    python scripts/bench_recurrence.py --shapes=grid      # 128 to 2048 steps, 128 to 512 units
     python scripts/bench_recurrence.py --shapes=784x64x128 --contenders=ours-fused-lstm,torch-lstm
 
 A shape is steps x batch x units; inputs have `--inputs` features. A training step is the loss of
@@ -12,7 +13,7 @@ keeps nothing for a gradient. The first call is timed apart: it compiles.
 Every contender lives in a process of its own: JAX and PyTorch in one process would fight for the
 cores, and its peak memory would be that of both. The processes of a shape are alive together and
 take turns, two calls each of which the second counts, so that a disturbance hits them all; one that
-waits for its turn sleeps.
+waits for its turn sleeps. (Calls of seconds count from the first: warm caches are nothing to them.)
 A contender's turns end after `--seconds` of work, but not before three.
 
 Peak memory on a CPU is what the process grew by, compiling included; on a GPU, what its allocator
@@ -51,6 +52,7 @@ GRID = [(t, b, h) for b in (64, 128) for h in (128, 256, 512) for t in (128, 784
 SHAPES = {
     "all": list(dict.fromkeys([*GOAL_SHAPES, *GRID])),
     "goal": list(GOAL_SHAPES),
+    "grid": GRID,
     "quick": [(128, 64, 128), (784, 64, 128)],
 }
 CELLS: dict[str, tuple[dict[str, Any], float]] = {  # model options, p_block
@@ -79,6 +81,7 @@ GOALS = (
     ("ours-fused-urlstm", "loop", (0.5, None, 0.35)),
     ("ours-fused-hdetach", "loop", (None, 0.8, None)),
 )
+_LONG_S = 2.0  # a call that takes longer needs no untimed one before it
 
 
 class Job(NamedTuple):
@@ -362,7 +365,8 @@ class Worker:
         # PyTorch's threads spin for a while after a call, on the cores of whoever is next.
         time.sleep(0.3)
         for what in ("train", "forward"):
-            self.ask(what)  # untimed: an idle process may have lost its pages and caches
+            if not self.record[f"{what}_s"] or self.record[f"{what}_s"][-1] < _LONG_S:
+                self.ask(what)  # untimed: an idle process may have lost its pages and caches
             if answer := self.ask(what):
                 self.record[f"{what}_s"].append(answer["seconds"])
         return True
