@@ -478,7 +478,10 @@ def goals(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def plot(records: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Time per step over T, flat where time is linear in T, and ratios to PyTorch's module."""
+    """Ratios to PyTorch's module; and time per step over T, flat where time is linear in T.
+
+    The second is drawn where some batch and units were measured at more than one T.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -487,18 +490,15 @@ def plot(records: list[dict[str, Any]], path: pathlib.Path) -> None:
     worked = [r for r in records if "median_train_s" in r]
     names = list(dict.fromkeys(r["contender"] for r in worked))
     colours = {name: plt.get_cmap("tab20")(k % 20) for k, name in enumerate(names)}
-    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 5.5), layout="constrained")
-    for name in names:
-        mine = [r for r in worked if r["contender"] == name]
-        for batch, units in dict.fromkeys((r["batch"], r["units"]) for r in mine):
-            line = sorted(
-                (r["steps"], 1e6 * r["median_train_s"] / r["steps"])
-                for r in mine
-                if (r["batch"], r["units"]) == (batch, units)
-            )
-            left.plot(*zip(*line, strict=True), marker="o", color=colours[name], lw=1, ms=3)
-    left.set(xscale="log", yscale="log", xlabel="time steps T", ylabel="training step / T (µs)")
-    left.set_title("flat = time linear in T; one line per batch and units")
+    lines: dict[tuple[str, int, int], list[tuple[int, float]]] = {}
+    for r in worked:
+        point = (r["steps"], 1e6 * r["median_train_s"] / r["steps"])
+        lines.setdefault((r["contender"], r["batch"], r["units"]), []).append(point)
+    lines = {key: sorted(points) for key, points in lines.items() if len(points) > 1}
+    figure, axes = plt.subplots(
+        1, 1 + bool(lines), figsize=(13 if lines else 8, 5.5), layout="constrained", squeeze=False
+    )
+    left, right = axes[0, 0], axes[0, -1]
 
     shapes = list(dict.fromkeys(map(shape_of, worked)))
     for name in names:
@@ -506,11 +506,19 @@ def plot(records: list[dict[str, Any]], path: pathlib.Path) -> None:
         for k, shape in enumerate(shapes):
             times = medians(records, shape)
             points.append((k, times.get(name, math.nan) / yardstick(times, name)[0]))
-        right.plot(*zip(*points, strict=True), "o-", color=colours[name], label=name, lw=1, ms=4)
-    right.axhline(1, color="black", lw=0.8)
-    right.set(yscale="log", ylabel="training step / that of torch.nn.LSTM (GRU: torch.nn.GRU)")
-    right.set_xticks(range(len(shapes)), ["x".join(map(str, s)) for s in shapes], rotation=60)
-    right.legend(fontsize=7, ncols=2)
+        left.plot(*zip(*points, strict=True), "o-", color=colours[name], label=name, lw=1, ms=4)
+    left.axhline(1, color="black", lw=0.8)
+    left.set(yscale="log", ylabel="training step / that of torch.nn.LSTM (GRU: torch.nn.GRU)")
+    left.yaxis.set_minor_formatter("{x:g}")
+    left.set_xticks(range(len(shapes)), ["x".join(map(str, s)) for s in shapes], rotation=60)
+    figure.legend(loc="outside right center", fontsize=8, frameon=False)
+    if lines:
+        for (name, _, _), points in lines.items():
+            right.plot(*zip(*points, strict=True), marker="o", color=colours[name], lw=1, ms=3)
+        right.set(
+            xscale="log", yscale="log", xlabel="time steps T", ylabel="training step / T (µs)"
+        )
+        right.set_title("flat = time linear in T; one line per batch and units")
     figure.savefig(path, dpi=120)
 
 
