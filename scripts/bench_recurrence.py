@@ -65,6 +65,7 @@ CONTENDERS = (
     *(f"ours-{path}-{cell}" for cell in CELLS for path in ("fused", "scan")),
     "ours-recompute-lstm",
     "ours-bfloat16-lstm",
+    "products-lstm",  # the matrix products of ours-fused-lstm and nothing else: what bounds it
     "flax-lstm",
     "torch-lstm",
     "torch-gru",
@@ -134,7 +135,9 @@ def jax_calls(job: Job) -> Calls:
     from lrd_jax.recurrence import Recurrence, bfloat16_dot
 
     kind, *path, cell = job.contender.split("-")
-    if kind == "flax":
+    if kind == "products":
+        init, last, gradients = products(job)
+    elif kind == "flax":
         rnn: Any = nn.RNN(nn.OptimizedLSTMCell(job.units))
 
         def last(params, x, draws):
@@ -166,7 +169,8 @@ def jax_calls(job: Job) -> Calls:
         def loss(params):
             return (last(params, x, draws) ** 2).sum() / local
 
-        return jax.lax.pmean(jax.grad(loss)(params), devices.AXIS)
+        grads = gradients(params, x) if kind == "products" else jax.grad(loss)(params)
+        return jax.lax.pmean(grads, devices.AXIS)
 
     split = P(devices.AXIS)
     train = devices.data_parallel(gradient, mesh, (P(), split, P()), P(), ())
@@ -198,6 +202,42 @@ def jax_calls(job: Job) -> Calls:
         provenance.device_description,
         provenance.versions(),
     )
+
+
+def products(job: Job) -> tuple[Callable[..., Any], ...]:
+    """The products of an LSTM over time alone: one a step forward, one a step back, one after.
+
+    Returns what `jax_calls` calls `init` and `last`, and the stand-in for a gradient.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    units = job.units
+
+    def init(key, x):
+        # The states go through the first block, which keeps their size at any number of steps.
+        keeping = jax.nn.initializers.orthogonal()(key, (units, units))
+        return jnp.concatenate([keeping, jax.random.normal(key, (units, 3 * units))], axis=1)
+
+    def forward(kernel, x):
+        def step(h, _):
+            z = h @ kernel
+            return z[:, :units], (h, z)
+
+        start = jnp.broadcast_to(x[:, 0, :1], (x.shape[0], units))
+        return jax.lax.scan(step, start, None, length=x.shape[1])
+
+    def gradients(kernel, x):
+        last, (states, z) = forward(kernel, x)
+
+        def step(d, z):
+            dz = jnp.concatenate([d, z[:, units:]], axis=1)
+            return dz @ kernel.T, dz
+
+        _, dz = jax.lax.scan(step, last, z, reverse=True)
+        return states.reshape(-1, units).T @ dz.reshape(-1, 4 * units)
+
+    return init, lambda kernel, x, draws: forward(kernel, x)[0], gradients
 
 
 def torch_calls(job: Job) -> Calls:
