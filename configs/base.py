@@ -16,9 +16,10 @@ def get_config() -> ml_collections.ConfigDict:
 
     d: Any = ml_collections.ConfigDict()
     c.data = d
-    d.name = "digits"  # digits | mnist | fashion_mnist | cifar10 | copy | adding
+    # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text
+    d.name = "digits"
     d.data_dir = "~/tensorflow_datasets"  # where prepared data sets live
-    d.batch_size = 64  # examples per step over all devices
+    d.batch_size = 64  # examples (of text: parallel streams) per step over all devices
     d.permutation = "none"  # none | 92916 | bitreverse | seed:<n>; the same for every run seed
     d.order = "pixel"  # pixel: one pixel a step; row: one image row a step
     d.pixels_per_step = 1  # pixels grouped into one step, after the permutation
@@ -26,7 +27,9 @@ def get_config() -> ml_collections.ConfigDict:
     d.normalise = False  # cifar10: also subtract each channel's mean and divide by its deviation
     d.preset = ""  # copy, to be named: hdetach | gu | marker; published definitions differ
     d.delay = 0  # copy: blank steps between the symbols and the signal to recall them
-    d.length = 0  # adding: time steps
+    d.length = 0  # adding: time steps; text: tokens of a window
+    d.text_dir = ""  # text: folder of .txt files, or one file; see lrd_jax/data/text.py
+    d.unit = "char"  # text: char | word
     d.encoding = "preset"  # copy: preset (what the preset's paper used) | scalar | onehot
     d.steps_per_epoch = 1000  # copy, adding: training batches that are called one epoch
 
@@ -54,6 +57,10 @@ def get_config() -> ml_collections.ConfigDict:
     m.bidirectional = False  # adds to every layer one that reads the sequence backwards
     m.dropout = 0.0  # rate between layers
     m.learn_initial = False  # the initial state is a parameter
+    m.embedding_size = 0  # language: width of a token's vector; 0 = hidden_size
+    m.tie_embeddings = False  # language: one parameter embeds tokens and reads them out, no bias
+    m.embedding_dropout = 0.0  # language: rate on the embedded tokens
+    m.output_dropout = 0.0  # language: rate on the output of the last layer
     m.compute_dtype = "float32"  # float32 | bfloat16: operands of the matrix products in time
     m.backend = "auto"  # auto | scan | fused: how time is unrolled
     m.recompute = False  # fused: less memory, one more product a step in the backward pass
@@ -98,6 +105,10 @@ def get_config() -> ml_collections.ConfigDict:
     e.split = "test"  # train | valid | test, for --mode=eval
     e.batch_size = 0  # examples per evaluation batch; 0 = the training batch size
     e.delays = ()  # copy: evaluate at each of these delays, e.g. (200, 400, 1000); () = data.delay
+    e.sample_tokens = 0  # language: write a text of so many tokens instead of evaluating
+    e.temperature = 1.0  # of the sample: logits are divided by it; 0 = always the likeliest token
+    e.prompt = ""  # what the sample goes on from
+    e.sample_seed = 0  # another one draws another text
 
     v: Any = ml_collections.ConfigDict()
     c.devices = v
@@ -136,6 +147,7 @@ def finish(config: Any, arg: str, rows: dict | None = None) -> ml_collections.Co
         config.data.delay = min(config.data.delay, 20)
         config.data.length = min(config.data.length, 50)
         config.model.hidden_size = min(config.model.hidden_size, 16)
+        config.model.embedding_size = min(config.model.embedding_size, 16)
         config.model.head_hidden = tuple(min(width, 32) for width in config.model.head_hidden)
         config.detach.off_last_epochs = 0  # or it would be off in all of so few epochs
         config.train.num_steps = 30

@@ -18,6 +18,7 @@ _CHANGEABLE = (
     "devices",
     "eval",
     "data.data_dir",
+    "data.text_dir",  # the text itself is compared with that of the work directory
     "model.backend",
     "train.log_every_steps",
     "train.checkpoint_every_steps",
@@ -43,6 +44,9 @@ _AT_LEAST = {
     "train.checkpoint_every_steps": 0,
     "train.log_every_steps": 1,
     "eval.batch_size": 0,
+    "eval.sample_tokens": 0,
+    "eval.temperature": 0,
+    "eval.sample_seed": 0,
     "devices.cpu_devices": 0,
 }
 _NON_EMPTY = ("data.name", "data.data_dir")

@@ -35,13 +35,16 @@ def main(flag: command_line.ConfigFlag) -> None:
     from lrd_jax.training import devices
 
     devices.configure(config)  # before anything makes JAX create its client
-    from lrd_jax.training import evaluation, loop, transfer
+    from lrd_jax.training import evaluation, loop, sampling, transfer
 
-    if _MODE.value == "eval":
-        evaluate = transfer.evaluate if config.eval.delays else evaluation.evaluate
-        evaluate(workdir, flag.overrides)
-    else:
+    if _MODE.value == "train":
         loop.train(config, workdir, flag.spec)
+    elif config.eval.sample_tokens:
+        sampling.sample(workdir, flag.overrides)
+    elif config.eval.delays:
+        transfer.evaluate(workdir, flag.overrides)
+    else:
+        evaluation.evaluate(workdir, flag.overrides)
 
 
 def _set_up_messages() -> None:

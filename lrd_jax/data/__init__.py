@@ -23,6 +23,9 @@ _MODULES = {
     "digits": "lrd_jax.data.images",
     "fashion_mnist": "lrd_jax.data.images",
     "mnist": "lrd_jax.data.images",
+    "text": "lrd_jax.data.text",
+    "wikitext103": "lrd_jax.data.text",
+    "wikitext2": "lrd_jax.data.text",
 }
 
 

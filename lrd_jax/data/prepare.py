@@ -240,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted: nothing was prepared", file=sys.stderr)
         return 130
     sizes = ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items())
+    sizes += f" {builder.RECORDS}" if builder.RECORDS else ""
     state = "was already prepared" if was_prepared else "is prepared"
     print(f"{flags.name} {state} in {builder.data_dir}: {sizes}")
     return 0

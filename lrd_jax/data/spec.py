@@ -1,14 +1,19 @@
 """What a data set tells the rest of the library: `DataSpec`, `Batch` and the `Dataset` protocol."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from lrd_jax.data.vocabulary import Vocabulary
+
 Batch = dict[str, np.ndarray]
 """`inputs` (batch, time, features) in the stored dtype, `targets` as `DataSpec.kind` says, and
-`mask` (batch,) float32, which is 1 for a real example and 0 for padding."""
+`mask` (batch,) float32, which is 1 for a real example and 0 for padding.
+
+In running text (kind "language") an example is a token: `inputs`, `targets` and `mask` are (batch,
+time), and `start` (batch,) bool says where a stream begins, so that no state may be carried in."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class DataSpec:
     Attributes:
         kind: what is predicted. "classify": one label per sequence, targets (batch,) int32;
             "tag": one label for each of the last `scored` steps, targets (batch, scored) uint8;
-            "regress": one number after the last step, targets (batch,) float32.
+            "regress": one number after the last step, targets (batch,) float32;
+            "language": the next token after each step, targets (batch, time) int32.
         length: time steps of a sequence.
         features: width of one time step.
         classes: width of the network's output.
@@ -32,6 +38,8 @@ class DataSpec:
         scored: "tag": the loss is a mean over this many last steps.
         recalled: "tag": accuracy counts this many last steps.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
+        vocabulary: "language": what the numbers stand for.
+        rescaled: metric -> what it makes of the mean loss, e.g. perplexity; shown beside it.
     """
 
     kind: str
@@ -44,6 +52,12 @@ class DataSpec:
     scored: int = 0
     recalled: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)
+    vocabulary: Vocabulary | None = None
+    rescaled: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+
+    def with_rescaled(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds to mean metrics what `rescaled` makes of their loss."""
+        return {**metrics, **{name: make(metrics["loss"]) for name, make in self.rescaled.items()}}
 
 
 class Dataset(Protocol):

@@ -7,10 +7,11 @@ from typing import Any
 from lrd_jax.cells import make_cell
 from lrd_jax.errors import UserError
 from lrd_jax.models.classifier import Head, SequenceClassifier
+from lrd_jax.models.language import LanguageModel
 from lrd_jax.models.tagger import SequenceTagger
 from lrd_jax.recurrence import SCOPES, STACK_MASKS, Recurrence, bfloat16_dot
 
-__all__ = ["Head", "SequenceClassifier", "SequenceTagger", "make_recurrence"]
+__all__ = ["Head", "LanguageModel", "SequenceClassifier", "SequenceTagger", "make_recurrence"]
 
 
 def make_recurrence(config: Any, length: int) -> Recurrence:

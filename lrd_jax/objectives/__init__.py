@@ -8,12 +8,18 @@ from lrd_jax.data.spec import DataSpec
 from lrd_jax.horizon import Horizon
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.objectives.classification import Classification
+from lrd_jax.objectives.language import Language
 from lrd_jax.objectives.regression import Regression
 from lrd_jax.objectives.tagging import Tagging
 
 __all__ = ["Objective", "Sums", "make_objective"]
 
-OBJECTIVES = {"classify": Classification, "regress": Regression, "tag": Tagging}
+OBJECTIVES = {
+    "classify": Classification,
+    "language": Language,
+    "regress": Regression,
+    "tag": Tagging,
+}
 
 
 def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:

@@ -62,7 +62,8 @@ class Objective(Protocol):
         Args:
           params: from `init`.
           carry: from `initial_carry` or the batch before.
-          batch: arrays with leading axis `batch`; `mask` is 1 for real examples, 0 for padding.
+          batch: arrays with leading axis `batch`; `mask` is 1 for real examples, 0 for padding,
+            and may have further axes: `(batch, time)` where each token counts.
           draws: this step's randomness; None in evaluation, which never draws.
           step: updates applied so far, for schedules.
 

@@ -1,4 +1,4 @@
-"""What all objectives on independent sequences share."""
+"""What all objectives share; on independent sequences nothing travels between batches."""
 
 from __future__ import annotations
 

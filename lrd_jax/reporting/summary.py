@@ -135,7 +135,7 @@ def _of_step(run: Mapping[str, Any], split: str) -> str:
 
 def _metrics(runs: Sequence[Mapping[str, float | None]]) -> str:
     """Returns e.g. "loss 0.2134, accuracy 94.02 %", or with several runs "... ± ... (3 seeds)"."""
-    parts = [f"{key} {_value(key, runs)}" for key in runs[0]]
+    parts = [f"{key.replace('_', ' ')} {_value(key, runs)}" for key in runs[0]]
     return ", ".join(parts) + (f" ({len(runs)} seeds)" if len(runs) > 1 else "")
 
 
@@ -143,7 +143,8 @@ def _value(key: str, runs: Sequence[Mapping[str, float | None]]) -> str:
     """Returns one metric over runs, e.g. "94.02 ± 0.31 %"."""
     # A seed that stopped with NaN has null in `result.json`.
     values = [value for run in runs if (value := run.get(key)) is not None]
-    factor, digits, unit = (100, 2, " %") if key == "accuracy" else (1, 4, "")
+    formats = {"accuracy": (100, 2, " %"), "perplexity": (1, 2, "")}
+    factor, digits, unit = formats.get(key, (1, 4, ""))
     text = f"{statistics.fmean(values) * factor:.{digits}f}" if values else "nan"
     if len(values) > 1:
         text += f" ± {statistics.stdev(values) * factor:.{digits}f}"

@@ -10,12 +10,13 @@ from typing import Any
 import jax
 
 from lrd_jax import config as configs
+from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.reporting import summary
 from lrd_jax.training.checkpoints import Checkpoints
 from lrd_jax.training.state import TrainState
 from lrd_jax.training.trainer import Metrics, Trainer
-from lrd_jax.training.workdir import write_atomically
+from lrd_jax.training.workdir import check_vocabulary, write_atomically
 
 
 def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -60,6 +61,23 @@ def evaluate_best(workdir: Path, config: Any) -> list[dict[str, Any]]:
     config = config.copy_and_resolve_references()
     config.truncate.steps = 0  # nothing is differentiated, and sequences may be shorter here
     trainer = Trainer(config)
+    trained = restore_best(workdir, trainer)
+    values = trainer.evaluate(trained.best.params, config.eval.split)
+    spec, seeds = trainer.dataset.spec, list(trainer.seeds)
+    return seed_results(jax.device_get(trained), config.eval.split, values, seeds, spec)
+
+
+def restore_best(workdir: Path, trainer: Trainer) -> TrainState:
+    """Restores the newest checkpoint of a work directory, which holds the best parameters.
+
+    Args:
+      workdir: of a run that saved at least once; nothing in it is touched.
+      trainer: built with the run's config.
+
+    Raises:
+      UserError: no such run, or one whose model or text is another.
+    """
+    check_vocabulary(workdir, trainer.dataset.spec.vocabulary)
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoint yet; train it first")
     checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
@@ -69,11 +87,9 @@ def evaluate_best(workdir: Path, config: Any) -> list[dict[str, Any]]:
         checkpoints.close()
     if restored is None:
         raise UserError(f"{workdir} holds no whole checkpoint; train it further")
-    trained = jax.device_get(restored[0])
-    if not trained.best.step.any():
+    if not jax.device_get(restored[0].best.step).any():
         raise UserError(f"{workdir} was not evaluated on validation data yet; train it further")
-    values = trainer.evaluate(restored[0].best.params, config.eval.split)
-    return seed_results(trained, config.eval.split, values, list(trainer.seeds))
+    return restored[0]
 
 
 def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path:
@@ -90,15 +106,16 @@ def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path:
 
 
 def seed_results(
-    trained: TrainState, split: str, values: Metrics, seeds: list[int]
+    trained: TrainState, split: str, values: Metrics, seeds: list[int], spec: DataSpec
 ) -> list[dict[str, Any]]:
     """Best step, its validation metrics and those of `split`, seed by seed.
 
     A seed that stopped with NaN says at which step, and has nulls where it was never validated.
     """
     best, each = trained.best, []
+    best_valid = spec.with_rescaled(best.valid)
     for i, seed in enumerate(seeds):
-        valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best.valid, values))
+        valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best_valid, values))
         if best.step[i] == 0:
             valid, tested = dict.fromkeys(valid), dict.fromkeys(tested)
         entry = {"seed": seed, "best": {"step": int(best.step[i]), "valid": valid}, split: tested}

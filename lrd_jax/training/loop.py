@@ -25,6 +25,7 @@ import numpy as np
 from lrd_jax import command_line
 from lrd_jax import config as configs
 from lrd_jax.data.pipeline import prefetch
+from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, RunError, UserError
 from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.progress import Progress
@@ -33,7 +34,12 @@ from lrd_jax.training.checkpoints import Checkpoints
 from lrd_jax.training.evaluation import seed_results
 from lrd_jax.training.state import TrainState
 from lrd_jax.training.trainer import Metrics, Trainer
-from lrd_jax.training.workdir import finished, work_directory, write_atomically
+from lrd_jax.training.workdir import (
+    finished,
+    keep_vocabulary,
+    work_directory,
+    write_atomically,
+)
 
 
 def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, Any]:
@@ -71,6 +77,7 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
                 config, versions=provenance.versions(), commit=provenance.commit()
             )
             write_atomically(known, text)
+        keep_vocabulary(workdir, trainer.dataset.spec.vocabulary)
         checkpoints = Checkpoints(workdir / "checkpoints")
         try:
             result = _train(trainer, workdir, checkpoints, config_flag)
@@ -84,7 +91,7 @@ def _train(
     trainer: Trainer, workdir: Path, checkpoints: Checkpoints, config_flag: str
 ) -> dict[str, Any]:
     """The loop: batch -> step -> log -> evaluate -> save, in that order."""
-    config, horizon = trainer.config, trainer.horizon
+    config, horizon, spec = trainer.config, trainer.horizon, trainer.dataset.spec
     started = time.monotonic()
     earlier_s = 0.0
 
@@ -103,7 +110,7 @@ def _train(
             data=trainer.dataset.describe(),
             params=one_seed,
             num_seeds=len(trainer.seeds),
-            baselines=trainer.dataset.spec.baselines,
+            baselines=spec.baselines,
         ),
         flush=True,
     )
@@ -122,7 +129,7 @@ def _train(
     # ---- What is due when ---------------------------------------------------------------------
     eval_every = config.train.eval_every_steps or horizon.steps_per_epoch
     save_every = config.train.checkpoint_every_steps or eval_every
-    baselines = trainer.dataset.spec.baselines
+    baselines = spec.baselines
     baseline = {"baseline_loss": baselines["loss"]} if "loss" in baselines else {}
     log_every = config.train.log_every_steps
     seeds = list(trainer.seeds)
@@ -154,12 +161,13 @@ def _train(
                 step = index + 1
                 last = step == end
                 if step % log_every == 0 or last:
-                    values = _means(jax.device_get(state.sums))
+                    values = spec.with_rescaled(_means(jax.device_get(state.sums)))
                     _check_finite(state, seeds)
                     now = time.monotonic()
                     rate = (step - logged_step) / max(now - logged_at, 1e-9)
                     write(step, "train", values, steps_per_s=rate)
-                    progress.update(step, loss=_shown(values["loss"]), **baseline)
+                    shown = {name: _shown(values[name]) for name in ("loss", *spec.rescaled)}
+                    progress.update(step, **shown, **baseline)
                     state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
                     logged_at, logged_step = now, step
                 if step % eval_every == 0 or last:
@@ -168,9 +176,8 @@ def _train(
                     valid = trainer.evaluate(state.params, "valid")
                     write(step, "valid", valid)
                     progress.update(step, **{f"valid_{k}": _shown(v) for k, v in valid.items()})
-                    state = trainer.update_best(
-                        state, {name: value.astype(np.float32) for name, value in valid.items()}
-                    )
+                    compared = {k: valid[k].astype(np.float32) for k in trainer.objective.metrics}
+                    state = trainer.update_best(state, compared)
                     logged_at += time.monotonic() - began  # steps_per_s is of training alone
                 if step % save_every == 0 or last:
                     _check_finite(state, seeds)
@@ -192,7 +199,7 @@ def _train(
         write(end, "test", test)
         writers.flush()
     wall_time_s = earlier_s + time.monotonic() - started
-    result = _result(jax.device_get(state), test, seeds, wall_time_s)
+    result = _result(jax.device_get(state), test, seeds, spec, wall_time_s)
     result |= {"steps": end, "num_steps": horizon.num_steps}
     result |= {"baselines": dict(baselines)} if baselines else {}
     write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
@@ -230,10 +237,10 @@ def _check_finite(state: TrainState, seeds: list[int]) -> None:
 
 
 def _result(
-    trained: TrainState, test: Metrics, seeds: list[int], wall_time_s: float
+    trained: TrainState, test: Metrics, seeds: list[int], spec: DataSpec, wall_time_s: float
 ) -> dict[str, Any]:
     """The content of `result.json`; with several seeds the head holds means over them."""
-    each = seed_results(trained, "test", test, seeds)
+    each = seed_results(trained, "test", test, seeds, spec)
     whole = [entry for entry in each if entry["best"]["step"]]
 
     def mean(parts: list[dict[str, float]]) -> dict[str, float]:

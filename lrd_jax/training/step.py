@@ -41,7 +41,8 @@ def train_step(
     """
     local = batch["mask"].shape[1]
     first = lax.axis_index(AXIS) * local
-    weight = lax.pmean(batch["mask"].sum(axis=1), AXIS)  # (seeds,) examples per device, on average
+    examples = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)
+    weight = lax.pmean(examples, AXIS)  # (seeds,) examples per device, on average
 
     def gradients(
         params: Any, rng: Array, carry: Any, batch: dict[str, Array], weight: Array

@@ -127,7 +127,7 @@ class Trainer:
           split: `train`, `valid` or `test`.
 
         Returns:
-          The mean of each metric, one value per seed.
+          The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
         """
         devices = self.mesh.size
         wanted = self.config.eval.batch_size or self.config.data.batch_size
@@ -145,7 +145,8 @@ class Trainer:
         # Summed on the host in float64: a float32 sum over a large split would lose digits.
         parts = jax.device_get(batches)
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
-        return {name: total / count for name, (total, count) in totals.items()}
+        means = {name: total / count for name, (total, count) in totals.items()}
+        return self.dataset.spec.with_rescaled(means)
 
 
 def _check_memory(shapes: TrainState) -> None:

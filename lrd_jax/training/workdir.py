@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError
 
 
@@ -55,6 +56,43 @@ def write_atomically(path: Path, text: str) -> None:
         raise RunError(
             f"cannot write {path} ({error.strerror}); mend that, then run the same command again"
         ) from error
+
+
+def keep_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
+    """Writes the vocabulary of a run that has one; a run that goes on must have the same text.
+
+    Raises:
+      UserError: see `check_vocabulary`.
+    """
+    check_vocabulary(workdir, vocabulary)
+    path = workdir / "vocabulary.json"
+    if vocabulary is not None and not path.exists():
+        write_atomically(path, vocabulary.to_json())
+
+
+def check_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
+    """Compares the vocabulary, and the text behind it, with that of the work directory, if any.
+
+    Raises:
+      UserError: the text is another one, or the file is damaged.
+    """
+    path = workdir / "vocabulary.json"
+    if vocabulary is None or not path.exists():
+        return
+    try:
+        kept = Vocabulary.from_json(path.read_text())
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged; remove it, and training writes it again from the same text"
+        ) from error
+    changed = sorted(
+        split for split in vocabulary.texts if vocabulary.texts[split] != kept.texts.get(split)
+    )
+    if kept != vocabulary:
+        raise UserError(
+            f"the text is not the one that {workdir} was trained with ({', '.join(changed)} text"
+            " changed): bring that back, or choose another --workdir"
+        )
 
 
 def finished(workdir: Path, config: Any) -> dict[str, Any] | None:

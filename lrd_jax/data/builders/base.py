@@ -31,6 +31,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     SOURCES: ClassVar[tuple[SourceFile, ...]] = ()
     """Files to download; empty where the data comes with a dependency or is drawn."""
 
+    RECORDS: ClassVar[str] = ""
+    """What a stored record is, for people; empty where it is an example."""
+
     @classmethod
     def check_variant(cls, name: str) -> None:
         """Raises UserError unless `NAME/<name>` exists; "" where a data set has no variants."""

@@ -183,8 +183,14 @@ def _find(source: SourceFile, directory: Path) -> Path | None:
 
 
 def wrong_checksum(
-    where: Path | str, expected: str, actual: str, other: str | None = None
+    where: Path | str,
+    expected: str,
+    actual: str,
+    other: str | None = None,
+    algorithm: str = "sha256",
 ) -> UserError:
     """Returns the error for a file of another checksum, with the name of what it holds if known."""
     hint = f"; it holds the contents of {other}" if other else ""
-    return UserError(f"{where} has the wrong sha256: expected {expected}, actual {actual}{hint}")
+    return UserError(
+        f"{where} has the wrong {algorithm}: expected {expected}, actual {actual}{hint}"
+    )

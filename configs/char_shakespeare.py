@@ -1,0 +1,36 @@
+"""A character model of Shakespeare's plays: two LSTM layers of 256 units, minutes on a laptop.
+
+    python -m lrd_jax.main --config=configs/char_shakespeare.py --config.data.text_dir=DIR
+    python -m lrd_jax.main --config=configs/char_shakespeare.py --mode=eval \
+        --config.eval.sample_tokens=500 --config.eval.temperature=0.8 --config.eval.prompt=ROMEO:
+
+DIR holds the text, one file of 1 115 394 characters known as tinyshakespeare (`data/tinyshakespeare`
+of karpathy/char-rnn); any other text file will do. The first nine tenths train, the rest validates.
+"""
+
+from typing import Any
+
+import ml_collections
+
+from configs import base
+
+
+def get_config(arg: str = "") -> ml_collections.ConfigDict:
+    """Returns the config; the argument `quick` shrinks it."""
+    c: Any = base.get_config()
+    c.data.name = "text"
+    c.data.unit = "char"
+    c.data.length = 64
+    c.data.batch_size = 32
+    c.model.cell = "lstm"
+    c.model.hidden_size = 256
+    c.model.num_layers = 2
+    c.model.embedding_size = 64
+    c.model.dropout = 0.2
+    c.model.output_dropout = 0.2
+    c.optim.learning_rate = 4e-3
+    c.optim.schedule = "cosine"
+    c.optim.warmup_steps = 200
+    c.optim.clip_norm = 1.0
+    c.train.num_epochs = 12.0
+    return base.finish(c, arg)

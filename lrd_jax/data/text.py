@@ -1,0 +1,258 @@
+"""Running text, in windows of parallel streams, for language models."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrd_jax.data.pipeline import SPLITS
+from lrd_jax.data.spec import Batch, DataSpec
+from lrd_jax.data.vocabulary import (
+    UNITS,
+    Vocabulary,
+    number_symbols,
+    order_by_frequency,
+    read_lines,
+)
+from lrd_jax.errors import UserError
+
+
+class TextDataset:
+    """A `Dataset` over texts in memory.
+
+    A text is cut into as many streams as a batch has rows, of equal length to within one token; a
+    step goes one window further in each of them, so that a model may carry its state from batch to
+    batch. Every token is predicted once in an epoch, from the one before it; the first one of a
+    text, as if the text were a ring, from its last, which ends a line in any ordinary file.
+
+    Attributes:
+        spec: sizes, with the vocabulary.
+        num_train: windows of all streams in one epoch.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        splits: dict[str, np.ndarray],
+        length: int,
+        batch_size: int,
+        description: str,
+    ):
+        """Keeps references to the arrays.
+
+        Args:
+            vocabulary: what the numbers stand for.
+            splits: the numbers of "train", "valid" and "test", (tokens,) int32 each.
+            length: tokens of a window.
+            batch_size: streams that are read side by side.
+            description: for the start-up log; units and sizes are added.
+
+        Raises:
+            UserError: `length` or `batch_size` does not fit the texts.
+        """
+        train = len(splits["train"])
+        if length < 1:
+            raise UserError(f"data.length={length} must be at least 1 token (a window of the text)")
+        if not 1 <= batch_size <= train:
+            raise UserError(
+                f"data.batch_size={batch_size} streams do not fit a training text of {train} tokens"
+            )
+        char = vocabulary.unit == "char"
+        self.spec = DataSpec(
+            "language",
+            length,
+            features=1,
+            classes=len(vocabulary.symbols),
+            vocabulary=vocabulary,
+            rescaled={"bits_per_char": _bits} if char else {"perplexity": np.exp},
+        )
+        self._windows = _count_windows(train, batch_size, length)
+        self.num_train = self._windows * batch_size
+        self._splits = splits
+        self._batch_size = batch_size
+        self._description = description
+
+    def train_batch(self, seed: int, step: int, rows: slice) -> Batch:
+        """Returns `rows` of the global training batch `step`.
+
+        Where on its ring the text begins to be cut is drawn anew for every epoch and seed, so that
+        the borders of windows and streams do not stay the same; hence every stream starts anew with
+        an epoch.
+        """
+        epoch, window = divmod(step, self._windows)
+        tokens = self._splits["train"]
+        draw = np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+        turn = int(np.random.Generator(draw).integers(len(tokens)))
+        return self._window(tokens, self._batch_size, window, rows, turn)
+
+    def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+        """Yields every token of a split once, in `batch_size` streams that go on from batch to batch.
+
+        Streams are masked where they have ended.
+
+        Raises:
+            UserError: unknown split, or a batch size below 1.
+        """
+        tokens = self._split(split)
+        if batch_size < 1:
+            raise UserError(f"evaluation batch size {batch_size} must be at least 1")
+        windows = range(_count_windows(len(tokens), batch_size, self.spec.length))
+        return (self._window(tokens, batch_size, window, slice(None)) for window in windows)
+
+    def _window(
+        self, tokens: np.ndarray, streams: int, window: int, rows: slice, turn: int = 0
+    ) -> Batch:
+        borders = np.arange(streams + 1) * len(tokens) // streams
+        first, end = borders[:-1][rows], borders[1:][rows]
+        place = first[:, None] + window * self.spec.length + np.arange(self.spec.length)
+        return {
+            "inputs": tokens[(place + turn - 1) % len(tokens)],
+            "targets": tokens[(place + turn) % len(tokens)],
+            "mask": (place < end[:, None]).astype(np.float32),
+            "start": np.full(len(first), window == 0),
+        }
+
+    def eval_size(self, split: str) -> int:
+        """Returns the number of tokens of a split."""
+        return len(self._split(split))
+
+    def describe(self) -> str:
+        """Returns the name, the vocabulary, the windows and the sizes of the splits, in one line."""
+        sizes = " / ".join(f"{self.eval_size(split)}" for split in SPLITS)
+        return (
+            f"{self._description}: {self.spec.classes} different {_plural(self.spec)}, "
+            f"{self._batch_size} streams in windows of {self.spec.length}, "
+            f"train / valid / test {sizes}"
+        )
+
+    def _split(self, split: str) -> np.ndarray:
+        if split not in SPLITS:
+            raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+        return self._splits[split]
+
+
+def _count_windows(tokens: int, streams: int, length: int) -> int:
+    return math.ceil(math.ceil(tokens / streams) / length)
+
+
+def _bits(nats: Any) -> Any:
+    return nats / math.log(2)
+
+
+def _plural(spec: DataSpec) -> str:
+    assert spec.vocabulary is not None
+    return {"char": "characters", "word": "words"}[spec.vocabulary.unit]
+
+
+def make_dataset(data: Any) -> TextDataset:
+    """Builds the data set of a text.
+
+    Args:
+        data: the group `data` of the config.
+
+    Raises:
+        UserError: a bad value, or text that is not there or not to be had.
+    """
+    if data.name == "text":
+        unit = data.unit
+        symbols, splits, description = _read_folder(data.text_dir, unit)
+    else:
+        unit, description = "word", data.name
+        symbols, splits = _read_prepared(data.name, data.data_dir)
+    texts = {split: hashlib.sha256(tokens).hexdigest() for split, tokens in splits.items()}
+    vocabulary = Vocabulary(unit, symbols, texts)
+    return TextDataset(vocabulary, splits, data.length, data.batch_size, description)
+
+
+def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:
+    """Returns symbols and numbers of a prepared corpus."""
+    from lrd_jax.data.prepare import damaged, prepared, read_records  # half a second to import
+
+    with prepared(name, data_dir) as builder:
+        try:
+            symbols = tuple(builder.info.metadata["symbols"])
+        except (KeyError, TypeError) as error:
+            raise damaged(builder.data_dir, "its vocabulary is missing") from error
+        blocks = {split: read_records(builder, split)["tokens"] for split in builder.info.splits}
+    splits = {split: tokens[tokens >= 0] for split, tokens in blocks.items()}  # -1 is padding
+    return symbols, {"train": splits["train"], "valid": splits["validation"], "test": splits["test"]}
+
+
+# ---- Plain text files -----------------------------------------------------------------------
+
+
+def _read_folder(
+    text_dir: str, unit: str
+) -> tuple[tuple[str, ...], dict[str, np.ndarray], str]:
+    """Reads the text files of a folder.
+
+    The files of a split are those named like it: `train.txt`, `ptb.train.txt`, `wiki.train.tokens`.
+    In a folder without any for training all `.txt` files, by name, are the training text. Where no
+    file validates, the last tenth of the training text does; where none tests, the validation text
+    does that too.
+
+    Args:
+        text_dir: the folder, or a single file.
+        unit: `char` or `word`.
+
+    Returns:
+        The symbols, the numbers of "train", "valid" and "test", and a description.
+
+    Raises:
+        UserError: a bad value, or no text.
+    """
+    if unit not in UNITS:
+        raise UserError(f"unknown data.unit {unit!r}: use {' or '.join(UNITS)}")
+    if not text_dir:
+        raise UserError(
+            "this config reads text of your own: name a folder of .txt files (or one file) with "
+            "--config.data.text_dir=DIR"
+        )
+    folder = Path(text_dir).expanduser()
+    files = _find_files(folder)
+    try:
+        symbols, splits = number_symbols(
+            {split: _lines(paths) for split, paths in files.items()}, unit
+        )
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
+    notes = []
+    if "valid" not in splits:
+        train = splits["train"]
+        border = len(train) * 9 // 10
+        splits |= {"train": train[:border], "valid": train[border:]}
+        notes.append("the last tenth validates")
+    if "test" not in splits:
+        splits["test"] = splits["valid"]
+        notes.append("test is the validation text")
+    for split, tokens in splits.items():
+        if len(tokens) < 2:
+            raise UserError(f"the {split} text in {folder} is empty, or all but")
+    kept, splits = order_by_frequency(symbols, splits, unit)
+    description = f"text of {folder.name}" + (f" ({'; '.join(notes)})" if notes else "")
+    return kept, splits, description
+
+
+def _find_files(folder: Path) -> dict[str, list[Path]]:
+    if folder.is_file():
+        return {"train": [folder]}
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: data.text_dir names one with .txt files")
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".tokens"))
+    files = {
+        split: [path for path in paths if split in path.name.split(".")[:-1]] for split in SPLITS
+    }
+    if not files["train"]:
+        files = {"train": [path for path in paths if path.suffix == ".txt"]}
+    if not files["train"]:
+        raise UserError(f"there is no .txt file in {folder} (data.text_dir)")
+    return {split: paths for split, paths in files.items() if paths}
+
+
+def _lines(paths: Iterable[Path]) -> Iterator[str]:
+    for path in paths:
+        with path.open("rb") as file:
+            yield from read_lines(file, str(path))

@@ -1,0 +1,102 @@
+"""Text from a trained language model, `--mode=eval --config.eval.sample_tokens=N`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lrd_jax import config as configs
+from lrd_jax.errors import UserError
+from lrd_jax.models import LanguageModel
+from lrd_jax.objectives.language import Language
+from lrd_jax.training.evaluation import restore_best
+from lrd_jax.training.trainer import Trainer
+from lrd_jax.training.workdir import write_atomically
+
+Array = jax.Array
+
+
+def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
+    """Writes a text with the best checkpoint of a work directory; also into `eval/sample.txt`.
+
+    The same prompt, temperature and `eval.sample_seed` give the same text. Of several seeds that
+    trained together the first one writes.
+
+    Args:
+      workdir: of a language model that saved at least once.
+      overrides: changed config keys, `data.*` and `eval.*` only.
+
+    Returns:
+      The prompt and what the model made of it.
+
+    Raises:
+      UserError: no such run, another task, or a prompt with a symbol that the model does not know.
+    """
+    workdir = Path(workdir).expanduser()
+    config: Any = configs.eval_overrides(configs.load_workdir(workdir), overrides)
+    configs.validate(config)
+    trainer = Trainer(config)
+    vocabulary, options = trainer.dataset.spec.vocabulary, config.eval
+    if vocabulary is None or not isinstance(trainer.objective, Language):
+        raise UserError(
+            f"eval.sample_tokens={options.sample_tokens} is for language models: leave it out for"
+            f" {config.data.name}"
+        )
+    prompt = vocabulary.encode(options.prompt)
+    best = restore_best(workdir, trainer).best
+    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(best.params))
+    tokens = generate(
+        trainer.objective,
+        params,
+        jnp.array([vocabulary.start, *prompt]),
+        jax.random.key(options.sample_seed),
+        options.sample_tokens,
+        options.temperature,
+    )
+    text = vocabulary.decode([*prompt, *jax.device_get(tokens)])
+    target = workdir / "eval" / "sample.txt"
+    write_atomically(target, text + "\n")
+    print(f"{text}\n\nwritten to {target}")
+    return text
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def generate(
+    objective: Language, params: Any, prompt: Array, key: Array, count: int, temperature: float
+) -> Array:
+    """Draws tokens one after the other, each from what the model expects after all before it.
+
+    Args:
+      objective: holds the model.
+      params: of one seed.
+      prompt: what is read first, `(tokens,)`, at least one.
+      key: of the draws.
+      count: tokens to draw.
+      temperature: logits are divided by it; 0 = the likeliest token, nothing is drawn.
+
+    Returns:
+      The tokens drawn, `(count,)` int32.
+    """
+    model: LanguageModel = objective.model
+
+    def read(tokens: Array, carry: Any, start: bool) -> tuple[Array, Any]:
+        """Logits after the last token, and the state."""
+        begins = jnp.full(1, start)
+        features, readout, carry = model.apply({"params": params}, tokens[None], carry, begins)
+        return readout.logits(features[0, -1]), carry
+
+    def step(state: tuple[Array, Any], key: Array) -> tuple[tuple[Array, Any], Array]:
+        logits, carry = state
+        if temperature == 0:
+            token = logits.argmax()
+        else:
+            token = jax.random.categorical(key, logits / temperature)
+        return read(token[None], carry, False), token
+
+    first = read(prompt, objective.initial_carry(1), True)
+    return lax.scan(step, first, jax.random.split(key, count))[1]
