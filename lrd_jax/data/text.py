@@ -229,8 +229,8 @@ def _read_folder(
         splits["test"] = splits["valid"]
         notes.append("test is the validation text")
     for split, tokens in splits.items():
-        if len(tokens) < 2:
-            raise UserError(f"the {split} text in {folder} is empty, or all but")
+        if not len(tokens):
+            raise UserError(f"the {split} text in {folder} is empty")
     kept, splits = order_by_frequency(symbols, splits, unit)
     description = f"text of {folder.name}" + (f" ({'; '.join(notes)})" if notes else "")
     return kept, splits, description
