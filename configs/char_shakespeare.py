@@ -32,5 +32,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.schedule = "cosine"
     c.optim.warmup_steps = 200
     c.optim.clip_norm = 1.0
-    c.train.num_epochs = 12.0
+    c.train.num_epochs = 10.0
     return base.finish(c, arg)

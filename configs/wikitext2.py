@@ -31,6 +31,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.schedule = "cosine"
     c.optim.warmup_steps = 200
     c.optim.clip_norm = 1.0
-    c.train.num_epochs = 3.0
-    c.train.eval_every_steps = 500
+    c.train.num_epochs = 2.0
+    c.train.eval_every_steps = 600
     return base.finish(c, arg)
