@@ -9,12 +9,19 @@ import jax
 import numpy as np
 import pytest
 
-from configs import gating_images, gating_synthetic, hdetach_copying, hdetach_mnist
+from configs import (
+    gating_images,
+    gating_synthetic,
+    gating_wikitext103,
+    hdetach_copying,
+    hdetach_mnist,
+)
 from lrd_jax import command_line
 from lrd_jax import config as configs
-from lrd_jax.data import images, make_dataset, synthetic
+from lrd_jax.data import images, make_dataset, synthetic, text
 from lrd_jax.data.builders import IMAGES
 from lrd_jax.data.builders.synthetic import LrdAdding, LrdCopy, draw_symbols, draw_terms, stream
+from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
 from lrd_jax.errors import UserError
 from lrd_jax.horizon import make_horizon
 from lrd_jax.objectives import make_objective
@@ -25,11 +32,14 @@ FOLDER = Path(configs.__file__).parents[1] / "configs"
 TABLES = {
     "gating_images": gating_images.ROWS,
     "gating_synthetic": gating_synthetic.ROWS,
+    "gating_wikitext103": gating_wikitext103.ROWS,
     "hdetach_copying": hdetach_copying.ROWS,
     "hdetach_mnist": hdetach_mnist.ROWS,
 }
 SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
 SPECS += ["lstm_mnist_rows.py", "urlstm_pdigits.py", "urlstm_pmnist.py"]
+SPECS += ["char_shakespeare.py", "wikitext2.py"]
+WORDS = {"wikitext2": 33_278, "wikitext103": 267_735}
 
 
 def load(spec):
@@ -38,7 +48,7 @@ def load(spec):
 
 @pytest.fixture
 def imitations(monkeypatch):
-    """Data of the right shapes, in no time; images are black."""
+    """Data of the right shapes, in no time; images are black, words are their numbers."""
 
     def read_records(builder, split):
         count = {"train": 10_050, "validation": 10, "test": 10}[split]
@@ -57,6 +67,13 @@ def imitations(monkeypatch):
         splits = ("train", "validation", "test") if variant == "hdetach" else ("validation", "test")
         return dict.fromkeys(splits, records)
 
+    def tokens(vocabulary):
+        splits = ("train", "valid", "test")
+        symbols = tuple(map(str, range(vocabulary)))
+        return symbols, dict.fromkeys(splits, np.zeros(20_000, np.int32))
+
+    monkeypatch.setattr(text, "_read_prepared", lambda name, data_dir: tokens(WORDS[name]))
+    monkeypatch.setattr(text, "_read_folder", lambda text_dir, unit: (*tokens(65), "text"))
     monkeypatch.setattr(images, "read_records", read_records)
     monkeypatch.setattr(images, "prepared", prepared)
     monkeypatch.setattr(synthetic, "_fixed_examples", fixed_examples)
@@ -82,7 +99,8 @@ def test_no_file_is_forgotten():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"base"}
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
-    ours = {name for name in files if name.startswith(("gating_", "hdetach_", "urlstm_", "lstm_"))}
+    prefixes = ("gating_", "hdetach_", "urlstm_", "lstm_", "char_", "wikitext")
+    ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
 
@@ -106,6 +124,11 @@ def test_every_row_builds(imitations, spec):
         ("hdetach_copying.py:H1", 67_721),
         ("hdetach_copying.py:H6", 67_721),
         ("hdetach_mnist.py:H12", 41_810),
+        # Embedding, cell (four blocks, or three), and the layer that fits 3072 to 1024.
+        ("gating_wikitext103.py:G13-UR", 267_735 * 1024 + 4 * 3072 * 4097 + 3073 * 1024),
+        ("gating_wikitext103.py:G13---", 267_735 * 1024 + 3 * 3072 * 4097 + 3073 * 1024),
+        # Embedding, two layers, readout.
+        ("char_shakespeare.py", 65 * 64 + 4 * 256 * (321 + 513) + 257 * 65),
     ],
 )
 def test_parameters_of_the_tables(imitations, spec, parameters):
@@ -167,6 +190,18 @@ def small_data(monkeypatch, tmp_path):
     for name in ("mnist", "cifar10"):
         monkeypatch.setattr(IMAGES[name], "read", classmethod(read))
         monkeypatch.setattr(IMAGES[name], "SOURCES", ())
+
+    def read_words(cls, source_dir):
+        rng = np.random.default_rng(0)
+        splits = ("train", "validation", "test")
+        words = ("the", "<unk>", "<eos>")
+        return words, {split: rng.integers(0, 3, 500, np.int32) for split in splits}
+
+    for builder in (LrdWikitext2, LrdWikitext103):
+        monkeypatch.setattr(builder, "read", classmethod(read_words))
+        monkeypatch.setattr(builder, "SOURCES", ())
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "play.txt").write_text("to be or not to be\n" * 50)
     sizes = {"validation": 24, "test": 24}
     presets = {"hdetach": {"train": 200} | sizes, "gu": sizes, "marker": sizes}
     monkeypatch.setattr(LrdCopy, "PRESETS", presets)
@@ -179,6 +214,7 @@ def small(spec, data_dir, **changes):
     config.update_from_flattened_dict(
         {
             "data.data_dir": str(data_dir),
+            "data.text_dir": str(data_dir.parent / "text"),
             "data.batch_size": 8,
             "data.valid_split": "last:20",
             "eval.batch_size": 0,
@@ -201,6 +237,10 @@ def lines(workdir, split):
     [
         "gating_synthetic.py:G1-UR,quick",
         "gating_synthetic.py:G2-OR,quick",
+        "char_shakespeare.py:quick",
+        "wikitext2.py:quick",
+        pytest.param("gating_wikitext103.py:G13-UR,quick", marks=pytest.mark.slow),
+        pytest.param("gating_wikitext103.py:G13---,quick", marks=pytest.mark.slow),
         pytest.param("gating_images.py:G5,quick", marks=pytest.mark.slow),
         pytest.param("gating_images.py:G11,quick", marks=pytest.mark.slow),
         pytest.param("hdetach_copying.py:H13-0.5,quick", marks=pytest.mark.slow),
