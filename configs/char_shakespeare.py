@@ -4,8 +4,8 @@
     python -m lrd_jax.main --config=configs/char_shakespeare.py --mode=eval \
         --config.eval.sample_tokens=500 --config.eval.temperature=0.8 --config.eval.prompt=ROMEO:
 
-DIR holds the text, one file of 1 115 394 characters known as tinyshakespeare (`data/tinyshakespeare`
-of karpathy/char-rnn); any other text file will do. The first nine tenths train, the rest validates.
+DIR holds the text, one file of 1 115 394 characters known as tinyshakespeare (it comes with
+karpathy/char-rnn); any other text will do. The first nine tenths train, the rest validates.
 """
 
 from typing import Any

@@ -89,9 +89,9 @@ class TextDataset:
         return self._window(tokens, self._batch_size, window, rows, turn)
 
     def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
-        """Yields every token of a split once, in `batch_size` streams that go on from batch to batch.
+        """Yields every token of a split once, in streams that go on from batch to batch.
 
-        Streams are masked where they have ended.
+        There are `batch_size` of them; they are masked where they have ended.
 
         Raises:
             UserError: unknown split, or a batch size below 1.
@@ -120,7 +120,7 @@ class TextDataset:
         return len(self._split(split))
 
     def describe(self) -> str:
-        """Returns the name, the vocabulary, the windows and the sizes of the splits, in one line."""
+        """Returns name, vocabulary, windows and the sizes of the splits, in one line."""
         sizes = " / ".join(f"{self.eval_size(split)}" for split in SPLITS)
         return (
             f"{self._description}: {self.spec.classes} different {_plural(self.spec)}, "
@@ -178,15 +178,17 @@ def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str,
             raise damaged(builder.data_dir, "its vocabulary is missing") from error
         blocks = {split: read_records(builder, split)["tokens"] for split in builder.info.splits}
     splits = {split: tokens[tokens >= 0] for split, tokens in blocks.items()}  # -1 is padding
-    return symbols, {"train": splits["train"], "valid": splits["validation"], "test": splits["test"]}
+    return symbols, {
+        "train": splits["train"],
+        "valid": splits["validation"],
+        "test": splits["test"],
+    }
 
 
 # ---- Plain text files -----------------------------------------------------------------------
 
 
-def _read_folder(
-    text_dir: str, unit: str
-) -> tuple[tuple[str, ...], dict[str, np.ndarray], str]:
+def _read_folder(text_dir: str, unit: str) -> tuple[tuple[str, ...], dict[str, np.ndarray], str]:
     """Reads the text files of a folder.
 
     The files of a split are those named like it: `train.txt`, `ptb.train.txt`, `wiki.train.tokens`.

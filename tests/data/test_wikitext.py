@@ -51,9 +51,7 @@ def write_archive(path, monkeypatch):
 
 def load(data_dir, **data):
     config = get_config()
-    config.data.update(
-        name="wikitext2", data_dir=str(data_dir), length=4, batch_size=2, **data
-    )
+    config.data.update(name="wikitext2", data_dir=str(data_dir), length=4, batch_size=2, **data)
     return make_dataset(config)
 
 
@@ -127,7 +125,7 @@ def test_a_set_without_its_words_is_damaged(files, tmp_path):
     write(tmp_path / "from")
     assert prepare(tmp_path / "from", tmp_path / "data") == 0
     (tmp_path / "data" / "lrd_wikitext2" / "1.0.0" / "metadata.json").write_text("{}")
-    with pytest.raises(UserError, match="damaged .*delete it"):
+    with pytest.raises(UserError, match=r"damaged .*delete it"):
         load(tmp_path / "data")
 
 

@@ -238,7 +238,7 @@ def lines(workdir, split):
         "gating_synthetic.py:G1-UR,quick",
         "gating_synthetic.py:G2-OR,quick",
         "char_shakespeare.py:quick",
-        "wikitext2.py:quick",
+        pytest.param("wikitext2.py:quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13-UR,quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13---,quick", marks=pytest.mark.slow),
         pytest.param("gating_images.py:G5,quick", marks=pytest.mark.slow),

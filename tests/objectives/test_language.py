@@ -75,7 +75,7 @@ def batch_of(data, step=0):
 
 
 def reference_loss(objective, params, carry, batch):
-    """The loss by its definition, all logits at once; the state that leaves is not differentiated."""
+    """The loss by its definition, all logits at once; the state is not differentiated."""
     features, readout, carry = objective.model.apply(
         {"params": params}, batch["inputs"], carry, batch["start"]
     )
@@ -131,19 +131,23 @@ def test_a_tied_embedding_is_one_parameter_moved_once():
     np.testing.assert_allclose(whole["embedding"], sum(parts), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cell", ["rnn", "lstm", "gated_lstm", "urlstm", "gru", "gated_gru", "onlstm"])
+SLOW_CELLS = ("rnn", "gated_lstm", "urlstm", "gated_gru", "onlstm")
+
+
+@pytest.mark.parametrize(
+    "cell", ["lstm", "gru", *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW_CELLS)]
+)
 def test_every_cell_carries_its_state(cell):
     """Two windows in a row are one window of twice the length."""
     objective, params = make_case(model__cell=cell)
     short, long = make_data(LENGTH), make_data(2 * LENGTH)
     carry, total = objective.initial_carry(STREAMS), 0.0
+    compiled = jax.jit(lambda carry, batch: objective.loss(params, carry, batch, None, 0))
     for step in range(2):
-        loss, (sums, carry) = objective.loss(params, carry, batch_of(short, step), None, 0)
+        loss, (sums, carry) = compiled(carry, batch_of(short, step))
         total += loss
         assert sums["loss"][1] == STREAMS * LENGTH
-    whole, (_, final) = objective.loss(
-        params, objective.initial_carry(STREAMS), batch_of(long), None, 0
-    )
+    whole, (_, final) = compiled(objective.initial_carry(STREAMS), batch_of(long))
     assert float(total) == pytest.approx(float(whole), rel=1e-5)
     for one, other in zip(jax.tree.leaves(carry), jax.tree.leaves(final), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
@@ -166,9 +170,13 @@ def test_dropout_is_of_training_alone_and_keyed_by_the_stream(rate):
     objective, params = make_case(**{f"model__{rate}": 0.5})
     batch, carry = batch_of(make_data()), objective.initial_carry(STREAMS)
 
+    compiled = jax.jit(
+        lambda carry, batch, draws: objective.loss(params, carry, batch, draws, 0)[0]
+    )
+
     def loss(draws, rows=slice(None)):
         part = jax.tree.map(lambda leaf: leaf[rows], batch)
-        return float(objective.loss(params, objective.initial_carry(len(part["mask"])), part, draws, 0)[0])
+        return float(compiled(objective.initial_carry(len(part["mask"])), part, draws))
 
     plain = float(make_case()[0].loss(params, carry, batch, None, 0)[0])
     assert loss(None) == pytest.approx(plain, rel=1e-6)
@@ -204,9 +212,7 @@ def test_training_is_what_its_definition_says(monkeypatch, num_devices):
     assert trainer.horizon.steps_per_epoch == 3
     objective, data = trainer.objective, trainer.dataset
     params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(trainer.init().params))
-    gradient = jax.jit(
-        jax.value_and_grad(lambda *a: reference_loss(objective, *a), has_aux=True)
-    )
+    gradient = jax.jit(jax.value_and_grad(lambda *a: reference_loss(objective, *a), has_aux=True))
     carry, total, count = objective.initial_carry(STREAMS), 0.0, 0.0
     for step in range(6):
         batch = batch_of(data, step)
@@ -237,7 +243,7 @@ NOISY = {
 
 def test_results_do_not_depend_on_the_devices(monkeypatch):
     states = [
-        jax.device_get(run(make_trainer(monkeypatch, number, **NOISY), 8)) for number in (1, 2, 4)
+        jax.device_get(run(make_trainer(monkeypatch, number, **NOISY), 8)) for number in (1, 4)
     ]
     for other in states[1:]:
         for part in ("params", "carry"):
@@ -249,6 +255,7 @@ def test_results_do_not_depend_on_the_devices(monkeypatch):
             assert max(np.abs(a - b).max() for a, b in pairs) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_seed_among_others_equals_its_single_run(monkeypatch):
     together = jax.device_get(run(make_trainer(monkeypatch, num_seeds=2, **NOISY), 5))
     alone = jax.device_get(run(make_trainer(monkeypatch, seed=1, **NOISY), 5))
@@ -261,30 +268,30 @@ def test_a_seed_among_others_equals_its_single_run(monkeypatch):
             np.testing.assert_allclose(one[1], other[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("restored_on", [4, 2])
-def test_a_restored_state_goes_on_as_if_nothing_happened(monkeypatch, tmp_path, restored_on):
-    """In the middle of an epoch, where the carry counts; also on another number of devices."""
+def test_a_state_goes_on_on_another_number_of_devices(monkeypatch, tmp_path):
+    """In the middle of an epoch, where the carry counts."""
     trainer = make_trainer(monkeypatch, 4, **NOISY)
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(4, run(trainer, 4), {})
     checkpoints.wait()
-    again = make_trainer(monkeypatch, restored_on, **NOISY)
+    again = make_trainer(monkeypatch, 2, **NOISY)
     restored, _ = checkpoints.restore_latest(again.template())
     checkpoints.close()
     assert any(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(restored.carry))
     found, whole = jax.device_get((run(again, 3, restored), run(trainer, 7)))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
-        if restored_on == 4:
-            np.testing.assert_array_equal(one, other)
-        else:
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_evaluation_counts_every_token_whatever_the_batch(monkeypatch):
     trainer = make_trainer(monkeypatch, 1)
+    objective = trainer.objective
+    whole_loss = jax.jit(
+        lambda p, batch: objective.loss(p, objective.initial_carry(1), batch, None, 0)[0]
+    )
     params = trainer.init().params
     tokens = trainer.dataset._splits["valid"]
-    for size in (1, 3, 8, 50):
+    for size in (1, 3, 50):
         trainer.config.eval.batch_size = size
         found = trainer.evaluate(params, "valid")
         assert set(found) == {"loss", "bits_per_char"}
@@ -299,7 +306,5 @@ def test_evaluation_counts_every_token_whatever_the_batch(monkeypatch):
                 "mask": jnp.ones((1, len(place))),
                 "start": jnp.ones(1, bool),
             }
-            one = jax.tree.map(lambda leaf: leaf[0], params)
-            carry = trainer.objective.initial_carry(1)
-            total += trainer.objective.loss(one, carry, batch, None, 0)[0]
+            total += whole_loss(jax.tree.map(lambda leaf: leaf[0], params), batch)
         assert found["loss"][0] == pytest.approx(float(total) / 37, rel=1e-5)
