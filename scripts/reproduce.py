@@ -1,6 +1,7 @@
 """Runs an experiment's variants for the same number of steps, and records what came out.
 
     python scripts/reproduce.py pmnist_gates --budget-minutes=60
+    python scripts/reproduce.py char_shakespeare --set data.text_dir=DIR
     python scripts/reproduce.py --table          # only rewrite README's table from results/
 
 Writes `results/NAME.json` (config, versions, commit, device, seeds, curves), `results/NAME.png`
@@ -16,6 +17,7 @@ import dataclasses
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,13 +42,17 @@ class Experiment:
       config: value of `--config`.
       variants: name in the table -> overrides, `key=value`.
       metric: what is plotted.
+      sample: overrides of the evaluation that writes a sample of text; none where empty.
     """
 
     title: str
     config: str
     variants: dict[str, tuple[str, ...]]
     metric: str = "accuracy"
+    sample: tuple[str, ...] = ()
 
+
+_SAMPLE = ("eval.sample_tokens=300", "eval.temperature=0.8")
 
 EXPERIMENTS = {
     "digits_urlstm": Experiment(
@@ -91,16 +97,33 @@ EXPERIMENTS = {
         },
         metric="loss",
     ),
+    "char_shakespeare": Experiment(
+        "Characters of tinyshakespeare, 2 layers of 256 units",
+        "configs/char_shakespeare.py",
+        {"LSTM": ()},
+        metric="loss",
+        sample=_SAMPLE,
+    ),
+    "wikitext2_word": Experiment(
+        "Words of WikiText-2, 256 units, tied embeddings",
+        "configs/wikitext2.py",
+        {"LSTM": ()},
+        metric="loss",
+        sample=_SAMPLE,
+    ),
 }
 
 
-def command(experiment: Experiment, overrides: tuple[str, ...], workdir: Path) -> list[str]:
+def command(
+    experiment: Experiment, overrides: tuple[str, ...], workdir: Path, *more: str
+) -> list[str]:
     """The command line of one run."""
     flags = [f"--config.{override}" for override in overrides]
     return [
         sys.executable,
         *("-m", "lrd_jax.main", f"--config={experiment.config}", f"--workdir={workdir}"),
         *flags,
+        *more,
     ]
 
 
@@ -148,9 +171,14 @@ def collect(
         train = [r for r in curve if r["split"] == "train"]
         thinned = train[:: max(1, len(train) // 200)]
         curve = [r for r in curve if r["split"] != "train" or r in thinned]
-        variants.append(
-            {"name": label, "config": config.to_dict(), "result": result} | {"curve": curve}
-        )
+        variant = {"name": label, "config": config.to_dict(), "result": result}
+        if experiment.sample:
+            _run(command(experiment, experiment.sample, workdir, "--mode=eval"))
+            variant["sample"] = (workdir / "eval" / "sample.txt").read_text()
+            tokens = config.data.batch_size * config.data.length
+            rates = [r["steps_per_s"] for r in train]
+            variant["tokens_per_s"] = tokens * statistics.median(rates)
+        variants.append(variant | {"curve": curve})
     return {
         "name": name,
         "title": experiment.title,
@@ -163,6 +191,18 @@ def collect(
     }
 
 
+def _score(metrics: dict[str, float]) -> str:
+    """What the table shows of a split's metrics."""
+    if "accuracy" in metrics:
+        return f"{100 * metrics['accuracy']:.2f} %"
+    text = f"{metrics['loss']:.4f}"
+    if "bits_per_char" in metrics:
+        text += f" nats, {metrics['bits_per_char']:.3f} bits per character"
+    if "perplexity" in metrics:
+        text += f" nats, perplexity {metrics['perplexity']:.1f}"
+    return text
+
+
 def table() -> str:
     """The README's table, made of everything in `results/` that has variants."""
     lines = [
@@ -173,15 +213,14 @@ def table() -> str:
         record = json.loads(path.read_text())
         for variant in record.get("variants", []):
             result = variant["result"]
-            metric = "accuracy" if "accuracy" in result["test"] else "loss"
-            unit = (lambda v: f"{100 * v:.2f} %") if metric == "accuracy" else "{:.4f}".format
             part = result["steps"] / result["num_steps"]
             done = "all" if part == 1 else f"{100 * part:.0f} %, unfinished"
+            speed = f", {variant['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in variant else ""
             lines.append(
                 f"| [{record['title']}](results/{path.name}) | {variant['name']}"
                 f" | {result['steps']} ({done})"
-                f" | {unit(result['best']['valid'][metric])} | {unit(result['test'][metric])}"
-                f" | {result['wall_time_s'] / 60:.1f} min |"
+                f" | {_score(result['best']['valid'])} | {_score(result['test'])}"
+                f" | {result['wall_time_s'] / 60:.1f} min{speed} |"
             )
     return "\n".join(lines)
 
