@@ -162,7 +162,7 @@ def collect(
     variants = []
     for label, workdir in workdirs.items():
         result = json.loads((workdir / "result.json").read_text())
-        config = configs.from_json((workdir / "config.json").read_text())
+        config: Any = configs.from_json((workdir / "config.json").read_text())
         curve = [
             {key: value for key, value in record.items() if key != "epoch"}
             for record in read_metrics(workdir / "metrics.jsonl")

@@ -162,7 +162,7 @@ def make_dataset(data: Any) -> TextDataset:
     else:
         unit, description = "word", data.name
         symbols, splits = _read_prepared(data.name, data.data_dir)
-    texts = {split: hashlib.sha256(tokens).hexdigest() for split, tokens in splits.items()}
+    texts = {split: hashlib.sha256(tokens.data).hexdigest() for split, tokens in splits.items()}
     vocabulary = Vocabulary(unit, symbols, texts)
     return TextDataset(vocabulary, splits, data.length, data.batch_size, description)
 
@@ -173,7 +173,8 @@ def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str,
 
     with prepared(name, data_dir) as builder:
         try:
-            symbols = tuple(builder.info.metadata["symbols"])
+            metadata: Any = builder.info.metadata
+            symbols = tuple(metadata["symbols"])
         except (KeyError, TypeError) as error:
             raise damaged(builder.data_dir, "its vocabulary is missing") from error
         blocks = {split: read_records(builder, split)["tokens"] for split in builder.info.splits}

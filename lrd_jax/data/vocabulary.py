@@ -128,7 +128,8 @@ def order_by_frequency(
         symbol == UNKNOWN and known[number] for number, symbol in enumerate(symbols)
     ):
         known = np.array([s == END_OF_LINE for s in symbols]) & known | (counts > 1)
-    order = sorted(np.flatnonzero(known), key=lambda number: (-counts[number], symbols[number]))
+    numbers = np.flatnonzero(known).tolist()
+    order = sorted(numbers, key=lambda number: (-counts[number], symbols[number]))
     kept = [symbols[number] for number in order]
     if not known.all() and UNKNOWN not in kept:
         kept.append(UNKNOWN)

@@ -74,9 +74,10 @@ class Language(SequenceObjective):
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
         active = self.horizon.detach_active(step, self.off_last_epochs)
-        features, readout, carry = self.model.apply(
+        outputs: Any = self.model.apply(
             {"params": params}, batch["inputs"], carry, batch["start"], draws, active
         )
+        features, readout, carry = outputs
         mask = batch["mask"]
         total = cross_entropy(
             features.reshape(mask.size, -1), readout, batch["targets"].ravel(), mask.ravel()

@@ -12,7 +12,6 @@ from jax import lax
 
 from lrd_jax import config as configs
 from lrd_jax.errors import UserError
-from lrd_jax.models import LanguageModel
 from lrd_jax.objectives.language import Language
 from lrd_jax.training.evaluation import restore_best
 from lrd_jax.training.trainer import Trainer
@@ -82,12 +81,12 @@ def generate(
     Returns:
       The tokens drawn, `(count,)` int32.
     """
-    model: LanguageModel = objective.model
 
     def read(tokens: Array, carry: Any, start: bool) -> tuple[Array, Any]:
         """Logits after the last token, and the state."""
         begins = jnp.full(1, start)
-        features, readout, carry = model.apply({"params": params}, tokens[None], carry, begins)
+        outputs: Any = objective.model.apply({"params": params}, tokens[None], carry, begins)
+        features, readout, carry = outputs
         return readout.logits(features[0, -1]), carry
 
     def step(state: tuple[Array, Any], key: Array) -> tuple[tuple[Array, Any], Array]:

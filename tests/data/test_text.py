@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs.base import get_config
@@ -17,6 +17,7 @@ from lrd_jax.data.vocabulary import Vocabulary, number_symbols, order_by_frequen
 from lrd_jax.errors import UserError
 
 LETTERS = "abcdefghij"
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=60)
 
 
 def numbered(train, length, streams, valid=7):
@@ -57,6 +58,7 @@ def check_streams(batches, tokens, streams, turn=0):
     np.testing.assert_array_equal(np.concatenate(rows), (np.arange(tokens) + turn) % tokens)
 
 
+@PROPERTY
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 12), st.integers(0, 3))
 def test_an_epoch_holds_every_token_once(tokens, length, streams, epoch):
     streams = min(streams, tokens)
@@ -68,6 +70,7 @@ def test_an_epoch_holds_every_token_once(tokens, length, streams, epoch):
     check_streams(batches, tokens, streams, turn=batches[0]["targets"][0, 0])
 
 
+@PROPERTY
 @given(st.integers(1, 40), st.integers(1, 9), st.integers(1, 50))
 def test_an_evaluation_holds_every_token_once_in_order(tokens, length, streams):
     dataset = numbered(60, length, 2, valid=tokens)
@@ -107,6 +110,7 @@ def test_what_does_not_fit_is_refused():
 texts = st.text(alphabet=LETTERS + " \n", max_size=60)
 
 
+@PROPERTY
 @given(texts.filter(lambda text: len(text) > 0), texts)
 def test_characters_are_numbered_by_frequency(train, valid):
     symbols, tokens = number_symbols({"train": [train], "valid": [valid]}, "char")
@@ -123,6 +127,7 @@ def test_characters_are_numbered_by_frequency(train, valid):
     np.testing.assert_array_equal(vocabulary.encode(train), tokens["train"])
 
 
+@PROPERTY
 @given(st.lists(st.lists(st.sampled_from(LETTERS), max_size=5), min_size=1, max_size=8))
 def test_words_come_back_line_by_line(lines):
     train = [" ".join(line) + "\n" for line in lines]
