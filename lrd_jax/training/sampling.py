@@ -8,14 +8,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from lrd_jax import config as configs
+from lrd_jax.data.pipeline import SPLITS
+from lrd_jax.data.text import TextDataset
 from lrd_jax.errors import UserError
 from lrd_jax.objectives.language import Language
 from lrd_jax.training.evaluation import restore_best
 from lrd_jax.training.trainer import Trainer
-from lrd_jax.training.workdir import write_atomically
+from lrd_jax.training.workdir import read_vocabulary, write_atomically
 
 Array = jax.Array
 
@@ -23,7 +26,7 @@ Array = jax.Array
 def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
     """Writes a text with the best checkpoint of a work directory; also into `eval/sample.txt`.
 
-    The same prompt, temperature and `eval.sample_seed` give the same text. Of several seeds that
+    The text that it was trained with need not be there. The same prompt, temperature and `eval.sample_seed` give the same text. Of several seeds that
     trained together the first one writes.
 
     Args:
@@ -39,14 +42,19 @@ def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
     workdir = Path(workdir).expanduser()
     config: Any = configs.eval_overrides(configs.load_workdir(workdir), overrides)
     configs.validate(config)
-    trainer = Trainer(config)
-    vocabulary, options = trainer.dataset.spec.vocabulary, config.eval
-    if vocabulary is None or not isinstance(trainer.objective, Language):
+    vocabulary, options = read_vocabulary(workdir), config.eval
+    if vocabulary is None:
         raise UserError(
-            f"eval.sample_tokens={options.sample_tokens} is for language models: leave it out for"
-            f" {config.data.name}"
+            f"eval.sample_tokens={options.sample_tokens} is for trained language models, and"
+            f" {workdir} holds no vocabulary (data.name={config.data.name})"
         )
     prompt = vocabulary.encode(options.prompt)
+    nothing = dict.fromkeys(SPLITS, np.zeros(config.data.batch_size, np.int32))
+    trainer = Trainer(
+        config,
+        TextDataset(vocabulary, nothing, config.data.length, config.data.batch_size, "no text"),
+    )
+    assert isinstance(trainer.objective, Language)
     best = restore_best(workdir, trainer).best
     params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(best.params))
     tokens = generate(

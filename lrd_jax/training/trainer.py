@@ -39,8 +39,12 @@ class Trainer:
       seeds: run seeds that train side by side.
     """
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, dataset: Dataset | None = None) -> None:
         """Builds everything that can be wrong before anything is written.
+
+        Args:
+          config: the run's config.
+          dataset: in the place of the one that the config describes.
 
         Raises:
           UserError: a config value or a data set that does not fit.
@@ -49,7 +53,7 @@ class Trainer:
         # What needs no data is checked before a download may start.
         make_optimizer(config.optim, Horizon(1, 1))
         make_recurrence(config, length=_ANY_LENGTH)
-        self.dataset: Dataset = make_dataset(config)
+        self.dataset: Dataset = dataset or make_dataset(config)
         batch_size = config.data.batch_size
         if batch_size > self.dataset.num_train:
             raise UserError(

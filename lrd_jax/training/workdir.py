@@ -70,21 +70,28 @@ def keep_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
         write_atomically(path, vocabulary.to_json())
 
 
+def read_vocabulary(workdir: Path) -> Vocabulary | None:
+    """Reads the vocabulary of a run; None if it has none. Raises UserError if it is damaged."""
+    path = workdir / "vocabulary.json"
+    if not path.exists():
+        return None
+    try:
+        return Vocabulary.from_json(path.read_text())
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} is damaged; remove it, and training writes it again from the same text"
+        ) from error
+
+
 def check_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
     """Compares the vocabulary, and the text behind it, with that of the work directory, if any.
 
     Raises:
       UserError: the text is another one, or the file is damaged.
     """
-    path = workdir / "vocabulary.json"
-    if vocabulary is None or not path.exists():
+    kept = read_vocabulary(workdir)
+    if vocabulary is None or kept is None:
         return
-    try:
-        kept = Vocabulary.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged; remove it, and training writes it again from the same text"
-        ) from error
     changed = sorted(
         split for split in vocabulary.texts if vocabulary.texts[split] != kept.texts.get(split)
     )

@@ -94,7 +94,8 @@ def test_sampling(program, workdir, capsys):
 
     def sample(**options):
         options = {"sample_tokens": 80, "prompt": "the qu"} | options
-        text = sampling.sample(workdir, {f"eval.{key}": value for key, value in options.items()})
+        overrides = {f"eval.{key}": value for key, value in options.items()}
+        text = sampling.sample(workdir, overrides | {"data.text_dir": "needed no more"})
         assert (workdir / "eval" / "sample.txt").read_text() == text + "\n"
         assert capsys.readouterr().out.startswith(text + "\n")
         assert len(text) == 6 + 80 and text.startswith("the qu") and set(text) <= set(LINES)
@@ -126,18 +127,11 @@ def test_samples_that_cannot_be(program, workdir, overrides, message):
     assert message in program.refuse(*evaluate(workdir, *overrides))
 
 
-def test_sampling_is_for_language_models(digits_dir, tmp_path):
+def test_sampling_is_for_language_models(tmp_path):
     config = command_line.load_config(f"{ROOT}/configs/urlstm_pdigits.py:quick")
     (tmp_path / "config.json").write_text(configs.to_json(config))
-    with pytest.raises(UserError, match="is for language models: leave it out for digits"):
-        sampling.sample(
-            tmp_path,
-            {
-                "eval.sample_tokens": 5,
-                "data.data_dir": str(digits_dir),
-                "data.batch_size": 8,
-            },
-        )
+    with pytest.raises(UserError, match=r"is for trained language models.*data.name=digits"):
+        sampling.sample(tmp_path, {"eval.sample_tokens": 5})
 
 
 def test_a_changed_text_is_refused(program, command, workdir, tmp_path):
