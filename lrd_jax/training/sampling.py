@@ -26,8 +26,9 @@ Array = jax.Array
 def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
     """Writes a text with the best checkpoint of a work directory; also into `eval/sample.txt`.
 
-    The text that it was trained with need not be there. The same prompt, temperature and `eval.sample_seed` give the same text. Of several seeds that
-    trained together the first one writes.
+    The text that it was trained with need not be there. The same prompt, temperature and
+    `eval.sample_seed` give the same text. Of several seeds that trained together the first one
+    writes.
 
     Args:
       workdir: of a language model that saved at least once.
@@ -49,7 +50,7 @@ def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
             f" {workdir} holds no vocabulary (data.name={config.data.name})"
         )
     prompt = vocabulary.encode(options.prompt)
-    nothing = dict.fromkeys(SPLITS, np.zeros(config.data.batch_size, np.int32))
+    nothing = {split: np.zeros(config.data.batch_size, np.int32) for split in SPLITS}
     trainer = Trainer(
         config,
         TextDataset(vocabulary, nothing, config.data.length, config.data.batch_size, "no text"),
