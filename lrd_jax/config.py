@@ -5,6 +5,7 @@ import json
 import math
 import os
 import pathlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -85,6 +86,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in _NON_EMPTY:
         if not values[key].strip():
             _refuse(key, values[key], "a non-empty string")
+    expand_user(values["data.data_dir"])
     if values["eval.split"] not in _SPLITS:
         _refuse("eval.split", values["eval.split"], f"one of {', '.join(_SPLITS)}")
     if values["optim.learning_rate"] <= 0:
@@ -94,6 +96,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
     last = _INT_LIMIT - values["num_seeds"]
     if not 0 <= values["seed"] <= last:
         _refuse("seed", values["seed"], f"from 0 to {last}")
+
+
+def missing_key(error: AttributeError | KeyError) -> str:
+    """Says which key a config lacks, where that is what an exception is about; else "".
+
+    Only the code that reads a key knows that it is needed, and it reads it without a check.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals["__name__"] != ml_collections.ConfigDict.__module__:
+        return ""
+    return f"the config has no key {one_line(str(error.args[0]))}: start from configs/base.py"
 
 
 def _refuse(key: str, value: Any, legal: str) -> None:
@@ -116,7 +129,7 @@ def to_json(config: ml_collections.ConfigDict, **provenance: Any) -> str:
     return json.dumps({"config": config.to_dict(), **provenance}, indent=2, allow_nan=False) + "\n"
 
 
-def from_json(text: str) -> ml_collections.ConfigDict:
+def from_json(text: str | bytes) -> ml_collections.ConfigDict:
     """Returns the locked config of a `config.json`; arrays become the tuples they were.
 
     Raises:
@@ -144,7 +157,7 @@ def load_workdir(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
       UserError: There is none, or it is damaged.
     """
     try:
-        text = pathlib.Path(workdir, "config.json").read_text()
+        text = pathlib.Path(workdir, "config.json").read_bytes()
     except OSError as error:
         raise UserError(
             f"no run in {os.fspath(workdir)!r} (config.json: {error.strerror}): train first, or "
@@ -245,6 +258,14 @@ def did_you_mean(key: str, known: Sequence[str]) -> str:
     nearest = max(known, key=likeness, default="")
     alike = nearest and likeness(nearest)[0] >= 0.6
     return f": did you mean {nearest}?" if alike else "; configs/base.py lists all keys"
+
+
+def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns the path with `~` and `~name` resolved; UserError where there is no such user."""
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{os.fspath(path)!r}: there is no such user on this machine") from error
 
 
 def one_line(text: str) -> str:

@@ -4,10 +4,15 @@ Exit status: 0 done; 1 stopped while running; 2 bad input; 128 + signal when int
 """
 
 import logging as stdlogging
-import os
 import sys
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from lrd_jax import interrupts
+
+if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceback of them
+    interrupts.end_at_once()
 
 from absl import app, flags, logging
 
@@ -25,7 +30,7 @@ _MODE = flags.DEFINE_enum(
 def main(flag: command_line.ConfigFlag) -> None:
     """Runs what the flags ask for."""
     _set_up_messages()
-    workdir = os.path.expanduser(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
+    workdir = configs.expand_user(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
     config: Any = flag.config
     if _MODE.value == "eval":
         config = configs.eval_overrides(configs.load_workdir(workdir), flag.overrides)
@@ -60,20 +65,44 @@ def _set_up_messages() -> None:
         stdlogging.getLogger("absl").setLevel(stdlogging.CRITICAL)
 
 
+def _parse(argv: Sequence[str]) -> command_line.ConfigFlag:
+    try:
+        return command_line.parse_flags(argv)
+    except SystemExit:  # --help, after which absl ends with 1
+        sys.exit(0)
+
+
+def _end(message: object, status: int) -> NoReturn:
+    print("lrd_jax: error:", configs.one_line(str(message)), file=sys.stderr)
+    sys.exit(status)
+
+
 def run() -> None:
     """Runs `main` under absl; every failure that a user can cause becomes one line."""
     flags.FLAGS.verbosity = logging.WARNING  # JAX, Orbax and TFDS tell every step at INFO
     if not sys.warnoptions:  # python -W shows them
         warnings.simplefilter("ignore")
     try:
-        app.run(main, flags_parser=command_line.parse_flags)
-    except (UserError, RunError) as error:
-        print("lrd_jax: error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        app.run(main, flags_parser=_parse)
+    except UserError as error:
+        _end(error, 2)
+    except RunError as error:
+        _end(error, 1)
     except Interrupted as error:
         sys.exit(128 + error.signum)
-    except KeyboardInterrupt:  # before the loop takes over the signal
-        sys.exit(130)
+    except (AttributeError, KeyError) as error:
+        if not (lack := configs.missing_key(error)):
+            raise
+        _end(lack, 2)
+    except Exception as error:
+        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+            raise
+        reason = configs.one_line(str(error))[:200]
+        _end(
+            f"out of memory ({reason}); lower data.batch_size, model.hidden_size or the length of"
+            " the sequences, and choose another --workdir",
+            1,
+        )
 
 
 if __name__ == "__main__":

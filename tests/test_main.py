@@ -23,7 +23,12 @@ def verbosity():
         (UserError("bad\n  input"), 2, "lrd_jax: error: bad input\n"),
         (RunError("disk full"), 1, "lrd_jax: error: disk full\n"),
         (Interrupted(signal.SIGTERM), 143, ""),
-        (KeyboardInterrupt(), 130, ""),
+        (
+            MemoryError("177 GiB\nwanted"),
+            1,
+            "lrd_jax: error: out of memory (177 GiB wanted); lower data.batch_size, "
+            "model.hidden_size or the length of the sequences, and choose another --workdir\n",
+        ),
         (SystemExit(0), 0, ""),
     ],
 )

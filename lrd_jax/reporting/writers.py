@@ -96,13 +96,17 @@ class MetricsFile:
         with _disk_errors(self._path):
             self._file = open(self._path, "ab", buffering=0)
 
-    def truncate_after(self, step: int) -> None:
+    def truncate_after(self, step: int, evaluated: bool = True) -> None:
         """Keeps exactly the whole lines with `step` at or below this one, `test` lines apart.
 
         What a run wrote past its last checkpoint is written again when it resumes, and a kill can
         leave half a line. Test lines come after the last checkpoint of all, so they go always. The
         new file replaces the old one by a rename: a kill at any instant leaves either of the two,
         complete.
+
+        Args:
+          step: of the checkpoint that the run continues from.
+          evaluated: whether validation of that step is behind it; else its lines go too.
 
         Raises:
           RunError: The disk refused; the file is as it was.
@@ -115,6 +119,7 @@ class MetricsFile:
                 if (record := _record(line)) is not None
                 and record["step"] <= step
                 and record.get("split") != "test"
+                and (evaluated or (record["step"], record.get("split")) != (step, "valid"))
             )
             if kept == content:
                 return
@@ -282,6 +287,7 @@ class Writers:
         workdir: str | os.PathLike[str],
         config: ml_collections.ConfigDict,
         resume_step: int = 0,
+        evaluated: bool = True,
     ):
         """Opens `metrics.jsonl` and `tensorboard/` in the work directory.
 
@@ -290,13 +296,14 @@ class Writers:
           config: written to TensorBoard as text.
           resume_step: the step of the checkpoint that the run continues from; lines past it are
             cut. 0 is a fresh run, and cuts whatever a run that never saved has left.
+          evaluated: whether validation of that step is behind it, not to be written again.
 
         Raises:
           RunError: The disk is full or failed.
         """
         workdir = pathlib.Path(workdir)
         self._metrics = MetricsFile(workdir / "metrics.jsonl")
-        self._metrics.truncate_after(resume_step if resume_step else -1)
+        self._metrics.truncate_after(resume_step if resume_step else -1, evaluated)
         self._tensorboard = TensorBoardWriter(workdir / "tensorboard", config, resume_step)
 
     def write(

@@ -9,20 +9,17 @@ directory says so; else its newest whole checkpoint; else a fresh start.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
-import os
-import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from lrd_jax import command_line
+from lrd_jax import command_line, interrupts
 from lrd_jax import config as configs
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
@@ -35,6 +32,7 @@ from lrd_jax.training.evaluation import seed_results
 from lrd_jax.training.state import TrainState
 from lrd_jax.training.trainer import Metrics, Trainer
 from lrd_jax.training.workdir import (
+    check_unused,
     finished,
     keep_vocabulary,
     work_directory,
@@ -65,7 +63,7 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
     with work_directory(workdir):
         known = workdir / "config.json"
         if known.exists():
-            configs.check_same(configs.from_json(known.read_text()), config)
+            configs.check_same(configs.load_workdir(workdir), config)
             result = finished(workdir, config)
             if result is not None:
                 print("this run is complete; choose another --workdir to train again\n")
@@ -73,6 +71,7 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
                 return result
         trainer = trainer or Trainer(config)
         if not known.exists():
+            check_unused(workdir)
             text = configs.to_json(
                 config, versions=provenance.versions(), commit=provenance.commit()
             )
@@ -97,11 +96,13 @@ def _train(
 
     # ---- State: restored or fresh -------------------------------------------------------------
     restored = checkpoints.restore_latest(trainer.template())
+    unevaluated = False  # a signal came between the newest step and its evaluation
     if restored is None:
         state, start = trainer.init(), 0
     else:
         state, extra = restored
         start, earlier_s = int(state.step), extra["wall_time_s"]
+        unevaluated = extra.get("unevaluated", False)
     one_seed = jax.tree.map(lambda x: x[0], jax.device_get(state.params))
     print(
         summary.startup(
@@ -144,42 +145,57 @@ def _train(
     def save(step: int) -> None:
         writers.flush()  # every line at or before a checkpoint is on disk before it is
         wall_time_s = earlier_s + time.monotonic() - started
-        checkpoints.save(step, state, {"wall_time_s": wall_time_s})
+        extra = {"wall_time_s": wall_time_s, "unevaluated": unevaluated}
+        checkpoints.save(step, state, extra)
 
     with contextlib.ExitStack() as stack:
-        writers = Writers(workdir, config, resume_step=start)
+        writers = Writers(workdir, config, resume_step=start, evaluated=not unevaluated)
         stack.callback(writers.close)
         progress = stack.enter_context(Progress(end, start))
         batches = prefetch(trainer.batch, start, end)
         stack.enter_context(contextlib.closing(batches))
         logged_at, logged_step, saved_step = time.monotonic(), start, start
+        pace = _Pace()
 
         # ---- Loop -----------------------------------------------------------------------------
-        with _caught_signals() as caught:
-            for index, batch in batches:
-                state = trainer.train_step(state, batch)
+        with interrupts.deferred() as caught:
+
+            def leave_if_stopping() -> None:
+                if caught.signum:
+                    raise Interrupted(caught.signum)
+
+            # No batch for a step that was trained before and lacks its evaluation.
+            again = [(start - 1, None)] if unevaluated else []
+            for index, batch in itertools.chain(again, batches):
                 step = index + 1
                 last = step == end
-                if step % log_every == 0 or last:
-                    values = spec.with_rescaled(_means(jax.device_get(state.sums)))
-                    _check_finite(state, seeds)
-                    now = time.monotonic()
-                    rate = (step - logged_step) / max(now - logged_at, 1e-9)
-                    write(step, "train", values, steps_per_s=rate)
-                    shown = {name: _shown(values[name]) for name in ("loss", *spec.rescaled)}
-                    progress.update(step, **shown, **baseline)
-                    state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
-                    logged_at, logged_step = now, step
-                if step % eval_every == 0 or last:
+                if batch is not None:
+                    state = trainer.train_step(state, batch)
+                    pace.wait(state.step)
+                    unevaluated = step % eval_every == 0 or last
+                    if step % log_every == 0 or last:
+                        values = spec.with_rescaled(_means(jax.device_get(state.sums)))
+                        _check_finite(state, seeds)
+                        now = time.monotonic()
+                        rate = (step - logged_step) / max(now - logged_at, 1e-9)
+                        write(step, "train", values, steps_per_s=rate)
+                        shown = {name: _shown(values[name]) for name in ("loss", *spec.rescaled)}
+                        progress.update(step, **shown, **baseline)
+                        state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
+                        logged_at, logged_step = now, step
+                if unevaluated:
                     _check_finite(state, seeds)  # also waits for the steps under way
                     began = time.monotonic()
-                    valid = trainer.evaluate(state.params, "valid")
-                    write(step, "valid", valid)
-                    progress.update(step, **{f"valid_{k}": _shown(v) for k, v in valid.items()})
-                    compared = {k: valid[k].astype(np.float32) for k in trainer.objective.metrics}
-                    state = trainer.update_best(state, compared)
+                    with contextlib.suppress(Interrupted):
+                        valid = trainer.evaluate(state.params, "valid", leave_if_stopping)
+                        write(step, "valid", valid)
+                        progress.update(step, **{f"valid_{k}": _shown(v) for k, v in valid.items()})
+                        metrics = trainer.objective.metrics
+                        compared = {k: valid[k].astype(np.float32) for k in metrics}
+                        state = trainer.update_best(state, compared)
+                        unevaluated = False
                     logged_at += time.monotonic() - began  # steps_per_s is of training alone
-                if step % save_every == 0 or last:
+                if not unevaluated and (step % save_every == 0 or last):
                     _check_finite(state, seeds)
                     save(step)
                     saved_step = step
@@ -207,6 +223,30 @@ def _train(
 
 
 # ---- Parts of the loop ------------------------------------------------------------------------
+
+_AHEAD_S = 1.0  # how far the loop may run ahead of the devices
+
+
+class _Pace:
+    """Keeps the loop about a second ahead of the devices, however long a step takes.
+
+    Calling a step only queues it. Dozens fit into the queue, and who wants to stop at a signal
+    would first have to wait for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._since, self._stride, self._left = time.monotonic(), 1, 1
+
+    def wait(self, output: jax.Array) -> None:
+        """Waits, in some of the calls, for the step that makes this output."""
+        self._left -= 1
+        if self._left:
+            return
+        jax.block_until_ready(output)
+        now = time.monotonic()
+        step_s = max((now - self._since) / self._stride, 1e-6)
+        self._stride = max(1, min(2 * self._stride, int(_AHEAD_S / step_s)))
+        self._since, self._left = now, self._stride
 
 
 def _means(sums: dict[str, tuple[np.ndarray, np.ndarray]]) -> Metrics:
@@ -258,28 +298,3 @@ def _result(
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
-
-
-class _Caught:
-    """Holds the signal that arrived, 0 if none."""
-
-    signum = 0
-
-
-@contextlib.contextmanager
-def _caught_signals() -> Iterator[_Caught]:
-    """Notes SIGINT and SIGTERM for the loop; a second one ends the process at once."""
-    caught = _Caught()
-
-    def note(signum: int, _: Any) -> None:
-        if caught.signum:
-            os._exit(128 + signum)
-        caught.signum = signum
-        print("\nstopping: saving a checkpoint first", file=sys.stderr, flush=True)
-
-    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)

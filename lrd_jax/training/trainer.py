@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -24,6 +25,7 @@ from lrd_jax.training.state import STATE_SPEC, TrainState, init_state, update_be
 from lrd_jax.training.step import eval_step, train_step
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
+_BATCHES_AHEAD = 2  # evaluation batches that wait for the devices
 Metrics = dict[str, np.ndarray]  # name -> one value per seed
 
 
@@ -123,12 +125,15 @@ class Trainer:
         each = [self.dataset.train_batch(seed, step, slice(None)) for seed in self.seeds]
         return place(jax.tree.map(lambda *xs: np.stack(xs), *each), self.mesh, P(None, AXIS))
 
-    def evaluate(self, params: Any, split: str) -> Metrics:
+    def evaluate(
+        self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
+    ) -> Metrics:
         """Metrics over a whole split, every example counted once.
 
         Args:
           params: leaves `(seeds, ...)`.
           split: `train`, `valid` or `test`.
+          before_batch: what it raises ends the evaluation.
 
         Returns:
           The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
@@ -144,8 +149,11 @@ class Trainer:
         carry = place(carry, self.mesh, P(None, AXIS))
         batches = []
         for batch in self.dataset.eval_batches(split, size):
+            before_batch()
             sums, carry = self.eval_step(params, carry, place(batch, self.mesh, P(AXIS)))
             batches.append(sums)
+            # Not far ahead of the devices, or the caller could not end this soon.
+            jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
         # Summed on the host in float64: a float32 sum over a large split would lose digits.
         parts = jax.device_get(batches)
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)

@@ -42,6 +42,22 @@ def work_directory(workdir: Path) -> Iterator[None]:
         yield
 
 
+def check_unused(workdir: Path) -> None:
+    """Raises UserError where there are the traces of a run, whose config.json is lost."""
+    for name in ("checkpoints", "metrics.jsonl"):
+        if (workdir / name).exists():
+            raise UserError(
+                f"{workdir} holds {name} of some run, and no config.json to tell which; bring that"
+                " back, or choose another --workdir"
+            )
+
+
+def check_writable(workdir: Path) -> None:
+    """Raises UserError where nothing can be written, before any work is done."""
+    if not os.access(workdir, os.W_OK):
+        raise UserError(f"the work directory {workdir} cannot be written")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small file so that a kill leaves the old one or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")

@@ -108,6 +108,17 @@ def test_garbled_lines_are_dropped(tmp_path, garbage):
     assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
 
 
+def test_an_evaluation_that_is_made_again_loses_its_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    before = [(1, "train"), (1, "valid"), (2, "train"), (2, "valid"), (3, "train")]
+    with metrics_file(path) as file:
+        for step, split in before:
+            file.write({"step": step, "split": split})
+        file.truncate_after(2, evaluated=False)
+    left = [(record["step"], record["split"]) for record in read_metrics(path)]
+    assert left == [(1, "train"), (1, "valid"), (2, "train")]
+
+
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_a_failed_truncation_leaves_the_file_alone(tmp_path, monkeypatch, fails):
     path = tmp_path / "metrics.jsonl"
