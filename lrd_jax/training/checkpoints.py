@@ -19,6 +19,9 @@ from lrd_jax.errors import RunError, UserError
 logger = logging.getLogger(__name__)
 
 
+_BESIDE_BYTES = 1 << 20  # more than what a checkpoint holds beside the arrays
+
+
 def _digests(tree: Any) -> dict[str, str]:
     """Sha256 of the bytes of every leaf that this process holds whole, by its path."""
     return {
@@ -34,6 +37,11 @@ def _shapes(tree: Any) -> dict[str, str]:
         jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _reason(error: Exception) -> str:
+    """The first line of a message, cut to a readable length."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 class Checkpoints:
@@ -76,7 +84,7 @@ class Checkpoints:
         """Starts writing a checkpoint; returns once the state may be overwritten.
 
         Args:
-          step: updates applied; the checkpoint's label.
+          step: updates applied; the checkpoint's label. One that is there already is replaced.
           state: a tree of arrays.
           extra: JSON values stored beside it.
 
@@ -84,13 +92,15 @@ class Checkpoints:
           RunError: writing failed, now or in the background since the last call.
         """
         # Told here in one line: Orbax's writers print a page of tracebacks when the disk fills up.
-        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + _BESIDE_BYTES
         if (free := shutil.disk_usage(self._directory).free) < size:
             raise self._failure(OSError(f"{size:,} bytes wanted, {free:,} bytes free"))
         # The next step donates the state's buffers, and on a CPU Orbax may write straight from
         # them in the background: it gets a copy of its own.
         state = jax.tree.map(jnp.copy, state)
         try:
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
@@ -106,24 +116,25 @@ class Checkpoints:
     def restore_latest(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole.
 
-        A damaged one is reported, moved aside (`checkpoints_damaged/`; where it is if read-only),
-        and the one before used.
+        Newer ones, which are damaged then, are reported and moved aside (`checkpoints_damaged/`;
+        where it is if read-only).
 
         Args:
           template: a tree of `jax.ShapeDtypeStruct` with shardings.
 
         Returns:
-          The state and the JSON values, None if there is no whole checkpoint.
+          The state and the JSON values, None if there is no checkpoint.
 
         Raises:
-          UserError: the checkpoint is whole, but holds another model.
+          UserError: none is whole, and nothing was moved; or the newest holds another model.
         """
+        damaged: dict[int, Exception] = {}
         for step in reversed(self.steps()):
             try:
                 extra = self._restore(step, extra=ocp.args.JsonRestore())["extra"]
                 shapes, sha256 = extra.pop("shapes"), extra.pop("sha256")
             except Exception as error:  # Orbax raises whatever its readers raise
-                self._set_aside(step, error)
+                damaged[step] = error
                 continue
             self._check_fit(shapes, _shapes(template))
             try:
@@ -132,9 +143,17 @@ class Checkpoints:
                     if sha256.get(path, digest) != digest:
                         raise ValueError(f"{path.lstrip('.')} does not match its sha256")
             except Exception as error:
-                self._set_aside(step, error)
+                damaged[step] = error
                 continue
+            for newer, error in damaged.items():
+                self._set_aside(newer, step, error)
             return state, extra
+        if damaged:
+            found = "; ".join(f"step {step}: {_reason(e)}" for step, e in damaged.items())
+            raise UserError(
+                f"no checkpoint in {self._directory} is whole ({found}); bring back a copy, or"
+                " choose another --workdir to start over"
+            )
         return None
 
     def _restore(self, step: int, **items: Any) -> Any:
@@ -149,11 +168,9 @@ class Checkpoints:
                     f" there, and {new} with this config and this version of lrd_jax"
                 )
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        before = [other for other in self.steps() if other < step]
-        instead = "the one before is used" if before else "there is none before it"
-        found = f"the checkpoint of step {step} is damaged ({reason})"
+    def _set_aside(self, step: int, whole: int, error: Exception) -> None:
+        found = f"the checkpoint of step {step} is damaged ({_reason(error)})"
+        instead = f"the one before, of step {whole}, is used"
         if self._read_only:
             logger.warning("%s; %s", found, instead)
             return
@@ -175,12 +192,14 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def close(self) -> None:
-        """Finishes pending writes and frees the background threads."""
-        self._manager.close()
+        """Finishes pending writes and frees the background threads; RunError if a write failed."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> RunError:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         return RunError(
-            f"could not write a checkpoint to {self._directory} ({lines[0][:200]});"
+            f"could not write a checkpoint to {self._directory} ({_reason(error)});"
             " the ones before are kept: free some space, then run the same command to continue"
         )

@@ -16,7 +16,7 @@ from lrd_jax.reporting import summary
 from lrd_jax.training.checkpoints import Checkpoints
 from lrd_jax.training.state import TrainState
 from lrd_jax.training.trainer import Metrics, Trainer
-from lrd_jax.training.workdir import check_vocabulary, write_atomically
+from lrd_jax.training.workdir import check_vocabulary, check_writable, write_atomically
 
 
 def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -36,6 +36,7 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     """
     workdir = Path(workdir).expanduser()
     config: Any = configs.eval_overrides(configs.load_workdir(workdir), overrides)
+    check_writable(workdir)
     split = config.eval.split
     seeds = evaluate_best(workdir, config)
     result = {"split": split, "overrides": overrides, "seeds": seeds}
@@ -86,7 +87,7 @@ def restore_best(workdir: Path, trainer: Trainer) -> TrainState:
     finally:
         checkpoints.close()
     if restored is None:
-        raise UserError(f"{workdir} holds no whole checkpoint; train it further")
+        raise UserError(f"{workdir} holds no checkpoint yet; train it first")
     if not jax.device_get(restored[0].best.step).any():
         raise UserError(f"{workdir} was not evaluated on validation data yet; train it further")
     return restored[0]

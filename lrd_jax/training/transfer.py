@@ -12,6 +12,7 @@ from lrd_jax.errors import UserError
 from lrd_jax.reporting import summary
 from lrd_jax.reporting.plots import plot_transfer
 from lrd_jax.training.evaluation import evaluate_best, write_evaluation
+from lrd_jax.training.workdir import check_writable
 
 
 def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
         )
     if any(not isinstance(delay, int) or delay < 1 for delay in delays):
         raise UserError(f"eval.delays={delays} must be whole numbers of steps, at least 1")
+    check_writable(workdir)
     trained = make_dataset(config).spec
     rows = []
     for delay in delays:

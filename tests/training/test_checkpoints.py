@@ -132,7 +132,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before(folder, caplog, damage):
     assert_identical(state, make_state(10))
     assert extra == {"wall_time_s": 10 / 3}
     (message,) = [r.message for r in caplog.records if r.name.startswith("lrd_jax")]
-    assert "step 20 is damaged" in message and "the one before is used" in message
+    assert "step 20 is damaged" in message and "the one before, of step 10, is used" in message
     assert not (folder / "20").exists()
     assert contents(folder.with_name("checkpoints_damaged") / "20") == damaged
 
@@ -149,12 +149,63 @@ def test_what_was_moved_aside_is_never_overwritten(folder):
     assert sorted(path.name for path in aside.iterdir()) == ["20", "20-1"]
 
 
-def test_if_all_are_damaged_none_is_restored(folder, caplog):
-    for step in ("10", "20"):
-        flip_a_byte(folder / step)
-    with caplog.at_level(logging.WARNING, logger="lrd_jax"):
-        assert restore(folder) is None
-    assert "there is none before it" in caplog.text
+@pytest.mark.parametrize("read_only", [False, True])
+def test_if_all_are_damaged_nothing_starts_over_and_nothing_moves(folder, read_only):
+    flip_a_byte(folder / "10")
+    lose_the_state(folder / "20")
+    before = contents(folder)
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole .step 20: .*; step 10: "):
+        restore(folder, read_only)
+    assert contents(folder) == before
+    assert not folder.with_name("checkpoints_damaged").exists()
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [cut, flip, remove])
+def test_whatever_file_is_harmed_a_true_state_comes_back(folder, tmp_path, harm):
+    files = [path.relative_to(folder / "20") for path in (folder / "20").rglob("*")]
+    files = [name for name in files if (folder / "20" / name).is_file()]
+    assert len(files) >= 8
+    fallen_back = set()
+    for number, name in enumerate(files):
+        copy = tmp_path / str(number) / "checkpoints"
+        shutil.copytree(folder, copy)
+        if (copy / "20" / name).stat().st_size == 0 and harm is not remove:
+            continue
+        harm(copy / "20" / name)
+        state, extra = restore(copy)
+        step = int(state["step"])
+        assert_identical(state, make_state(step))  # never a wrong number
+        assert extra == {"wall_time_s": step / 3}
+        if step == 10:
+            fallen_back.add(str(name))
+            assert (copy.with_name("checkpoints_damaged") / "20").is_dir()
+    # What the numbers depend on was told.
+    assert fallen_back
+
+
+def test_a_step_that_is_there_is_replaced(folder):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(20, make_state(21), {"wall_time_s": 1})
+    checkpoints.wait()
+    assert checkpoints.steps() == [10, 20]
+    checkpoints.close()
+    state, extra = restore(folder)
+    assert_identical(state, make_state(21))
+    assert extra == {"wall_time_s": 1}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
