@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
 from absl import flags
@@ -115,6 +116,14 @@ def config_name(spec: str) -> str:
     path, _, argument = spec.partition(":")
     parts = [pathlib.Path(path).stem, *re.split(r"[^\w.+=]+", argument)]
     return "-".join(part for part in parts if part)
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """For the programs beside `main`: a mistake is a UserError, not a usage and `sys.exit`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuses the command line."""
+        raise UserError(f"{one_line(message)}; --help tells more")
 
 
 _NO_CONFIG = "no config: give --config=FILE first, for instance --config=configs/urlstm_pdigits.py"

@@ -12,18 +12,20 @@ full length, and the table says how far they got. Interrupted, the same command 
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
+import math
 import os
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from absl import flags
+
+from lrd_jax import command_line, interrupts
 from lrd_jax import config as configs
 from lrd_jax.errors import UserError
 from lrd_jax.reporting.plots import plot_curves
@@ -128,7 +130,7 @@ def command(
 
 
 def _run(argv: list[str]) -> None:
-    status = subprocess.run(argv, cwd=ROOT, check=False).returncode
+    status = interrupts.call(argv, cwd=ROOT)
     if status:
         raise SystemExit(status)
 
@@ -210,7 +212,10 @@ def table() -> str:
         "|---|---|---|---|---|---|",
     ]
     for path in sorted(RESULTS.glob("*.json")):
-        record = json.loads(path.read_text())
+        try:
+            record = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise UserError(f"{path} is damaged ({error}): run its command again") from error
         for variant in record.get("variants", []):
             result = variant["result"]
             part = result["steps"] / result["num_steps"]
@@ -238,9 +243,37 @@ def rewrite_readme() -> None:
     readme.write_text(new)
 
 
+def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> None:
+    """Raises UserError where a variant would refuse them, before the first one runs for hours."""
+    for overrides in experiment.variants.values():
+        argv = ["reproduce", f"--config={ROOT / experiment.config}"]
+        argv += [f"--config.{override}" for override in (*overrides, *extra)]
+        configs.validate(command_line.parse_flags(argv, flags.FlagValues()).config)
+
+
+def stop_step(folder: Path, wanted: int) -> int:
+    """The step at which all variants stop, once it was fixed; 0 before that.
+
+    Args:
+      folder: of the comparison.
+      wanted: on the command line, 0 = none.
+
+    Raises:
+      UserError: the comparison was begun with another one.
+    """
+    path = folder / "stop_step"
+    try:
+        fixed = int(path.read_text()) if path.exists() else 0
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: write the number of steps into it") from error
+    if fixed and wanted and fixed != wanted:
+        raise UserError(f"this comparison was begun with --steps={fixed}: remove {folder} first")
+    return fixed
+
+
 def main() -> None:
     """Parses the command line, runs, records."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = command_line.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", nargs="?", choices=sorted(EXPERIMENTS))
     parser.add_argument("--budget-minutes", type=float, default=0.0, help="0 = full length")
     parser.add_argument("--steps", type=int, default=0, help="stop every variant at this step")
@@ -252,15 +285,21 @@ def main() -> None:
         return
     if args.name is None:
         parser.error("name an experiment: " + ", ".join(sorted(EXPERIMENTS)))
+    if args.steps < 0 or not 0 <= args.budget_minutes < math.inf:
+        parser.error("--steps and --budget-minutes must be 0 or more")
+    if args.steps and args.budget_minutes:
+        parser.error("--steps and --budget-minutes exclude each other")
     experiment, extra = EXPERIMENTS[args.name], tuple(args.set)
+    check_overrides(experiment, extra)
     folder = ROOT / "runs" / "reproduce" / args.name
-    folder.mkdir(parents=True, exist_ok=True)
-    fixed = folder / "stop_step"  # fixed once, so that a resumed comparison stays one
     if args.steps or args.budget_minutes:
-        if not fixed.exists():
+        # Fixed once, so that a resumed comparison stays one.
+        steps = stop_step(folder, args.steps)
+        if not steps:
             steps = args.steps or steps_for(experiment, extra, args.budget_minutes)
-            fixed.write_text(str(steps))
-        extra += (f"train.stop_step={fixed.read_text()}",)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "stop_step").write_text(str(steps))
+        extra += (f"train.stop_step={steps}",)
     workdirs = {}
     for label, overrides in experiment.variants.items():
         workdirs[label] = folder / re.sub(r"\W+", "_", label).strip("_")

@@ -5,7 +5,6 @@ r"""Prepares data sets on disk; on the command line, also from files that are al
 Without `--from_dir` the source files are downloaded. Training does the same by itself.
 """
 
-import argparse
 import contextlib
 import fcntl
 import io
@@ -20,6 +19,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from lrd_jax.command_line import ArgumentParser
+from lrd_jax.config import expand_user
 from lrd_jax.data import unknown_name
 from lrd_jax.data.builders import BUILDERS, Builder
 from lrd_jax.data.builders.sources import DownloadError, download
@@ -40,7 +41,7 @@ def open_builder(name: str, data_dir: str | Path) -> Builder:
         UserError: unknown name, or a prepared data set that is damaged or may not be read.
     """
     builder, variant = _look_up(name)
-    data_dir = Path(data_dir).expanduser()
+    data_dir = expand_user(data_dir)
     try:
         return builder(data_dir=data_dir, file_format="array_record", config=variant or None)
     except OSError as error:
@@ -58,10 +59,14 @@ def _look_up(name: str) -> tuple[type[Builder], str]:
     return BUILDERS[name], variant
 
 
-def damaged(folder: str | Path, error: object) -> UserError:
+class DamagedError(UserError):
+    """A data set was prepared, and cannot be read."""
+
+
+def damaged(folder: str | Path, error: object) -> DamagedError:
     """Returns the error for a prepared data set that cannot be read."""
     reason = " ".join(str(error).split())[:200]
-    return UserError(f"the prepared data set in {folder} is damaged ({reason}): delete it")
+    return DamagedError(f"the prepared data set in {folder} is damaged ({reason}): delete it")
 
 
 def is_prepared(builder: Builder) -> bool:
@@ -103,7 +108,7 @@ def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Build
         return builder
     if from_dir and not builder.SOURCES:
         raise UserError(f"{name} needs no source files: leave out --from_dir")
-    if from_dir and not any(Path(from_dir).expanduser().glob("*")):
+    if from_dir and not any(expand_user(from_dir).glob("*")):
         raise UserError(f"there is no directory {from_dir}, or nothing in it")
     folder = Path(builder.data_dir).parent
     with _locked(folder):
@@ -149,8 +154,8 @@ def prepared(name: str, data_dir: str | Path) -> Iterator[Builder]:
     builder_class, _ = _look_up(name)
     try:
         builder = prepare(name, data_dir)
-    except (UserError, RunError):
-        if builder_class.SOURCES:
+    except (UserError, RunError) as error:
+        if builder_class.SOURCES or isinstance(error, DamagedError):
             raise
         with tempfile.TemporaryDirectory(prefix="lrd_jax-") as folder:
             yield prepare(name, folder)
@@ -219,7 +224,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m lrd_jax.data.prepare",
         description="Prepares a data set, from source files on disk or by downloading them.",
     )
@@ -228,9 +233,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--from_dir", default="", help="folder of the source files, packed (.gz) or unpacked"
     )
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="default: %(default)s")
-    flags = parser.parse_args(argv)
     logging.use_absl_handler()
     try:
+        flags = parser.parse_args(argv)
         was_prepared = is_prepared(open_builder(flags.name, flags.data_dir))
         builder = prepare(flags.name, flags.data_dir, flags.from_dir)
     except (UserError, RunError) as error:
