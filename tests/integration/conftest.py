@@ -40,17 +40,15 @@ class Program:
             "--config.devices.cpu_devices=2",
         )
 
-    def start(self, *arguments, cache=True, launcher=("-m", "lrd_jax.main"), **options):
+    def start(self, *arguments, cache=True, launcher=("-m", "lrd_jax.main"), env=None, **options):
         """Starts a run; `cache=False` compiles everything anew."""
+        pipes = {"stdin": subprocess.DEVNULL} | dict.fromkeys(("stdout", "stderr"), subprocess.PIPE)
         return subprocess.Popen(
             [sys.executable, *launcher, *map(str, arguments)],
             cwd=ROOT,
-            env=self._env | (self._cache if cache else {}),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env=self._env | (self._cache if cache else {}) | (env or {}),
             text=True,
-            **options,
+            **pipes | options,
         )
 
     def run(self, *arguments, status=0, timeout=300, **options):
@@ -76,14 +74,53 @@ class Program:
     def refuse(self, *arguments, **options):
         """Checks that the program refuses in one line with status 2; returns the line."""
         out, err = self.run(*arguments, status=2, **options)
-        assert out == ""
-        assert err.startswith("lrd_jax: error: ") and err.count("\n") == 1 and err.endswith("\n")
-        return err
+        return the_line(out, err)
+
+
+def the_line(out, err, prefix="lrd_jax: error: "):
+    """Checks that one line went to stderr, and nothing else anywhere; returns it."""
+    assert out == ""
+    assert err.startswith(prefix) and err.count("\n") == 1 and err.endswith("\n"), err
+    return err
 
 
 @pytest.fixture(scope="session")
 def program(digits_dir, tmp_path_factory):
     return Program(digits_dir, tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("cache"))
+
+
+class Preloaded:
+    """Refusals of programs that run in forks of a Python which has loaded JAX; see `preloaded`."""
+
+    def __init__(self, program, folder):
+        self._folder = folder
+        # Restarting with huge pages would start the wrong Python.
+        env = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}
+        self._process = program.start(
+            launcher=("-W", "ignore", "-m", "tests.integration.preloaded"),
+            stdin=subprocess.PIPE,
+            env=env,
+        )
+
+    def refuse(self, *arguments, prefix="lrd_jax: error: ", **program):
+        """As `Program.refuse`, for a `module` or a `script`."""
+        out, err = self._folder / "out", self._folder / "err"
+        job = {"arguments": arguments, "out": str(out), "err": str(err)} | program
+        self._process.stdin.write(json.dumps(job) + "\n")
+        self._process.stdin.flush()
+        status = int(self._process.stdout.readline())
+        assert status == 2, err.read_text()
+        return the_line(out.read_text(), err.read_text(), prefix)
+
+    def close(self):
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="session")
+def preloaded(program, tmp_path_factory):
+    preloaded = Preloaded(program, tmp_path_factory.mktemp("preloaded"))
+    yield preloaded
+    preloaded.close()
 
 
 def wait_for(condition, process, seconds=120):
@@ -106,6 +143,10 @@ def reached(workdir, step, split="train"):
     return condition
 
 
+def without_timing(record):
+    return {key: value for key, value in record.items() if key not in TIMING_KEYS}
+
+
 def outcome(workdir):
     """All that must be equal in two equal runs: metrics, result, and every leaf of the state."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -113,7 +154,7 @@ def outcome(workdir):
     result = json.loads((workdir / "result.json").read_text())
     extra = workdir / "checkpoints" / str(result["steps"]) / "extra" / "metadata"
     return {
-        "metrics": [{k: v for k, v in r.items() if k not in TIMING_KEYS} for r in records],
+        "metrics": [without_timing(record) for record in records],
         "result": {k: v for k, v in result.items() if k not in ("wall_time_s", "commit")},
         "state": json.loads(extra.read_text())["sha256"],
     }
@@ -122,3 +163,9 @@ def outcome(workdir):
 def snapshot(folder):
     """Every file of a folder with its bytes."""
     return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def cut_files(folder):
+    """Cuts every file of a folder short."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        path.write_bytes(path.read_bytes()[:20])

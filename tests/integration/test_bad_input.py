@@ -1,82 +1,421 @@
-"""Bad input: one line that says what to do, exit status 2, and nothing touched."""
+"""Bad input: one line that says what to do, exit status 2, and nothing touched.
 
+One row of a table is one wrong invocation; a new one is one more row. `{data}`, `{here}` and so on
+in its arguments stand for folders, which `Scene` describes.
+"""
+
+import contextlib
+import fcntl
+import functools
+import json
+import os
 import re
+import shlex
+import shutil
 
 import pytest
 from absl import flags
-from conftest import ROOT, snapshot
+from conftest import ROOT, cut_files
 
 from lrd_jax import command_line
-from lrd_jax import config as configs
+from lrd_jax.data.builders.mnist import TEST_LABELS, LrdMnist
 from lrd_jax.errors import UserError
 from lrd_jax.training import loop
 
-DIGITS = "--config=configs/urlstm_pdigits.py:quick"
+D = "--config=configs/urlstm_pdigits.py:quick"
+DIGITS = f"{D} --config.data.data_dir={{data}}"
+NEW = f"{DIGITS} --workdir={{here}}/new"
+RUN = f"{DIGITS} --config.data.pixels_per_step=8 --config.model.hidden_size=8 --workdir={{run}}"
+EVAL = f"{D} --mode=eval --workdir={{run}}"
+COPY = "--config=configs/hdetach_copying.py:H1,quick --config.data.data_dir={data}"
+COPY += " --workdir={here}/new"
 
 
-# ---- Through the real command line --------------------------------------------------------------
+class Scene:
+    """The folders that a row names.
+
+    Attributes:
+      data: a data_dir with the digits, shared and whole.
+      here: a folder of the test's own; its files must be the same before and after.
+      run: a work directory in it, with a finished run of the program's tiny config.
+      stack: ends what has to end after the test.
+    """
+
+    def __init__(self, data, here, finished, stack):
+        self.data, self.here, self.stack = data, here, stack
+        self._finished = finished
+
+    @functools.cached_property
+    def run(self):
+        return shutil.copytree(self._finished, self.here / "run")
+
+    def fill(self, arguments):
+        values = {name: getattr(self, name) for name in re.findall(r"\{(\w+)\}", arguments)}
+        return [word.format(**values) for word in shlex.split(arguments)]
 
 
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["model.hidden_sise=8"], "unknown config key 'model.hidden_sise': did you mean"),
-        (["model.hidden_size=many"], "expected an integer"),
-        (["model.hidden_size=2"], "hidden_size"),
-        (["devices.cpu_devices=3"], "cpu_devices=3 does not divide data.batch_size=50"),
-        (["data.permutation=seed:x"], "permutation"),
-    ],
-)
-def test_wrong_values_leave_no_work_directory(program, tmp_path, overrides, message):
-    arguments = [f"--config.{override}" for override in overrides]
-    line = program.refuse(*program.tiny, f"--workdir={tmp_path / 'run'}", *arguments)
-    assert message in line
-    assert list(tmp_path.iterdir()) == []
+# ---- What a row may do to the scene beforehand ---------------------------------------------------
 
 
-def test_data_that_is_nowhere_names_the_ways_out(program, tmp_path):
-    arguments = (f"--workdir={tmp_path / 'run'}", f"--config.data.data_dir={tmp_path / 'data'}")
-    line = program.refuse("--config=configs/urlstm_pmnist.py:quick", *arguments)
-    for way_out in ("urlstm_pdigits.py", "lrd_jax.data.prepare", "--from_dir", "data_dir"):
-        assert way_out in line
-    assert not (tmp_path / "run").exists()
+def config_file(text):
+    return lambda scene: (scene.here / "mine.py").write_text(text)
 
 
-def test_a_work_directory_that_cannot_be_written(program, tmp_path):
-    (tmp_path / "file").write_text("not a directory")
-    for workdir in (tmp_path / "file", tmp_path / "file" / "run"):
-        line = program.refuse(*program.tiny, f"--workdir={workdir}")
-        assert "cannot be written" in line and "choose another --workdir" in line
-    assert (tmp_path / "file").read_text() == "not a directory"
+def write(name, text):
+    def harm(scene):
+        path = scene.run / name
+        path.write_bytes(text) if isinstance(text, bytes) else path.write_text(text)
+
+    return harm
 
 
-def test_a_work_directory_of_something_else(program, tmp_path):
-    (tmp_path / "config.json").write_text("{}")
-    before = snapshot(tmp_path)
-    line = program.refuse(*program.tiny, f"--workdir={tmp_path}")
-    assert "config.json of the work directory is damaged" in line
-    assert {
-        path: text for path, text in snapshot(tmp_path).items() if path.name != ".lock"
-    } == before
+def remove(*names):
+    def harm(scene):
+        for name in names:
+            path = scene.run / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return harm
 
 
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("--config.model.hidden_size=9", "config.model.hidden_size cannot be changed"),
-        ("--config.eval.split=all", "train, valid, test"),
-    ],
-)
-def test_evaluation_refuses_what_it_cannot_do(program, tmp_path, override, message):
-    empty = tmp_path / "empty"
-    line = program.refuse(DIGITS, "--mode=eval", f"--workdir={empty}")
-    assert "no run in" in line and not empty.exists()
-    config = command_line.load_config(f"{ROOT}/configs/urlstm_pdigits.py:quick")
-    (tmp_path / "config.json").write_text(configs.to_json(config))
-    assert message in program.refuse(DIGITS, "--mode=eval", f"--workdir={tmp_path}", override)
-    line = program.refuse(DIGITS, "--mode=eval", f"--workdir={tmp_path}")
-    assert "holds no checkpoint yet" in line
-    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+def a_file(scene):
+    (scene.here / "file").write_text("not a directory")
+
+
+def forget(key):
+    """Takes a key out of the config.json of the run."""
+
+    def harm(scene):
+        content = json.loads((scene.run / "config.json").read_text())
+        group, _, name = key.partition(".")
+        del content["config"][group][name]
+        (scene.run / "config.json").write_text(json.dumps(content))
+
+    return harm
+
+
+def damage_all_checkpoints(scene):
+    (scene.run / "result.json").unlink()
+    for folder in (scene.run / "checkpoints").iterdir():
+        cut_files(folder / "state")
+
+
+def lock(scene):
+    file = scene.stack.enter_context((scene.run / ".lock").open("w"))
+    fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def digits(harm):
+    """Puts a copy of the prepared digits into `here/data`, with a file harmed."""
+
+    def act(scene):
+        shutil.copytree(scene.data, scene.here / "data")
+        (folder,) = (scene.here / "data" / "lrd_digits").glob("[!.]*")
+        harm(folder)
+
+    return act
+
+
+def garbage(*missing):
+    """Puts files of garbage under the names of MNIST's archives into `here/source`."""
+
+    def act(scene):
+        (scene.here / "source").mkdir()
+        for source in LrdMnist.SOURCES:
+            if source.name not in missing:
+                (scene.here / "source" / source.name).write_bytes(b"garbage")
+
+    return act
+
+
+def real_sources(harm):
+    """Puts copies of the real archives of MNIST into `here/source` and harms them."""
+
+    def act(scene):
+        root = os.environ.get("LRD_JAX_TEST_DATA")
+        if not root:
+            pytest.skip("LRD_JAX_TEST_DATA is not set: no MNIST files to harm")
+        shutil.copytree(f"{root}/mnist", scene.here / "source")
+        harm(scene.here / "source")
+
+    return act
+
+
+def cut(folder):
+    path = folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(folder):
+    path = folder / "t10k-images-idx3-ubyte.gz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def swap(folder):
+    shutil.copy(folder / "train-labels-idx1-ubyte.gz", folder / "t10k-labels-idx1-ubyte.gz")
+
+
+# ---- Answered before JAX has loaded: each a fresh `python -m lrd_jax.main` -----------------------
+
+QUICK = [
+    # Flags.
+    ("", "no config: give --config=FILE"),
+    ("--config=", "no config: give --config=FILE"),
+    ("--config.seed=1", "no config: give --config=FILE"),
+    (f"{D} {D}", "--config is given twice"),
+    (f"{D} stray", "unexpected argument 'stray'"),
+    (f"{D} --mode=test", "--mode=test: value should be one of <train|eval>"),
+    (f"{D} --wrokdir=x", "'wrokdir'. Did you mean: workdir"),
+    (f"{D} --workdir", "Missing value for flag --workdir"),
+    (f"{D} --flagfile={{here}}/flags", "No such file"),
+    (f"{D} --workdir=~nobody.here/run", "there is no such user"),
+    # Config files.
+    ("--config=configs/nowhere.py", "there is no config file 'configs/nowhere.py'"),
+    ("--config=configs", "there is no config file 'configs'"),
+    ("--config=pyproject.toml", "is not a Python file"),
+    ("--config={here}/mine.py", "SyntaxError", config_file("def get_config(:\n")),
+    ("--config={here}/mine.py", "has no function get_config", config_file("x = 1\n")),
+    (
+        "--config={here}/mine.py",
+        "returned dict, not an ml_collections",
+        config_file("def get_config():\n  return {'seed': 0}\n"),
+    ),
+    (
+        "--config={here}/mine.py",
+        "No module named 'no_such_module'",
+        config_file("import no_such_module\n"),
+    ),
+    (
+        "--config={here}/mine.py",
+        "mine.py' failed: ZeroDivisionError",
+        config_file("def get_config():\n  return 1 / 0\n"),
+    ),
+    (
+        "--config={here}/mine.py",
+        "the config has no key 'num_seeds': start from configs/base.py",
+        config_file(
+            "import ml_collections\ndef get_config():\n"
+            "  return ml_collections.ConfigDict({'seed': 0})\n"
+        ),
+    ),
+    # Their arguments.
+    ("--config=configs/urlstm_pdigits.py:quik", "unknown argument 'quik'; known: quick"),
+    ("--config=configs/hdetach_copying.py", "name one row, not ''; known: H1, H2"),
+    ("--config=configs/hdetach_copying.py:H1,H2", "name one row, not 'H1,H2'"),
+    ("--config=configs/hdetach_copying.py:H99", "unknown argument 'H99'; known: H1"),
+    ("--config=configs/base.py:H1", "takes 0 positional arguments"),
+    # Keys and types.
+    (f"{D} --config.model.hidden_sise=8", "did you mean model.hidden_size?"),
+    (f"{D} --config.learning_rate=8", "did you mean optim.learning_rate?"),
+    (f"{D} --config.zzz=8", "unknown config key 'zzz'; configs/base.py lists all keys"),
+    (f"{D} --config.train=8", "config.train is a group: set one of its keys"),
+    (f"{D} --config.seed", "Missing value for flag --config.seed"),
+    (
+        f"{D} --config.model.hidden_size=many",
+        "--config.model.hidden_size=many: expected an integer",
+    ),
+    (f"{D} --config.seed=1.5", "--config.seed=1.5: expected an integer"),
+    (f"{D} --config.optim.learning_rate=fast", "expected a number"),
+    (f"{D} --config.devices.deterministic=maybe", "expected true or false"),
+    (f"{D} --config.model.head_hidden=wide", "is not a tuple of int"),
+    # Values that no component owns.
+    (f"{D} --config.data.batch_size=0", "config.data.batch_size=0: must be 1 or more"),
+    (f"{D} --config.optim.learning_rate=0", "config.optim.learning_rate=0.0: must be above 0"),
+    (f"{D} --config.optim.learning_rate=nan", "must be a finite number"),
+    (f"{D} --config.seed=-1", "config.seed=-1: must be from 0 to"),
+    (f"{D} --config.num_seeds=0", "config.num_seeds=0: must be 1 or more"),
+    (f"{D} --config.train.num_steps=99999999999", "must be below 2147483648 in magnitude"),
+    (f"{D} --config.eval.split=all", "must be one of train, valid, test"),
+    (f"{D} --config.data.data_dir=~nobody.here", "there is no such user"),
+    (f"{D} '--config.data.name='", "config.data.name='': must be a non-empty string"),
+    # Evaluation of what is not there.
+    (f"{D} --mode=eval --workdir={{here}}/new", "no run in"),
+]
+
+# ---- The same program, in a process of its own with JAX loaded beforehand -----------------------
+
+MAIN = [
+    # Values that do not fit, through the whole program; the components' own tables are below.
+    (f"{NEW} --config.model.hidden_size=2", "hidden_size"),
+    (f"{NEW} --config.devices.cpu_devices=3", "cpu_devices=3 does not divide data.batch_size=50"),
+    (f"{NEW} --config.data.permutation=seed:x", "unknown data.permutation 'seed:x'"),
+    (f"{NEW} --config.data.permutation=92917", "unknown data.permutation '92917'"),
+    (f"{NEW} --config.data.name=digit", "did you mean 'digits'"),
+    (f"{NEW} --config.data.pixels_per_step=5", "must be a divisor of the 64 pixels"),
+    (f"{NEW} --config.truncate.steps=65", "does not fit a sequence of 64 steps"),
+    (f"{NEW} --config.detach.p_block=1.5", "detach.p_block=1.5 is a probability"),
+    (f"{NEW} --config.optim.name=lion", "use one of adam, adamw"),
+    (f"{NEW} --config.model.cell=lstn", "lstm"),
+    (
+        "--config={here}/mine.py --workdir={here}/new",
+        "the config has no key 'cell': start from configs/base.py",
+        config_file(
+            "from configs import urlstm_pdigits\n"
+            "def get_config():\n  c = urlstm_pdigits.get_config()\n"
+            "  del c.model.cell\n  return c\n"
+        ),
+    ),
+    # The tasks with settings of their own.
+    (f"{COPY} --config.data.preset=", "data.preset='': name one of hdetach, gu, marker"),
+    (f"{COPY} --config.data.preset=mine", "data.preset='mine': name one of hdetach, gu, marker"),
+    (f"{COPY} --config.data.delay=0", "data.delay=0 must be at least 1 step"),
+    (f"{COPY} --config.data.encoding=two", "unknown data.encoding 'two'"),
+    (f"{COPY} --config.data.name=adding --config.data.length=1", "data.length=1: the adding task"),
+    (f"{COPY} --config.data.steps_per_epoch=0", "data.steps_per_epoch=0 must be at least 1"),
+    # Data sets.
+    (
+        "--config=configs/urlstm_pmnist.py:quick --config.data.data_dir={here}/data"
+        " --workdir={here}/new",
+        r"urlstm_pdigits\.py.*lrd_jax\.data\.prepare mnist --from_dir.*config\.data\.data_dir",
+    ),
+    (
+        f"{D} --config.data.data_dir={{here}}/data --workdir={{here}}/new",
+        r"the prepared data set in .*lrd_digits.* is damaged .*: delete it",
+        digits(lambda folder: (folder / "dataset_info.json").unlink()),
+    ),
+    (
+        f"{D} --config.data.data_dir={{here}}/data --workdir={{here}}/new",
+        r"the prepared data set in .*lrd_digits.* is damaged .*: delete it",
+        digits(lambda folder: (folder / "dataset_info.json").write_text("{")),
+    ),
+    (
+        f"{D} --config.data.data_dir={{here}}/data --workdir={{here}}/new",
+        r"the prepared data set in .*lrd_digits.* is damaged .*: delete it",
+        digits(cut_files),
+    ),
+    # Work directories.
+    (f"{DIGITS} --workdir={{here}}/file", "cannot be written.*choose another --workdir", a_file),
+    (
+        f"{DIGITS} --workdir={{here}}/file/run",
+        "cannot be written.*choose another --workdir",
+        a_file,
+    ),
+    (
+        f"{RUN} --config.model.hidden_size=9 --config.seed=4",
+        r"model\.hidden_size: 8 -> 9.*seed: 0 -> 4.*choose another --workdir",
+    ),
+    (f"{RUN} --config.train.stop_step=10 --config.seed=4", r"seed: 0 -> 4"),
+    (f"{RUN}", "config.json of the work directory is damaged", write("config.json", "{}")),
+    (f"{RUN}", "config.json of the work directory is damaged", write("config.json", b"\xff\xfe")),
+    (f"{RUN}", "no config.json to tell which", remove("config.json")),
+    (f"{RUN}", "no config.json to tell which", remove("config.json", "metrics.jsonl")),
+    (f"{RUN}", "result.json is damaged; remove it", write("result.json", "{")),
+    (f"{RUN}", "result.json is damaged; remove it", write("result.json", "[]")),
+    (f"{RUN}", "no checkpoint in .* is whole .*step 30.*step 20", damage_all_checkpoints),
+    (f"{RUN}", "is in use by another run; wait for it", lock),
+    # Evaluation.
+    (f"{EVAL} --config.model.hidden_size=9", "config.model.hidden_size cannot be changed"),
+    (f"{EVAL} --config.seed=9", "config.seed cannot be changed"),
+    (f"{EVAL} --config.eval.split=all", "must be one of train, valid, test"),
+    (f"{EVAL} --config.data.pixels_per_step=4", "do not fit.*kernel"),
+    (f"{EVAL} '--config.eval.delays=(20,40)'", "is for the copying task: leave it out for digits"),
+    (f"{EVAL}", "holds no checkpoint yet", remove("checkpoints")),
+    (f"{EVAL}", "config.json of the work directory is damaged", write("config.json", "{")),
+    (f"{EVAL}", "no key 'cell': start from configs/base.py", forget("model.cell")),
+    (f"{EVAL}", "no checkpoint in .* is whole", damage_all_checkpoints),
+]
+
+FROM = "--from_dir={here}/source --data_dir={here}/data"
+PREPARE = [
+    ("", "the following arguments are required: NAME"),
+    ("mnits", "unknown data set 'mnits': did you mean 'mnist'"),
+    ("digits --from-dri=x", "unrecognized arguments: --from-dri=x"),
+    ("copy/mine --data_dir={here}/data", "data.preset='mine': name one of hdetach, gu, marker"),
+    ("digits/big --data_dir={here}/data", "digits has no variants: leave out /big"),
+    (f"digits {FROM}", "digits needs no source files: leave out --from_dir", garbage()),
+    (f"mnist {FROM}", "there is no directory .*source"),
+    (f"mnist {FROM}", f"lacks {TEST_LABELS}", garbage(TEST_LABELS)),
+    (f"mnist {FROM}", "has the wrong sha256: expected 440fcabf73.*, actual", garbage()),
+    (f"cifar10 {FROM}", "lacks", garbage()),
+    (f"mnist {FROM}", "train-images.*has the wrong sha256: expected 440f", real_sources(cut)),
+    (f"mnist {FROM}", "t10k-images.*has the wrong sha256: expected 8d42", real_sources(flip)),
+    (f"mnist {FROM}", "t10k-labels.*it holds the contents of train-labels", real_sources(swap)),
+    ("digits --data_dir={here}/file/data", "cannot write to.*choose another data_dir", a_file),
+    ("mnist --data_dir=~nobody.here", "there is no such user"),
+    (f"mnist {FROM}".replace("{here}/source", "~nobody.here"), "there is no such user"),
+    ("mnist --data_dir={here}/data", "is not prepared in .* and cannot be downloaded"),
+]
+
+REPRODUCE = [
+    ("", "name an experiment: digits_bfloat16, "),
+    ("nothing", "invalid choice: 'nothing'"),
+    ("digits_urlstm --steps=many", "invalid int value: 'many'"),
+    ("digits_urlstm --steps=-1", "--steps and --budget-minutes must be 0 or more"),
+    ("digits_urlstm --budget-minutes=nan", "--steps and --budget-minutes must be 0 or more"),
+    ("digits_urlstm --steps=1 --budget-minutes=1", "exclude each other"),
+    ("digits_urlstm --set=hidden=3", "unknown config key 'hidden'"),
+    ("digits_urlstm --set=model.hidden_size=x --steps=5", "expected an integer"),
+    ("digits_urlstm --set=optim.learning_rate=-1", "must be above 0"),
+    ("digits_urlstm --stpes=1", "unrecognized arguments: --stpes=1"),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(program, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    program.train(workdir)
+    return workdir
+
+
+@pytest.fixture
+def scene(program, digits_dir, tmp_path, finished):
+    with contextlib.ExitStack() as stack:
+        yield Scene(digits_dir, tmp_path, finished, stack)
+
+
+def everything(folder):
+    """All files with their bytes, and the folders on top; a place for data may be made there.
+
+    What Python and the kernel need beside the files is left out.
+    """
+    files = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name != ".lock"}
+    files = {path: content for path, content in files.items() if path.parent.name != "__pycache__"}
+    return files, {path.name for path in folder.glob("*")} - {"data", "__pycache__"}
+
+
+def name(row):
+    return row[0]
+
+
+def check(scene, row, refuse, **program):
+    """Runs a row in its scene: refused in one line, and everything as it was."""
+    arguments, message, *acts = row
+    words = scene.fill(arguments)
+    for act in acts:
+        act(scene)
+    before = everything(scene.here)
+    line = refuse(*words, **program)
+    assert re.search(message, line), line
+    assert everything(scene.here) == before
+
+
+@pytest.mark.parametrize("row", QUICK, ids=name)
+def test_a_wrong_command_line(program, scene, row):
+    check(scene, row, program.refuse)
+
+
+@pytest.mark.parametrize("row", MAIN, ids=name)
+def test_a_wrong_run(preloaded, scene, row):
+    check(scene, row, preloaded.refuse, module="lrd_jax.main")
+
+
+@pytest.mark.parametrize("row", PREPARE, ids=name)
+def test_a_wrong_preparation(preloaded, scene, row):
+    check(scene, row, preloaded.refuse, module="lrd_jax.data.prepare", prefix="error: ")
+
+
+@pytest.mark.parametrize("row", REPRODUCE, ids=name)
+def test_a_wrong_reproduction(preloaded, scene, row):
+    begun = ROOT / "runs" / "reproduce"
+    before = everything(begun)
+    check(scene, row, preloaded.refuse, script="scripts/reproduce.py", prefix="reproduce: error: ")
+    assert everything(begun) == before
+
+
+def test_there_are_enough_of_them():
+    assert len(QUICK) > 30 and len(QUICK + MAIN + PREPARE + REPRODUCE) >= 60
 
 
 # ---- In this process: from the flags to the loop, where each part refuses its own --------------

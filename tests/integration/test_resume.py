@@ -1,11 +1,12 @@
 """A run that was stopped, at whatever instant, ends as one that was not."""
 
+import os
 import random
 import signal
 import time
 
 import pytest
-from conftest import outcome, reached, snapshot, wait_for
+from conftest import outcome, reached, snapshot, wait_for, without_timing
 
 from lrd_jax.reporting.writers import read_metrics
 
@@ -21,9 +22,13 @@ def uninterrupted(program, tmp_path_factory):
     return outcome(workdir)
 
 
-def start(program, workdir, *overrides):
-    flags = [f"--config.{override}" for override in (*LONG, *overrides)]
+def start_tiny(program, workdir, *overrides):
+    flags = [f"--config.{override}" for override in overrides]
     return program.start(*program.tiny, f"--workdir={workdir}", *flags)
+
+
+def start(program, workdir, *overrides):
+    return start_tiny(program, workdir, *LONG, *overrides)
 
 
 def saved(workdir, *, saving):
@@ -61,6 +66,32 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(program, uninterrupted, tmp
     assert "resuming at step" in out
     assert outcome(tmp_path) == uninterrupted
     assert not any("tmp" in path.name for path in (tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_twenty_five_kills_at_random_instants(program, tmp_path):
+    seed = int(os.environ.get("LRD_JAX_KILL_SEED", random.randrange(2**32)))
+    print(f"LRD_JAX_KILL_SEED={seed}")  # shown when the test fails
+    draw = random.Random(seed)
+    # A checkpoint is being written most of the time.
+    keys = ("train.num_steps=600", "train.eval_every_steps=60", "train.checkpoint_every_steps=10")
+    program.train(tmp_path / "whole", *keys, timeout=900)
+    whole, workdir = outcome(tmp_path / "whole"), tmp_path / "killed"
+    lines, saves = set(map(str, whole["metrics"])), 0
+    for kill in range(25):
+        process = start_tiny(program, workdir, *keys)
+        # Where the run is past that step already, it is killed while it starts.
+        wait_for(reached(workdir, 20 * kill + draw.randint(0, 20)), process, 600)
+        time.sleep(draw.uniform(0, draw.choice((0.02, 0.1, 0.5))))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        saves += any("tmp" in path.name for path in (workdir / "checkpoints").glob("*"))
+        records = read_metrics(workdir / "metrics.jsonl")
+        assert {str(without_timing(record)) for record in records} <= lines
+    program.train(workdir, *keys, timeout=900)
+    assert outcome(workdir) == whole
+    assert saves > 0
 
 
 def test_a_kill_between_the_test_line_and_the_result_repeats_neither(program, tmp_path):

@@ -1,0 +1,68 @@
+"""`lrd_jax.main`, and at a chosen instant of it something that the code in $INJECT asks for."""
+
+import errno
+import itertools
+import os
+import runpy
+import signal
+
+from lrd_jax.data import prepare  # noqa: F401  (for $INJECT, like the rest)
+from lrd_jax.reporting.writers import Writers  # noqa: F401
+from lrd_jax.training import loop  # noqa: F401
+from lrd_jax.training.checkpoints import Checkpoints  # noqa: F401
+from lrd_jax.training.trainer import Trainer
+
+
+def before(owner, name, act, call=1):
+    """Lets `act` happen before the `call`-th call of a function."""
+    original, calls = getattr(owner, name), itertools.count(1)
+
+    def function(*args, **kwargs):
+        if next(calls) == call:
+            act()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, function)
+
+
+def before_step(name, act, call=1):
+    """The same for a compiled step of the trainer."""
+    build = Trainer.__init__
+
+    def init(self, config):
+        build(self, config)
+        before(self, name, act, call)
+
+    Trainer.__init__ = init
+
+
+def send(*signums):
+    """Sends signals to this process."""
+
+    def act():
+        for signum in signums:
+            os.kill(os.getpid(), signum)
+
+    return act
+
+
+def fill(path, leave=0):
+    """Fills the disk up with a file."""
+
+    def act():
+        with open(path, "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(4096))
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+            file.truncate(file.tell() - leave)
+
+    return act
+
+
+sigterm, sigint = send(signal.SIGTERM), send(signal.SIGINT)
+
+if __name__ == "__main__":
+    exec(os.environ["INJECT"])
+    runpy.run_module("lrd_jax.main", run_name="__main__", alter_sys=True)
