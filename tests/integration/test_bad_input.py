@@ -339,7 +339,7 @@ PREPARE = [
 ]
 
 REPRODUCE = [
-    ("", "name an experiment: digits_bfloat16, "),
+    ("", "name an experiment: .*digits_bfloat16, "),
     ("nothing", "invalid choice: 'nothing'"),
     ("digits_urlstm --steps=many", "invalid int value: 'many'"),
     ("digits_urlstm --steps=-1", "--steps and --budget-minutes must be 0 or more"),
