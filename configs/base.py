@@ -89,6 +89,14 @@ def get_config() -> ml_collections.ConfigDict:
     o.decay_every_epochs = 0  # step: epochs between two decays
     o.decay_rate = 0.5  # step: factor of one decay
 
+    s: Any = ml_collections.ConfigDict()
+    c.sweep = s  # values that train side by side in one program, each with every seed; () = none
+    s.learning_rate = ()  # in place of optim.learning_rate, e.g. (1e-3, 3e-4)
+    s.clip_norm = ()  # optim.clip_norm
+    s.weight_decay = ()  # optim.weight_decay
+    s.p_block = ()  # detach.p_block
+    s.c_block = ()  # detach.c_block
+
     t: Any = ml_collections.ConfigDict()
     c.train = t
     t.num_steps = 0  # optimizer steps; wins over num_epochs when > 0
@@ -112,9 +120,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     v: Any = ml_collections.ConfigDict()
     c.devices = v
-    v.cpu_devices = (
-        0  # JAX devices on a CPU; 0 = the largest number of cores that divides the batch
-    )
+    v.cpu_devices = 0  # JAX devices on a CPU; 0 = the most cores that divide what is split
+    v.split = "batch"  # batch: every step over all devices | seeds: whole runs, no communication
     v.deterministic = True  # GPU: bit-reproducible kernels
     return c
 

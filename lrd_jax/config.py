@@ -12,6 +12,7 @@ from typing import Any
 import ml_collections
 
 from lrd_jax.errors import UserError
+from lrd_jax.members import SWEPT, check_values
 
 # Keys that change where or how fast a run computes, or what is evaluated afterwards, but not the
 # trained parameters: a work directory may be continued with other values of these.
@@ -52,6 +53,7 @@ _AT_LEAST = {
 }
 _NON_EMPTY = ("data.name", "data.data_dir")
 _SPLITS = ("train", "valid", "test")
+_DEVICE_SPLITS = ("batch", "seeds")
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -76,6 +78,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "optim.learning_rate",
         "train.num_epochs",
         "seed",
+        "devices.split",
+        *(f"sweep.{name}" for name in SWEPT),
     )
     if missing := [key for key in needed if key not in values]:
         raise UserError(f"the config has no key {missing[0]!r}: start from configs/base.py")
@@ -96,6 +100,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     last = _INT_LIMIT - values["num_seeds"]
     if not 0 <= values["seed"] <= last:
         _refuse("seed", values["seed"], f"from 0 to {last}")
+    if values["devices.split"] not in _DEVICE_SPLITS:
+        _refuse("devices.split", values["devices.split"], " or ".join(_DEVICE_SPLITS))
+    for name in SWEPT:
+        swept = values[f"sweep.{name}"]
+        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in swept):
+            _refuse(f"sweep.{name}", swept, "a tuple of numbers")
+        if len(set(map(float, swept))) < len(swept):
+            _refuse(f"sweep.{name}", swept, "a tuple of different values")
+    check_values(config, validate)
 
 
 def missing_key(error: AttributeError | KeyError) -> str:

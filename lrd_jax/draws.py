@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -22,10 +24,13 @@ class Draws(NamedTuple):
     Attributes:
       key: key of this step, identical on every device.
       first: index in the global batch of the first example that this device holds.
+      swept: what this run draws and weighs with in place of the config's value, where a sweep
+        trains several side by side: key of `members.SWEPT` -> scalar.
     """
 
     key: Array
     first: Array | int = 0
+    swept: Mapping[str, Array] = MappingProxyType({})
 
     def shared(self, stream: str) -> Array:
         """Key of `stream` for draws that the whole mini-batch shares."""

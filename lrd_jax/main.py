@@ -61,6 +61,8 @@ def _set_up_messages() -> None:
     handler.setFormatter(stdlogging.Formatter("lrd_jax: warning: %(message)s"))
     own = stdlogging.getLogger("lrd_jax")
     own.handlers, own.propagate = [handler], False
+    # It would warn of every NaN that a frozen seed has from then on; the loop tells of it once.
+    stdlogging.getLogger("tensorboardX.x2num").setLevel(stdlogging.ERROR)
     if flags.FLAGS.verbosity < logging.INFO:
         stdlogging.getLogger("absl").setLevel(stdlogging.CRITICAL)
 

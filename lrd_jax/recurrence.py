@@ -303,12 +303,18 @@ def truncation_cuts(steps: int, length: int, lengths: Array | None = None) -> Ar
 
 
 def detach_mask(
-    p: float, scope: str, stream: str, draws: Draws, length: int, batch: int, active: Array | bool
+    p: float | Array,
+    scope: str,
+    stream: str,
+    draws: Draws,
+    length: int,
+    batch: int,
+    active: Array | bool,
 ) -> Array | None:
     """Draws at which steps the gradient is blocked (Arpit et al. 2019, arXiv:1810.03023, alg. 1).
 
     Args:
-      p: probability of blocking, in [0, 1]; 0 draws nothing.
+      p: probability of blocking, in [0, 1]; the number 0 draws nothing. A swept one is an array.
       scope: `batch`: one draw a step for the mini-batch; `example`: one for each example.
       stream: name of the random stream.
       draws: this step's randomness.
@@ -319,7 +325,7 @@ def detach_mask(
     Returns:
       `(time,)` or `(time, batch)` booleans, True = blocked; None if p is 0.
     """
-    if p == 0:
+    if not isinstance(p, jax.Array) and p == 0:
         return None
     if scope == "batch":
         mask = jax.random.bernoulli(draws.shared(stream), p, (length,))
@@ -463,9 +469,11 @@ class Recurrence(nn.Module):
             if draws is None:
                 return Controls(None, None, cut, valid)
             suffix = "" if self.stack_mask == "shared" else f"_{layer}"
+            p_block = draws.swept.get("p_block", self.p_block)
+            c_block = draws.swept.get("c_block", self.c_block)
             block_h, block_c = (
                 detach_mask(p, self.mask_scope, name + suffix, draws, length, batch, detach_active)
-                for p, name in ((self.p_block, "h_detach"), (self.c_block, "c_detach"))
+                for p, name in ((p_block, "h_detach"), (c_block, "c_detach"))
             )
             return Controls(block_h, block_c, cut, valid)
 

@@ -2,12 +2,13 @@
 
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lrd_jax.errors import UserError
+from lrd_jax.members import SWEPT, named
 from lrd_jax.reporting.writers import read_metrics
 
 # Okabe & Ito's palette: told apart with every common colour blindness, and in print.
@@ -26,7 +27,8 @@ def plot_curves(
     """Draws metrics over optimizer steps, a panel a metric and a line a run.
 
     A run of several seeds is drawn as the mean over its seeds, with a band of one standard
-    deviation to either side. Steps at which the value is not finite are gaps.
+    deviation to either side; a sweep as such a line for each of its values. Steps at which the
+    value is not finite are gaps.
 
     Args:
       runs: work directory (or `metrics.jsonl`) by the label that the legend shows.
@@ -42,16 +44,20 @@ def plot_curves(
     """
     if not runs:
         raise UserError("no run to plot: give at least one work directory")
-    records = {label: _read(folder) for label, folder in runs.items()}
+    records, folders = {}, {}
+    for name, folder in runs.items():
+        for swept, lines in _by_value(_read(folder)):
+            label = " ".join(filter(None, (name, named(swept))))
+            records[label], folders[label] = lines, folder
     figure = _figure(4.8 * len(curves))
     panels = np.atleast_1d(figure.subplots(1, len(curves), sharex=True))
     for panel, (split, key) in zip(panels, curves, strict=True):
         percent = 100 if key == "accuracy" else 1
-        for index, label in enumerate(runs):
+        for index, label in enumerate(records):
             steps, mean, spread = _curve(records[label], split, key)
             if not len(steps):
                 raise UserError(
-                    f"run {label!r} ({runs[label]}) has no {split} {key}: choose another metric"
+                    f"run {label!r} ({folders[label]}) has no {split} {key}: choose another metric"
                 )
             mean, spread = percent * mean, percent * spread
             colour = _COLOURS[index % len(_COLOURS)]
@@ -99,7 +105,7 @@ def plot_transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> pa
         entries = [row["seeds"][index] for row in rows]
         values = [entry[result["split"]]["accuracy"] for entry in entries]
         percent = [np.nan if value is None else 100 * value for value in values]
-        label = f"seed {entries[0]['seed']}"
+        label = named(entries[0].get("sweep", {}) | {"seed": entries[0]["seed"]})
         panel.plot(
             delays, percent, "o-", color=_COLOURS[index % len(_COLOURS)], lw=1.4, label=label
         )
@@ -114,6 +120,60 @@ def plot_transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> pa
     _style(panel)
     panel.legend(frameon=False)
     return _save(figure, path)
+
+
+def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:
+    """Draws the score of every trial over each key that varied, a panel a key.
+
+    Args:
+      record: the content of `sweep.json`: metric, vary and trials are read.
+      path: the picture; its suffix picks the format.
+
+    Returns:
+      `path`.
+
+    Raises:
+      UserError: No matplotlib, or the picture cannot be written.
+    """
+    metric = record["metric"].removeprefix("-")
+    percent = 100 if metric == "accuracy" else 1
+    whole = [trial for trial in record["trials"] if trial["score"] is not None]
+    failed = [trial for trial in record["trials"] if trial["score"] is None]
+    keys = list(record["vary"])
+    figure = _figure(3.6 * len(keys) + 1.2)
+    panels = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
+    for panel, key in zip(panels, keys, strict=True):
+        place, ticks = _axis(record["vary"][key])
+        scores = [percent * trial["score"] for trial in whole]
+        panel.plot([place(t["values"][key]) for t in whole], scores, "o", color=_COLOURS[0])
+        for trial in failed:  # at the foot, having no score
+            x = place(trial["values"][key])
+            panel.plot(
+                x,
+                0.02,
+                "x",
+                color=_COLOURS[1],
+                transform=panel.get_xaxis_transform(),
+                label="failed",
+            )
+        if ticks:
+            panel.set_xticks(range(len(ticks)), ticks)
+            panel.margins(x=0.15)
+        elif record["vary"][key]["scale"] == "log":
+            panel.set_xscale("log")
+        panel.set_xlabel(key)
+        _style(panel)
+    name = metric.replace("_", " ")
+    panels[0].set_ylabel(f"best validation {name}" + (" (%)" if percent > 1 else ""))
+    if failed:
+        panels[0].legend(*[part[:1] for part in panels[0].get_legend_handles_labels()])
+    return _save(figure, path)
+
+
+def _axis(varied: Mapping[str, Any]) -> tuple[Callable[[Any], float], Sequence[str]]:
+    """Returns where a value stands on its axis, and the labels of an axis of choices."""
+    choices = varied.get("values", ())
+    return choices.index if choices else float, choices
 
 
 def _figure(width: float) -> Any:
@@ -151,6 +211,16 @@ def _read(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise UserError(
             f"no metrics in {folder}: {error.strerror}; give the work directory of a run"
         ) from error
+
+
+def _by_value(records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict, list[dict[str, Any]]]]:
+    """Yields the swept values with their records; {} with all of them without a sweep."""
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for record in records:
+        swept = tuple((name, record[name]) for name in SWEPT if name in record)
+        groups.setdefault(swept, []).append(record)
+    for swept, lines in groups.items() or [((), [])]:
+        yield dict(swept), lines
 
 
 def _curve(

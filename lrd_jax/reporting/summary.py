@@ -3,13 +3,14 @@
 import datetime
 import os
 import shlex
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from clu import parameter_overview
 
+from lrd_jax.members import named
 from lrd_jax.reporting import provenance
+from lrd_jax.reporting.statistics import CONFIDENCE, by_value, over_seeds
 
 
 def startup(
@@ -18,7 +19,7 @@ def startup(
     workdir: str | os.PathLike[str],
     data: str,
     params: Any,
-    num_seeds: int = 1,
+    num_members: int = 1,
     baselines: Mapping[str, float] | None = None,
 ) -> str:
     """Returns the block printed before the first step.
@@ -27,8 +28,8 @@ def startup(
       config_name: e.g. "urlstm_pmnist" or "hdetach_copying-H6".
       workdir: the work directory.
       data: the data set in one line, `dataset.describe()`.
-      params: the parameters of one seed, without a leading axis of seeds.
-      num_seeds: how many seeds train in this program.
+      params: the parameters of one member, without a leading axis of members.
+      num_members: how many seeds, times swept values, train in this program.
       baselines: what a model without memory scores, by metric, where that is known.
 
     Returns:
@@ -37,7 +38,7 @@ def startup(
     """
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
     versions = provenance.versions()
-    each = f" (each of {num_seeds} seeds)" if num_seeds > 1 else ""
+    each = f" (each of {num_members} side by side)" if num_members > 1 else ""
     rows = {
         "config": config_name,
         "device": f"{provenance.device_description()}, JAX {versions['jax']}",
@@ -57,17 +58,24 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
       workdir: the work directory.
 
     Returns:
-      Best step, metrics (with several seeds: mean and sample standard deviation over them), the
-      baseline where the result has one, wall time, and the next commands; no newline at the end.
+      In a sweep a table of its values; then, of the best one, step and metrics (with several seeds:
+      mean, sample standard deviation and interval), seeds that stopped with NaN, the baseline where
+      the result has one, wall time, and the next commands; no newline at the end.
     """
-    runs = result.get("seeds") or [{"best": result["best"], "test": result["test"]}]
+    everyone = result.get("seeds") or [{"best": result["best"], "test": result["test"]}]
+    swept = result.get("sweep", {})
+    runs = [run for run in everyone if run.get("sweep", {}) == swept]
     folder = shlex.quote(os.fspath(workdir))
     tensorboard = shlex.quote(os.path.join(os.fspath(workdir), "tensorboard"))
-    steps = sorted({run["best"]["step"] for run in runs})
+    steps = sorted({run["best"]["step"] for run in runs if run["best"]["step"]})
+    brackets = f"{CONFIDENCE:.0%} bootstrap interval of the mean over seeds"
     rows = {
-        "best step": str(steps[0]) if len(steps) == 1 else f"{steps[0]} to {steps[-1]}",
-        "validation": _metrics([run["best"]["valid"] for run in runs]),
-        "test": _metrics([run["test"] for run in runs]),
+        **({"best value": named(swept)} if swept else {}),
+        "best step": " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1]))),
+        "validation": _metrics([run["best"]["valid"] for run in runs], interval=True),
+        "test": _metrics([run["test"] for run in runs], interval=True),
+        **({"[ ... ]": brackets} if len(runs) > 1 else {}),
+        **_stopped(everyone),
         **_baseline(result.get("baselines")),
         "wall time": str(datetime.timedelta(seconds=round(result["wall_time_s"]))),
         "workdir": os.fspath(workdir),
@@ -75,7 +83,7 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
         f"--workdir={folder} --mode=eval",
         "curves": f"tensorboard --logdir={tensorboard}",
     }
-    return _rows(rows)
+    return (f"{_by_value(everyone)}\n\n" if swept else "") + _rows(rows)
 
 
 def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
@@ -91,9 +99,12 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     """
     split, runs = result["split"], result["seeds"]
     rows = {key: str(value) for key, value in result["overrides"].items() if key != "eval.split"}
+    groups = by_value(runs)
     if len(runs) > 1:
-        rows |= {f"seed {run['seed']}": _of_step(run, split) for run in runs}
-        rows[split] = _metrics([run[split] for run in runs])
+        rows |= {named(r.get("sweep", {}) | {"seed": r["seed"]}): _of_step(r, split) for r in runs}
+        for swept, entries in groups:
+            name = f"{split}, {named(swept)}" if swept else split
+            rows[name] = _metrics([run[split] for run in entries], interval=True)
     else:
         rows[split] = _of_step(runs[0], split)
     return _rows(rows | {"written to": os.fspath(path)})
@@ -107,22 +118,52 @@ def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
       path: the file that was written.
 
     Returns:
-      A row a delay with its metrics (mean and deviation over seeds) and the loss without memory,
-      then the file; no newline at the end.
+      A row a delay (and swept value) with its metrics (mean and deviation over seeds) and the loss
+      without memory, then the file; no newline at the end.
     """
     split, rows = result["split"], result["delays"]
-    metrics = list(rows[0]["seeds"][0][split])
-    table = [["delay", *metrics, "baseline loss"]]
+    first = rows[0]["seeds"][0]
+    metrics = list(first[split])
+    table = [["delay", *first.get("sweep", {}), *metrics, "baseline loss"]]
     for row in rows:
-        values = [_value(key, [seed[split] for seed in row["seeds"]]) for key in metrics]
         baseline = _value("loss", [row["baselines"]])
-        table.append([str(row["delay"]), *values, baseline])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
-        for line in table
+        for swept, entries in by_value(row["seeds"]):
+            values = [_value(key, [entry[split] for entry in entries]) for key in metrics]
+            swept_values = [f"{value:g}" for value in swept.values()]
+            table.append([str(row["delay"]), *swept_values, *values, baseline])
+    return f"{_table(table)}\nwritten to {os.fspath(path)}"
+
+
+def _by_value(runs: Sequence[Mapping[str, Any]]) -> str:
+    """A row a swept value: metrics as mean and deviation over its seeds."""
+    groups = by_value(runs)
+    metrics = list(runs[0]["test"])
+    table = [
+        [*groups[0][0], *(f"{split} {key}" for split in ("validation", "test") for key in metrics)]
     ]
-    return "\n".join([*lines, f"written to {os.fspath(path)}"])
+    for swept, entries in groups:
+        parts = ([run["best"]["valid"] for run in entries], [run["test"] for run in entries])
+        values = [_value(key, part) for part in parts for key in metrics]
+        table.append([*(f"{value:g}" for value in swept.values()), *values])
+    return _table(table)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+
+
+def _stopped(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Who stopped with NaN, and when."""
+    found = [
+        f"{named(run.get('sweep', {}) | {'seed': run['seed']})} at step {step}"
+        for run in runs
+        if (step := run.get("first_nonfinite_step"))
+    ]
+    return {"NaN": "; ".join(found)} if found else {}
 
 
 def _baseline(baselines: Mapping[str, float] | None) -> dict[str, str]:
@@ -133,22 +174,30 @@ def _of_step(run: Mapping[str, Any], split: str) -> str:
     return f"{_metrics([run[split]])} (best step {run['best']['step']})"
 
 
-def _metrics(runs: Sequence[Mapping[str, float | None]]) -> str:
+def _metrics(runs: Sequence[Mapping[str, float | None]], interval: bool = False) -> str:
     """Returns e.g. "loss 0.2134, accuracy 94.02 %", or with several runs "... ± ... (3 seeds)"."""
-    parts = [f"{key.replace('_', ' ')} {_value(key, runs)}" for key in runs[0]]
-    return ", ".join(parts) + (f" ({len(runs)} seeds)" if len(runs) > 1 else "")
+    text = ", ".join(f"{key.replace('_', ' ')} {_value(key, runs, interval)}" for key in runs[0])
+    whole = sum(any(value is not None for value in run.values()) for run in runs)
+    of = "" if whole == len(runs) else f" of {len(runs)}"
+    return text + (f" ({whole}{of} seeds)" if len(runs) > 1 else "")
 
 
-def _value(key: str, runs: Sequence[Mapping[str, float | None]]) -> str:
-    """Returns one metric over runs, e.g. "94.02 ± 0.31 %"."""
-    # A seed that stopped with NaN has null in `result.json`.
-    values = [value for run in runs if (value := run.get(key)) is not None]
+def _value(key: str, runs: Sequence[Mapping[str, float | None]], interval: bool = False) -> str:
+    """Returns one metric over runs, e.g. "94.02 ± 0.31 % [93.80, 94.24]"."""
+    found = over_seeds([{key: run.get(key)} for run in runs])[key]
     formats = {"accuracy": (100, 2, " %"), "perplexity": (1, 2, "")}
     factor, digits, unit = formats.get(key, (1, 4, ""))
-    text = f"{statistics.fmean(values) * factor:.{digits}f}" if values else "nan"
-    if len(values) > 1:
-        text += f" ± {statistics.stdev(values) * factor:.{digits}f}"
-    return text + unit
+
+    def number(value: float) -> str:
+        return f"{value * factor:.{digits}f}"
+
+    text = "nan" if found["mean"] is None else number(found["mean"])
+    if "std" in found:
+        text += f" ± {number(found['std'])}"
+    text += unit
+    if interval and "interval" in found:
+        text += f" [{', '.join(map(number, found['interval']))}]"
+    return text
 
 
 def _rows(rows: Mapping[str, str]) -> str:

@@ -9,6 +9,7 @@ import pathlib
 import socket
 import time
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
@@ -25,6 +26,7 @@ _SessionLog: Any = vars(event_pb2)["SessionLog"]
 # Keys that measure the machine rather than the model: two bit-identical runs differ in these
 # alone. TensorBoard shows them under `perf/`.
 TIMING_KEYS = frozenset({"steps_per_s", "wall_time_s"})
+_ALONE: Mapping[str, Any] = MappingProxyType({})
 
 
 @contextlib.contextmanager
@@ -197,8 +199,8 @@ class _EventFile:
 class TensorBoardWriter:
     """Scalars `train/loss`, `valid/accuracy`, `perf/steps_per_s`, and the config as text.
 
-    Each seed is a run of its own (`seed_0`, `seed_1`, ...), so that TensorBoard draws them over one
-    another; what has no seed stands in the folder itself.
+    Each of several members is a run of its own (`seed_0`, `learning_rate_0.001-seed_0`), so that
+    TensorBoard draws them over one another; a run without others stands in the folder itself.
     """
 
     def __init__(
@@ -220,16 +222,16 @@ class TensorBoardWriter:
         """
         self._folder = pathlib.Path(folder)
         self._purge_step = resume_step + 1 if resume_step else 0
-        self._files: dict[int | None, _EventFile] = {}
+        self._files: dict[str, _EventFile] = {}
         if not resume_step:
             # Four leading spaces: a code block in the Markdown that TensorBoard renders.
             content = json.dumps(config.to_dict(), indent=2)
             text = "\n".join("    " + line for line in content.splitlines())
-            self._file(None).add(0, summary=summary.text("config", text))
+            self._file({}).add(0, summary=summary.text("config", text))
         self.flush()
 
     def write(
-        self, step: int, split: str, values: Mapping[str, Any], seed: int | None = None
+        self, step: int, split: str, values: Mapping[str, Any], member: Mapping[str, Any] = _ALONE
     ) -> None:
         """Adds every number among the values under `<split>/<key>`, timings under `perf/<key>`.
 
@@ -237,7 +239,7 @@ class TensorBoardWriter:
           step: optimizer steps taken.
           split: train, valid or test.
           values: host scalars by name; those that are no numbers are left out.
-          seed: the run seed the values belong to; None where there is but one.
+          member: seed and swept values of the run that they belong to; empty where it is alone.
 
         Raises:
           RunError: The disk is full or failed.
@@ -246,7 +248,7 @@ class TensorBoardWriter:
             number = _as_float(value)
             if number is not None:
                 tag = f"{'perf' if key in TIMING_KEYS else split}/{key}"
-                self._file(seed).add(step, summary=summary.scalar(tag, number))
+                self._file(member).add(step, summary=summary.scalar(tag, number))
 
     def flush(self) -> None:
         """Waits until every event is on the disk.
@@ -267,11 +269,13 @@ class TensorBoardWriter:
             for file in self._files.values():
                 stack.callback(file.close)
 
-    def _file(self, seed: int | None) -> _EventFile:
-        if seed not in self._files:
-            folder = self._folder if seed is None else self._folder / f"seed_{seed}"
-            self._files[seed] = _EventFile(folder, self._purge_step)
-        return self._files[seed]
+    def _file(self, member: Mapping[str, Any]) -> _EventFile:
+        # The seed last: a list of folders then shows the seeds of one value side by side.
+        keys = sorted(member, key=lambda key: key == "seed")
+        name = "-".join(f"{key}_{member[key]}" for key in keys)
+        if name not in self._files:
+            self._files[name] = _EventFile(self._folder / name, self._purge_step)
+        return self._files[name]
 
 
 def _as_float(value: Any) -> float | None:
@@ -312,7 +316,7 @@ class Writers:
         epoch: float,
         split: str,
         values: Mapping[str, Any],
-        seed: int | None = None,
+        member: Mapping[str, Any] = _ALONE,
     ) -> None:
         """Records one set of metrics.
 
@@ -321,16 +325,15 @@ class Writers:
           epoch: passes over the training data, fractional.
           split: train, valid or test.
           values: host scalars by name, e.g. loss, accuracy, steps_per_s.
-          seed: the run seed they belong to; None where there is but one.
+          member: seed and swept values of the run that they belong to, `members.labels`; empty
+            where it is alone.
 
         Raises:
           RunError: The disk is full or failed.
         """
-        record: dict[str, Any] = {"step": step, "epoch": epoch, "split": split}
-        if seed is not None:
-            record["seed"] = seed
+        record = {"step": step, "epoch": epoch, "split": split, **member}
         self._metrics.write(record | dict(values))
-        self._tensorboard.write(step, split, values, seed)
+        self._tensorboard.write(step, split, values, member)
 
     def flush(self) -> None:
         """Waits until everything is on the disk; call it before a checkpoint is written.

@@ -12,8 +12,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.errors import UserError
+from lrd_jax.members import members
 
-AXIS = "data"  # the mesh axis that the batch is split over
+AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
 
 
 def _cores() -> int:
@@ -21,22 +22,25 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose_cpu_devices(requested: int, batch_size: int, cores: int) -> int:
-    """Number of CPU devices: as asked for, else the most cores that divide the batch.
+def choose_cpu_devices(
+    requested: int, total: int, cores: int, what: str = "data.batch_size"
+) -> int:
+    """Number of CPU devices: as asked for, else the most cores that divide what is split.
 
     Args:
       requested: `devices.cpu_devices`; 0 = choose.
-      batch_size: examples per step over all devices.
+      total: what is split over them: examples of a batch, or members.
       cores: cores at hand.
+      what: its name for messages.
 
     Raises:
-      UserError: an explicit number that does not divide the batch.
+      UserError: an explicit number that does not divide the total.
     """
     if requested == 0:
-        return max(n for n in range(1, max(1, min(cores, batch_size)) + 1) if batch_size % n == 0)
-    if requested < 0 or batch_size % requested:
+        return max(n for n in range(1, max(1, min(cores, total)) + 1) if total % n == 0)
+    if requested < 0 or total % requested:
         raise UserError(
-            f"devices.cpu_devices={requested} does not divide data.batch_size={batch_size};"
+            f"devices.cpu_devices={requested} does not divide {what}={total};"
             " choose a divisor, or 0 to have one chosen"
         )
     return requested
@@ -50,9 +54,13 @@ def configure(config: Any) -> None:
     devices is put there (a larger value that the user set is kept).
 
     Args:
-      config: the run's config; reads `devices.*` and `data.batch_size`.
+      config: the run's config; reads `devices.*`, and the batch size or the number of runs that
+        train side by side, whichever is split.
     """
-    count = choose_cpu_devices(config.devices.cpu_devices, config.data.batch_size, _cores())
+    total, what = config.data.batch_size, "data.batch_size"
+    if config.devices.split == "seeds":
+        total, what = len(members(config)), "the number of seeds (times swept values)"
+    count = choose_cpu_devices(config.devices.cpu_devices, total, _cores(), what)
     asked = os.environ.get("NPROC", "")
     os.environ["NPROC"] = str(max(4 * count, _cores(), int(asked) if asked.isdigit() else 0))
     jax.config.update("jax_num_cpu_devices", count)
@@ -72,13 +80,25 @@ def make_mesh(devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raises UserError unless the batch divides evenly over the devices of `mesh`."""
-    if batch_size % mesh.size:
+def check_split(split: str, batch_size: int, num_members: int, mesh: Mesh) -> None:
+    """Raises UserError unless the devices of `mesh` divide what is split over them."""
+    if split == "seeds" and jax.process_count() > 1:
+        raise UserError("devices.split=seeds is for one process; use batch, or a launch a seed")
+    if split == "seeds" and num_members % mesh.size:
+        raise UserError(
+            f"devices.split=seeds: {num_members} runs (num_seeds times the swept values) do not"
+            f" divide over {mesh.size} devices; use a multiple of these, or devices.split=batch"
+        )
+    if split == "batch" and batch_size % mesh.size:
         raise UserError(
             f"data.batch_size={batch_size} does not divide over {mesh.size} devices;"
             f" the nearest that does is {max(1, round(batch_size / mesh.size)) * mesh.size}"
         )
+
+
+def prefers_loops(mesh: Mesh) -> bool:
+    """Whether the members of a device had better train one by one than side by side."""
+    return mesh.devices.flat[0].platform == "cpu"
 
 
 def data_parallel(

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 
 from lrd_jax import config as configs
-from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.reporting import summary
 from lrd_jax.training.checkpoints import Checkpoints
+from lrd_jax.training.results import seed_results
 from lrd_jax.training.state import TrainState
-from lrd_jax.training.trainer import Metrics, Trainer
+from lrd_jax.training.trainer import Trainer
 from lrd_jax.training.workdir import check_vocabulary, check_writable, write_atomically
 
 
@@ -53,7 +53,8 @@ def evaluate_best(workdir: Path, config: Any) -> list[dict[str, Any]]:
       config: the run's config, with other `data.*` and `eval.*` perhaps.
 
     Returns:
-      Seed by seed: its seed, its best step with the validation metrics, the metrics of the split.
+      Member by member: its seed (and swept values), its best step with the validation metrics, the
+      metrics of the split.
 
     Raises:
       UserError: no such run, or a value that does not fit the model.
@@ -64,8 +65,8 @@ def evaluate_best(workdir: Path, config: Any) -> list[dict[str, Any]]:
     trainer = Trainer(config)
     trained = restore_best(workdir, trainer)
     values = trainer.evaluate(trained.best.params, config.eval.split)
-    spec, seeds = trainer.dataset.spec, list(trainer.seeds)
-    return seed_results(jax.device_get(trained), config.eval.split, values, seeds, spec)
+    trained, spec = jax.device_get(trained), trainer.dataset.spec
+    return seed_results(trained, config.eval.split, values, trainer.members, spec)
 
 
 def restore_best(workdir: Path, trainer: Trainer) -> TrainState:
@@ -104,23 +105,3 @@ def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path:
     target = workdir / "eval" / f"{name}.json"
     write_atomically(target, json.dumps(result, indent=2) + "\n")
     return target
-
-
-def seed_results(
-    trained: TrainState, split: str, values: Metrics, seeds: list[int], spec: DataSpec
-) -> list[dict[str, Any]]:
-    """Best step, its validation metrics and those of `split`, seed by seed.
-
-    A seed that stopped with NaN says at which step, and has nulls where it was never validated.
-    """
-    best, each = trained.best, []
-    best_valid = spec.with_rescaled(best.valid)
-    for i, seed in enumerate(seeds):
-        valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best_valid, values))
-        if best.step[i] == 0:
-            valid, tested = dict.fromkeys(valid), dict.fromkeys(tested)
-        entry = {"seed": seed, "best": {"step": int(best.step[i]), "valid": valid}, split: tested}
-        if (bad := int(trained.first_nonfinite_step[i])) >= 0:
-            entry["first_nonfinite_step"] = bad
-        each.append(entry)
-    return each

@@ -22,13 +22,13 @@ import numpy as np
 from lrd_jax import command_line, interrupts
 from lrd_jax import config as configs
 from lrd_jax.data.pipeline import prefetch
-from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, RunError, UserError
+from lrd_jax.members import Member, labels
 from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
 from lrd_jax.training.checkpoints import Checkpoints
-from lrd_jax.training.evaluation import seed_results
+from lrd_jax.training.results import run_result, seed_results
 from lrd_jax.training.state import TrainState
 from lrd_jax.training.trainer import Metrics, Trainer
 from lrd_jax.training.workdir import (
@@ -110,7 +110,7 @@ def _train(
             workdir=workdir,
             data=trainer.dataset.describe(),
             params=one_seed,
-            num_seeds=len(trainer.seeds),
+            num_members=len(trainer.members),
             baselines=spec.baselines,
         ),
         flush=True,
@@ -133,14 +133,12 @@ def _train(
     baselines = spec.baselines
     baseline = {"baseline_loss": baselines["loss"]} if "loss" in baselines else {}
     log_every = config.train.log_every_steps
-    seeds = list(trainer.seeds)
-    single = len(seeds) == 1
 
     def write(step: int, split: str, values: Metrics, **timing: float) -> None:
-        for index, seed in enumerate(seeds):
+        for index, label in enumerate(labels(trainer.members)):
             each = {name: float(value[index]) for name, value in values.items()}
             epoch = step / horizon.steps_per_epoch
-            writers.write(step, epoch, split, each | timing, None if single else seed)
+            writers.write(step, epoch, split, each | timing, label)
 
     def save(step: int) -> None:
         writers.flush()  # every line at or before a checkpoint is on disk before it is
@@ -152,6 +150,7 @@ def _train(
         writers = Writers(workdir, config, resume_step=start, evaluated=not unevaluated)
         stack.callback(writers.close)
         progress = stack.enter_context(Progress(end, start))
+        watch = _Watch(trainer.members, state, progress)
         batches = prefetch(trainer.batch, start, end)
         stack.enter_context(contextlib.closing(batches))
         logged_at, logged_step, saved_step = time.monotonic(), start, start
@@ -175,7 +174,7 @@ def _train(
                     unevaluated = step % eval_every == 0 or last
                     if step % log_every == 0 or last:
                         values = spec.with_rescaled(_means(jax.device_get(state.sums)))
-                        _check_finite(state, seeds)
+                        watch.check(state)
                         now = time.monotonic()
                         rate = (step - logged_step) / max(now - logged_at, 1e-9)
                         write(step, "train", values, steps_per_s=rate)
@@ -184,7 +183,7 @@ def _train(
                         state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
                         logged_at, logged_step = now, step
                 if unevaluated:
-                    _check_finite(state, seeds)  # also waits for the steps under way
+                    watch.check(state)  # also waits for the steps under way
                     began = time.monotonic()
                     with contextlib.suppress(Interrupted):
                         valid = trainer.evaluate(state.params, "valid", leave_if_stopping)
@@ -196,12 +195,12 @@ def _train(
                         unevaluated = False
                     logged_at += time.monotonic() - began  # steps_per_s is of training alone
                 if not unevaluated and (step % save_every == 0 or last):
-                    _check_finite(state, seeds)
+                    watch.check(state)
                     save(step)
                     saved_step = step
                 if caught.signum:
                     if saved_step != step:
-                        _check_finite(state, seeds)
+                        watch.check(state)
                         save(step)
                     checkpoints.wait()
                     progress.write(f"saved at step {step}; the same command continues from there")
@@ -215,7 +214,13 @@ def _train(
         write(end, "test", test)
         writers.flush()
     wall_time_s = earlier_s + time.monotonic() - started
-    result = _result(jax.device_get(state), test, seeds, spec, wall_time_s)
+    each = seed_results(jax.device_get(state), "test", test, trainer.members, spec)
+    result = run_result(each, trainer.objective.select) | {
+        "wall_time_s": wall_time_s,
+        "device": provenance.device_description(),
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
     result |= {"steps": end, "num_steps": horizon.num_steps}
     result |= {"baselines": dict(baselines)} if baselines else {}
     write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
@@ -261,40 +266,30 @@ def _shown(values: np.ndarray) -> float:
     return float(alive.mean()) if len(alive) else math.nan
 
 
-def _check_finite(state: TrainState, seeds: list[int]) -> None:
-    """Ends the run when no seed is left whose loss and gradient are finite."""
-    bad = jax.device_get(state.first_nonfinite_step)
-    if (bad >= 0).all():
-        where = (
-            f"at step {bad[0]}"
-            if len(seeds) == 1
-            else "in every seed, at steps " + ", ".join(str(step) for step in bad)
-        )
-        raise RunError(
-            f"loss or gradient became NaN or infinite {where}; the last good checkpoint is kept."
-            " Lower optim.learning_rate or optim.clip_norm, and choose another --workdir"
-        )
+class _Watch:
+    """Looks after members whose loss or gradient stops being finite."""
 
+    def __init__(self, members: list[Member], state: TrainState, progress: Progress) -> None:
+        """Takes note of those that were frozen before: they have been reported."""
+        self._members, self._progress = members, progress
+        self._known = jax.device_get(state.first_nonfinite_step) >= 0
 
-def _result(
-    trained: TrainState, test: Metrics, seeds: list[int], spec: DataSpec, wall_time_s: float
-) -> dict[str, Any]:
-    """The content of `result.json`; with several seeds the head holds means over them."""
-    each = seed_results(trained, "test", test, seeds, spec)
-    whole = [entry for entry in each if entry["best"]["step"]]
-
-    def mean(parts: list[dict[str, float]]) -> dict[str, float]:
-        return {name: float(np.mean([part[name] for part in parts])) for name in parts[0]}
-
-    return {
-        "best": {
-            "step": int(np.median([entry["best"]["step"] for entry in whole])),
-            "valid": mean([entry["best"]["valid"] for entry in whole]),
-        },
-        "test": mean([entry["test"] for entry in whole]),
-        "seeds": each,
-        "wall_time_s": wall_time_s,
-        "device": provenance.device_description(),
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-    }
+    def check(self, state: TrainState) -> None:
+        """Reports each newly frozen member in a line; ends the run when no other is left."""
+        steps = jax.device_get(state.first_nonfinite_step)
+        if (steps >= 0).all():
+            where = (
+                f"at step {steps[0]}"
+                if len(steps) == 1
+                else "in every seed, at steps " + ", ".join(str(step) for step in steps)
+            )
+            raise RunError(
+                f"loss or gradient became NaN or infinite {where}; the last good checkpoint is"
+                " kept. Lower optim.learning_rate or optim.clip_norm, and choose another --workdir"
+            )
+        for index in np.flatnonzero((steps >= 0) & ~self._known):
+            self._progress.write(
+                f"lrd_jax: warning: loss or gradient of {self._members[index]} became NaN or"
+                f" infinite at step {steps[index]}; it stays as it was before, the others go on"
+            )
+        self._known = steps >= 0

@@ -5,19 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from lrd_jax.errors import UserError
 from lrd_jax.horizon import Horizon
 
+Array = jax.Array
 
-def make_schedule(optim: Any, horizon: Horizon) -> optax.Schedule:
+
+def make_schedule(
+    optim: Any, horizon: Horizon, learning_rate: float | Array | None = None
+) -> optax.Schedule:
     """Learning rate over steps: `constant`, `cosine` (to 0 at the end) or `step`, after a warm-up.
+
+    Args:
+      optim: `config.optim`.
+      horizon: length of the run.
+      learning_rate: the peak, where it is not the config's.
 
     Raises:
       UserError: unknown schedule, or a `step` schedule without its interval or a positive factor.
     """
-    peak, warmup = optim.learning_rate, optim.warmup_steps
+    peak = optim.learning_rate if learning_rate is None else learning_rate
+    warmup = optim.warmup_steps
     if optim.schedule == "constant":
         schedule = optax.constant_schedule(peak)
     elif optim.schedule == "cosine":
@@ -54,35 +65,58 @@ def _in_cell(params: Any) -> Any:
     )
 
 
-def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformation:
+def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformationExtraArgs:
     """Builds clip -> update rule -> learning rate from `config.optim`.
 
     Clipping is by global norm over all parameters, or over the recurrence alone
     (`clip_scope=cell`). Weight decay is decoupled and leaves biases alone, since shrinking a gate
     bias shortens the time scale it was initialised to.
 
+    Returns:
+      The optimizer. Its `update` takes `learning_rate`, `clip_norm` and `weight_decay` by keyword
+      in place of the config's, scalars on the device, and passes over other names: so a sweep
+      trains several values side by side.
+
     Raises:
       UserError: unknown optimizer, scope or schedule.
     """
-    schedule = make_schedule(optim, horizon)
-    rules = {
-        "adam": lambda: optax.adam(schedule),
-        "adamw": lambda: optax.adamw(schedule, weight_decay=optim.weight_decay, mask=_is_matrix),
-        # Smoothing 0.99, epsilon outside the root: the PyTorch defaults that the papers' code used.
-        "rmsprop": lambda: optax.rmsprop(schedule, decay=0.99, eps=1e-8, eps_in_sqrt=False),
-        "sgd": lambda: optax.sgd(schedule),
-    }
-    if optim.name not in rules:
-        raise UserError(f"optim.name={optim.name!r} is unknown; use one of {', '.join(rules)}")
+
+    def build(
+        *,
+        learning_rate: Array | None = None,
+        clip_norm: Array | None = None,
+        weight_decay: float | Array = optim.weight_decay,
+        **_: Array,
+    ) -> optax.GradientTransformation:
+        schedule = make_schedule(optim, horizon, learning_rate)
+        rules = {
+            "adam": lambda: optax.adam(schedule),
+            "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix),
+            # Smoothing 0.99, epsilon outside the root: the PyTorch defaults that the papers' code
+            # used.
+            "rmsprop": lambda: optax.rmsprop(schedule, decay=0.99, eps=1e-8, eps_in_sqrt=False),
+            "sgd": lambda: optax.sgd(schedule),
+        }
+        if optim.name not in rules:
+            raise UserError(f"optim.name={optim.name!r} is unknown; use one of {', '.join(rules)}")
+        if clip_norm is not None:
+            clip = optax.clip_by_global_norm(jnp.where(clip_norm == 0, jnp.inf, clip_norm))
+        elif optim.clip_norm:
+            clip = optax.clip_by_global_norm(optim.clip_norm)
+        else:
+            clip = optax.identity()
+        if optim.clip_scope == "cell":
+            clip = optax.masked(clip, _in_cell)
+        return optax.chain(clip, rules[optim.name]())
+
     if optim.weight_decay and optim.name != "adamw":
         raise UserError(
             f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw (it is {optim.name})"
         )
     if optim.clip_scope not in ("all", "cell"):
         raise UserError(f"optim.clip_scope={optim.clip_scope!r} is unknown; use all or cell")
-    if not optim.clip_norm:
-        return rules[optim.name]()
-    clip = optax.clip_by_global_norm(optim.clip_norm)
-    if optim.clip_scope == "cell":
-        clip = optax.masked(clip, _in_cell)
-    return optax.chain(clip, rules[optim.name]())
+
+    def update(updates: Any, state: Any, params: Any = None, **swept: Array) -> tuple[Any, Any]:
+        return build(**swept).update(updates, state, params)
+
+    return optax.GradientTransformationExtraArgs(build().init, update)

@@ -37,7 +37,7 @@ class Best:
 
 @flax.struct.dataclass
 class TrainState:
-    """State of `seeds` runs that train side by side.
+    """State of `seeds` runs that train side by side; in a sweep, of every value with every seed.
 
     Attributes:
       step: updates applied = batches read, `()`.
@@ -47,6 +47,8 @@ class TrainState:
       carry: what travels from batch to batch (a language model's hidden state), leaves
         `(seeds, batch, ...)`, split over the devices like the batch; empty for most tasks.
       sums: metrics since the last log line, name -> (sum, count), each `(seeds,)`.
+      swept: each member's values of what is swept, key of `members.SWEPT` -> `(seeds,)`; constant,
+        and empty where nothing is swept.
       first_nonfinite_step: the step whose loss or gradient was not finite, -1 if none, `(seeds,)`.
         From there on that seed is frozen.
       best: the best validation result so far.
@@ -58,22 +60,39 @@ class TrainState:
     rng: Array
     carry: Any
     sums: dict[str, tuple[Array, Array]]
+    swept: dict[str, Array]
     first_nonfinite_step: Array
     best: Best
 
 
-# Where each part lives: replicated, but for the carry, which is split like the batch.
-_everywhere: Any = {field.name: P() for field in dataclasses.fields(TrainState)}  # pyright: ignore[reportArgumentType]
-STATE_SPEC = TrainState(**_everywhere).replace(carry=P(None, AXIS))  # pyright: ignore[reportAttributeAccessIssue]
+def state_spec(split: str) -> TrainState:
+    """Where each part of the state lives, a PartitionSpec for each.
+
+    Args:
+      split: `batch`: replicated, but for the carry, which is split like the batch; `seeds`: each
+        device holds some members whole.
+    """
+    names = [field.name for field in dataclasses.fields(TrainState)]  # pyright: ignore[reportArgumentType]
+    if split == "seeds":
+        parts = {name: P() if name == "step" else P(AXIS) for name in names}
+    else:
+        parts = {name: P(None, AXIS) if name == "carry" else P() for name in names}
+    return TrainState(**parts)  # pyright: ignore[reportArgumentType]
 
 
 def init_state(
-    seeds: Array, *, objective: Objective, tx: optax.GradientTransformation, batch_size: int
+    seeds: Array,
+    swept: dict[str, Array],
+    *,
+    objective: Objective,
+    tx: optax.GradientTransformation,
+    batch_size: int,
 ) -> TrainState:
     """Draws the initial state of every seed; the same whether seeds run alone or together.
 
     Args:
-      seeds: the run seeds, `(seeds,)` integers.
+      seeds: the run seed of every member, `(seeds,)` integers.
+      swept: its swept values, each `(seeds,)`.
       objective: gives parameters and carry.
       tx: the optimizer.
       batch_size: global batch size.
@@ -95,6 +114,7 @@ def init_state(
         rng=rng,
         carry=jax.tree.map(lambda c: jnp.broadcast_to(c, (*seeds.shape, *c.shape)), carry),
         sums={name: (zeros, zeros) for name in (*objective.metrics, "grad_norm")},
+        swept=swept,
         first_nonfinite_step=jnp.full(seeds.shape, -1, jnp.int32),
         best=Best(
             step=jnp.zeros(seeds.shape, jnp.int32),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,38 +18,61 @@ from lrd_jax.training.state import TrainState
 Array = jax.Array
 
 
+def _over_seeds(function: Callable[..., Any], one_by_one: bool) -> Callable[..., Any]:
+    """Maps over the leading axis of all arguments and results.
+
+    Side by side, the seeds fill up a GPU that a single one leaves idle. A CPU is busy with one, and
+    XLA's products with a batch axis are slower there than one after the other.
+    """
+    if one_by_one:
+        return lambda *args: lax.map(lambda each: function(*each), args)
+    return jax.vmap(function)
+
+
 def train_step(
     state: TrainState,
     batch: dict[str, Array],
     *,
     objective: Objective,
-    tx: optax.GradientTransformation,
+    tx: optax.GradientTransformationExtraArgs,
+    split: str = "batch",
+    one_by_one: bool = False,
 ) -> TrainState:
     """One update of every seed from this device's slice of their batches.
 
     Gradients and metrics of all seeds are averaged over the axis `data` in one all-reduce;
-    nothing inside the differentiated function communicates. The wrapper donates `state`.
+    nothing inside the differentiated function communicates. Where the seeds are split instead,
+    nothing communicates at all. The wrapper donates `state`.
 
     Args:
-      state: this device's view: replicated but for `carry`, `(seeds, local batch, ...)`.
+      state: this device's view, see `state_spec`; `carry` is `(seeds, local batch, ...)`.
       batch: leaves `(seeds, local batch, ...)`.
       objective: the loss.
-      tx: the optimizer; clipping happens in it, after the mean.
+      tx: the optimizer; clipping happens in it, after the mean. Gets the swept values by keyword.
+      split: what the devices share, `batch` or `seeds`.
+      one_by_one: whether the seeds of a device take turns, in a loop, or are vmapped.
 
     Returns:
       The new state; metrics are added to `state.sums`. A seed whose loss or gradient is not finite
       keeps its state of before, now and in all later steps.
     """
+    together = split == "batch"
     local = batch["mask"].shape[1]
-    first = lax.axis_index(AXIS) * local
-    examples = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)
-    weight = lax.pmean(examples, AXIS)  # (seeds,) examples per device, on average
+    first = lax.axis_index(AXIS) * local if together else 0
+    weight = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)
+    if together:
+        weight = lax.pmean(weight, AXIS)  # (seeds,) examples per device, on average
 
     def gradients(
-        params: Any, rng: Array, carry: Any, batch: dict[str, Array], weight: Array
+        params: Any,
+        rng: Array,
+        carry: Any,
+        batch: dict[str, Array],
+        weight: Array,
+        swept: dict[str, Array],
     ) -> tuple[Any, Sums, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), state.step)
-        draws = Draws(key, first)
+        draws = Draws(key, first, swept)
 
         def mean_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
             total, aux = objective.loss(params, carry, batch, draws, state.step)
@@ -57,15 +81,20 @@ def train_step(
         grads, (sums, carry) = jax.grad(mean_loss, has_aux=True)(params)
         return grads, sums, carry
 
-    grads, sums, carry = jax.vmap(gradients)(state.params, state.rng, state.carry, batch, weight)
-    grads, sums = lax.pmean((grads, sums), AXIS)
-    sums = jax.tree.map(lambda s: s * lax.axis_size(AXIS), sums)
+    grads, sums, carry = _over_seeds(gradients, one_by_one)(
+        state.params, state.rng, state.carry, batch, weight, state.swept
+    )
+    if together:
+        grads, sums = lax.pmean((grads, sums), AXIS)
+        sums = jax.tree.map(lambda s: s * lax.axis_size(AXIS), sums)
 
-    def apply(grads: Any, opt_state: Any, params: Any) -> tuple[Any, Any, Array]:
-        updates, opt_state = tx.update(grads, opt_state, params)
+    def apply(
+        grads: Any, opt_state: Any, params: Any, swept: dict[str, Array]
+    ) -> tuple[Any, Any, Array]:
+        updates, opt_state = tx.update(grads, opt_state, params, **swept)
         return optax.apply_updates(params, updates), opt_state, optax.tree.norm(grads)
 
-    params, opt_state, norm = jax.vmap(apply)(grads, state.opt_state, state.params)
+    params, opt_state, norm = jax.vmap(apply)(grads, state.opt_state, state.params, state.swept)
     sums["grad_norm"] = (norm, jnp.ones_like(norm))
 
     finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
@@ -84,6 +113,7 @@ def train_step(
         rng=state.rng,
         carry=if_alive(carry, state.carry),
         sums=if_alive(jax.tree.map(jnp.add, state.sums, sums), state.sums),
+        swept=state.swept,
         first_nonfinite_step=jnp.where(
             (state.first_nonfinite_step < 0) & ~finite, state.step + 1, state.first_nonfinite_step
         ),
@@ -92,7 +122,13 @@ def train_step(
 
 
 def eval_step(
-    params: Any, carry: Any, batch: dict[str, Array], *, objective: Objective
+    params: Any,
+    carry: Any,
+    batch: dict[str, Array],
+    *,
+    objective: Objective,
+    split: str = "batch",
+    one_by_one: bool = False,
 ) -> tuple[Sums, Any]:
     """Metrics of every seed on this device's slice of one batch that all seeds share.
 
@@ -101,6 +137,8 @@ def eval_step(
       carry: leaves `(seeds, local batch, ...)`.
       batch: leaves `(local batch, ...)`.
       objective: the loss; it draws nothing here.
+      split: as in `train_step`; where the seeds are split, the batch is whole on every device.
+      one_by_one: as in `train_step`.
 
     Returns:
       Sums over the whole batch, each `(seeds,)`, and the carry for the next batch.
@@ -109,5 +147,5 @@ def eval_step(
     def one(params: Any, carry: Any) -> tuple[Sums, Any]:
         return objective.loss(params, carry, batch, None, 0)[1]
 
-    sums, carry = jax.vmap(one)(params, carry)
-    return lax.psum(sums, AXIS), carry
+    sums, carry = _over_seeds(one, one_by_one)(params, carry)
+    return lax.psum(sums, AXIS) if split == "batch" else sums, carry

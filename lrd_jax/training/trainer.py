@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -17,16 +18,24 @@ from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
 from lrd_jax.horizon import Horizon, make_horizon
+from lrd_jax.members import check_values, members
 from lrd_jax.models import make_recurrence
 from lrd_jax.objectives import Objective, make_objective
-from lrd_jax.training.devices import AXIS, check_batch, data_parallel, make_mesh, place
+from lrd_jax.training.devices import (
+    AXIS,
+    check_split,
+    data_parallel,
+    make_mesh,
+    place,
+    prefers_loops,
+)
 from lrd_jax.training.optimizer import make_optimizer
-from lrd_jax.training.state import STATE_SPEC, TrainState, init_state, update_best
+from lrd_jax.training.state import TrainState, init_state, state_spec, update_best
 from lrd_jax.training.step import eval_step, train_step
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
 _BATCHES_AHEAD = 2  # evaluation batches that wait for the devices
-Metrics = dict[str, np.ndarray]  # name -> one value per seed
+Metrics = dict[str, np.ndarray]  # name -> one value per member
 
 
 class Trainer:
@@ -38,7 +47,7 @@ class Trainer:
       horizon: length of the run.
       objective: the loss.
       mesh: the devices.
-      seeds: run seeds that train side by side.
+      members: the runs that train side by side, in the order of the state's leading axis.
     """
 
     def __init__(self, config: Any, dataset: Dataset | None = None) -> None:
@@ -53,8 +62,8 @@ class Trainer:
         """
         self.config = config
         # What needs no data is checked before a download may start.
-        make_optimizer(config.optim, Horizon(1, 1))
-        make_recurrence(config, length=_ANY_LENGTH)
+        _check_parts(config)
+        check_values(config, _check_parts)
         self.dataset: Dataset = dataset or make_dataset(config)
         batch_size = config.data.batch_size
         if batch_size > self.dataset.num_train:
@@ -66,39 +75,46 @@ class Trainer:
         self.objective: Objective = make_objective(config, self.dataset.spec, self.horizon)
         tx = make_optimizer(config.optim, self.horizon)
         self.mesh = make_mesh()
-        check_batch(batch_size, self.mesh)
-        self.seeds = range(config.seed, config.seed + config.num_seeds)
+        self.members = members(config)
+        self._split: str = config.devices.split
+        check_split(self._split, batch_size, len(self.members), self.mesh)
         self._init = functools.partial(
             init_state, objective=self.objective, tx=tx, batch_size=batch_size
         )
         _check_memory(self._shapes())
+        spec: Any = state_spec(self._split)
         self._sharding: Any = jax.tree.map(
-            functools.partial(NamedSharding, self.mesh),
-            STATE_SPEC,
-            is_leaf=lambda x: isinstance(x, P),
+            functools.partial(NamedSharding, self.mesh), spec, is_leaf=lambda x: isinstance(x, P)
         )
+        # Places of what has leading axes (seeds, batch) and of a batch that all seeds share.
+        own, shared = (P(AXIS), P()) if self._split == "seeds" else (P(None, AXIS), P(AXIS))
+        self._batch_spec, self._eval_batch_spec = own, shared
+        one_by_one = len(self.members) > 1 and prefers_loops(self.mesh)
+        how: Any = {"split": self._split, "one_by_one": one_by_one}
         self.train_step = data_parallel(
-            functools.partial(train_step, objective=self.objective, tx=tx),
+            functools.partial(train_step, objective=self.objective, tx=tx, **how),
             self.mesh,
-            in_specs=(STATE_SPEC, P(None, AXIS)),
-            out_specs=STATE_SPEC,
+            in_specs=(spec, own),
+            out_specs=spec,
             donate=(0,),
         )
         self.eval_step = data_parallel(
-            functools.partial(eval_step, objective=self.objective),
+            functools.partial(eval_step, objective=self.objective, **how),
             self.mesh,
-            in_specs=(P(), P(None, AXIS), P(AXIS)),
-            out_specs=(P(), P(None, AXIS)),
+            in_specs=(spec.params, own, shared),
+            out_specs=(spec.sums, own),
             donate=(1,),
         )
         self.update_best = jax.jit(
-            functools.partial(update_best, select=self.objective.select), donate_argnums=0
+            functools.partial(update_best, select=self.objective.select),
+            donate_argnums=0,
+            out_shardings=self._expand(self._sharding),
         )
 
     def init(self) -> TrainState:
         """The state before the first step."""
-        seeds = np.array(self.seeds, np.int32)
-        return jax.jit(self._init, out_shardings=self._expand(self._sharding))(seeds)
+        init = jax.jit(self._init, out_shardings=self._expand(self._sharding))
+        return init(*self._identities())
 
     def template(self) -> TrainState:
         """Shapes, dtypes and places of the state, for restoring."""
@@ -110,7 +126,16 @@ class Trainer:
 
     def _shapes(self) -> TrainState:
         """Shapes and dtypes of the state; nothing is computed."""
-        return jax.eval_shape(self._init, jax.ShapeDtypeStruct((len(self.seeds),), np.int32))
+        return jax.eval_shape(self._init, *self._identities())
+
+    def _identities(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Seeds and swept values of all members, each `(seeds,)`."""
+        real = jnp.result_type(float)
+        swept = {
+            name: np.array([member.swept[name] for member in self.members], real)
+            for name in self.members[0].swept
+        }
+        return np.array([member.seed for member in self.members], np.int32), swept
 
     def _expand(self, shardings: TrainState) -> TrainState:
         """One sharding for every leaf, from one for every part of the state."""
@@ -122,8 +147,10 @@ class Trainer:
 
     def batch(self, step: int) -> dict[str, jax.Array]:
         """The batches of all seeds for update number `step`, on the devices."""
-        each = [self.dataset.train_batch(seed, step, slice(None)) for seed in self.seeds]
-        return place(jax.tree.map(lambda *xs: np.stack(xs), *each), self.mesh, P(None, AXIS))
+        seeds = [member.seed for member in self.members]
+        each = {seed: self.dataset.train_batch(seed, step, slice(None)) for seed in set(seeds)}
+        stacked = jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
+        return place(stacked, self.mesh, self._batch_spec)
 
     def evaluate(
         self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
@@ -138,19 +165,20 @@ class Trainer:
         Returns:
           The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
         """
-        devices = self.mesh.size
+        devices = 1 if self._split == "seeds" else self.mesh.size
         wanted = self.config.eval.batch_size or self.config.data.batch_size
         wanted = min(wanted, self.dataset.eval_size(split))  # the rest would be padding
         size = math.ceil(wanted / devices) * devices
-        seeds = len(self.seeds)
+        seeds = len(self.members)
         carry = jax.tree.map(
             lambda c: np.broadcast_to(c, (seeds, *c.shape)), self.objective.initial_carry(size)
         )
-        carry = place(carry, self.mesh, P(None, AXIS))
+        carry = place(carry, self.mesh, self._batch_spec)
         batches = []
         for batch in self.dataset.eval_batches(split, size):
             before_batch()
-            sums, carry = self.eval_step(params, carry, place(batch, self.mesh, P(AXIS)))
+            placed = place(batch, self.mesh, self._eval_batch_spec)
+            sums, carry = self.eval_step(params, carry, placed)
             batches.append(sums)
             # Not far ahead of the devices, or the caller could not end this soon.
             jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
@@ -159,6 +187,12 @@ class Trainer:
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
         means = {name: total / count for name, (total, count) in totals.items()}
         return self.dataset.spec.with_rescaled(means)
+
+
+def _check_parts(config: Any) -> None:
+    """Raises UserError where optimizer or recurrence would refuse the config, whatever the data."""
+    make_optimizer(config.optim, Horizon(1, 1))
+    make_recurrence(config, length=_ANY_LENGTH)
 
 
 def _check_memory(shapes: TrainState) -> None:

@@ -71,6 +71,48 @@ def test_seeds_are_averaged_and_nan_is_a_gap(tmp_path, drawn):
     np.testing.assert_allclose([band.min(), band.max()], [2 - 2**0.5, 2 + 2**0.5])
 
 
+def test_a_sweep_is_a_line_a_value(tmp_path, drawn):
+    records = [
+        {
+            "step": 1,
+            "split": "train",
+            "seed": seed,
+            "learning_rate": rate,
+            "loss": 100 * rate + seed,
+        }
+        for rate in (0.01, 0.02)
+        for seed in (0, 2)
+    ]
+    run = write_run(tmp_path / "run", records)
+    plots.plot_curves({"r": run}, tmp_path / "c.png", curves=[("train", "loss")])
+    (figure,) = drawn
+    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[2.0], [3.0]]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["r learning_rate 0.01", "r learning_rate 0.02"]
+
+
+def test_scores_of_trials_over_what_varied(tmp_path, drawn):
+    record = {
+        "metric": "accuracy",
+        "vary": {
+            "model.cell": {"values": ["lstm", "gru"]},
+            "optim.learning_rate": {"scale": "log", "low": 1e-4, "high": 1e-2},
+        },
+        "trials": [
+            {"values": {"model.cell": "gru", "optim.learning_rate": 1e-3}, "score": 0.9},
+            {"values": {"model.cell": "lstm", "optim.learning_rate": 1e-2}, "score": None},
+        ],
+    }
+    assert plots.plot_sweep(record, tmp_path / "s.png").stat().st_size > 1000
+    cell, rate = drawn[0].axes
+    assert cell.get_xlabel() == "model.cell" and rate.get_xscale() == "log"
+    assert [label.get_text() for label in cell.get_xticklabels()] == ["lstm", "gru"]
+    np.testing.assert_allclose(cell.lines[0].get_xydata(), [[1, 90]])
+    np.testing.assert_allclose(rate.lines[0].get_xydata(), [[1e-3, 90]])
+    assert [panel.lines[1].get_label() for panel in (cell, rate)] == ["failed", "failed"]
+    np.testing.assert_allclose([panel.lines[1].get_xdata()[0] for panel in (cell, rate)], [0, 1e-2])
+
+
 def test_what_cannot_be_plotted_is_refused(tmp_path, run, monkeypatch):
     with pytest.raises(UserError, match="no run"):
         plots.plot_curves({}, tmp_path / "c.png")

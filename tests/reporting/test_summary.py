@@ -21,11 +21,13 @@ def test_startup_names_everything_a_reader_needs():
         workdir="runs/x",
         data="digits: 1297 training examples",
         params=PARAMS,
-        num_seeds=3,
+        num_members=3,
     )
     rows = text.splitlines()
     assert any("cell/kernel" in row and "(3, 40)" in row and "120" in row for row in rows)
-    assert any(row.startswith("Total: 160") and row.endswith("(each of 3 seeds)") for row in rows)
+    assert any(
+        row.startswith("Total: 160") and row.endswith("(each of 3 side by side)") for row in rows
+    )
     assert "config   urlstm_pdigits" in rows and "workdir  runs/x" in rows
     assert "data     digits: 1297 training examples" in rows
     (device,) = (row for row in rows if row.startswith("device "))
@@ -53,12 +55,40 @@ def test_closing_of_several_seeds_gives_mean_and_spread():
             "best": {"step": 100 * (seed + 1), "valid": {"accuracy": 0.9 + 0.01 * seed}},
             "test": {"accuracy": value},
         }
-        for seed, value in enumerate((0.80, 0.84, None))  # the third one ended in NaN
+        for seed, value in enumerate((0.80, 0.84, None))
     ]
+    seeds[2]["first_nonfinite_step"] = 250
     text = summary.closing(result(seeds=seeds), config_flag="c.py", workdir="w")
     assert "best step   100 to 300" in text
-    assert "validation  accuracy 91.00 ± 1.00 % (3 seeds)" in text
-    assert "test        accuracy 82.00 ± 2.83 % (3 seeds)" in text
+    lines = text.splitlines()
+    assert "validation  accuracy 91.00 ± 1.00 % [90.00, 92.00] (3 seeds)" in lines
+    assert "test        accuracy 82.00 ± 2.83 % [80.00, 84.00] (2 of 3 seeds)" in lines
+    assert "[ ... ]     95% bootstrap interval of the mean over seeds" in lines
+    assert "NaN         seed 2 at step 250" in lines
+
+
+def test_closing_of_a_sweep_is_a_table_then_the_best_value():
+    def run(seed, rate, accuracy):
+        return {
+            "seed": seed,
+            "sweep": {"learning_rate": rate},
+            "best": {"step": 100, "valid": {"accuracy": accuracy}},
+            "test": {"accuracy": accuracy - 0.1},
+        }
+
+    seeds = [run(seed, rate, 0.5 + 10 * rate) for rate in (0.01, 0.02) for seed in (0, 1)]
+    text = summary.closing(
+        result(sweep={"learning_rate": 0.02}, seeds=seeds), config_flag="c.py", workdir="w"
+    )
+    assert text.splitlines()[:7] == [
+        "learning_rate  validation accuracy   test accuracy",
+        "         0.01       60.00 ± 0.00 %  50.00 ± 0.00 %",
+        "         0.02       70.00 ± 0.00 %  60.00 ± 0.00 %",
+        "",
+        "best value  learning_rate 0.02",
+        "best step   100",
+        "validation  accuracy 70.00 ± 0.00 % [70.00, 70.00] (2 seeds)",
+    ]
 
 
 @pytest.mark.parametrize("value", [None, float("nan")])
@@ -86,6 +116,7 @@ def test_evaluation_of_one_seed_and_of_several():
         "data.permutation  none",
         "seed 1            loss 0.5000, accuracy 80.00 % (best step 10)",
         "seed 2            loss 0.5000, accuracy 90.00 % (best step 20)",
-        "valid             loss 0.5000 ± 0.0000, accuracy 85.00 ± 7.07 % (2 seeds)",
+        "valid             loss 0.5000 ± 0.0000 [0.5000, 0.5000],"
+        " accuracy 85.00 ± 7.07 % [80.00, 90.00] (2 seeds)",
         "written to        v.json",
     ]

@@ -231,7 +231,7 @@ def test_writers_keep_seeds_apart_and_resume(tmp_path):
         both = Writers(tmp_path, base.get_config(), resume)
         for step in steps:
             for seed in (0, 1):
-                both.write(step, step / 4, "train", {"loss": step + seed + shift}, seed)
+                both.write(step, step / 4, "train", {"loss": step + seed + shift}, {"seed": seed})
         both.flush()
         both.close()
         both.close()

@@ -3,8 +3,10 @@
 import jax
 import pytest
 
+from configs import base
 from lrd_jax.errors import UserError
-from lrd_jax.training.devices import check_batch, choose_cpu_devices, make_mesh
+from lrd_jax.training import devices
+from lrd_jax.training.devices import check_split, choose_cpu_devices, make_mesh
 
 
 @pytest.mark.parametrize(
@@ -29,9 +31,28 @@ def test_an_explicit_number_must_divide_the_batch():
         choose_cpu_devices(3, 64, 8)
 
 
+@pytest.mark.parametrize(("seeds", "values", "expected"), [(5, (), 1), (4, (), 2), (5, (1, 2), 2)])
+def test_split_seeds_take_the_most_cores_that_divide_them(monkeypatch, seeds, values, expected):
+    config = base.get_config()
+    config.devices.split, config.num_seeds, config.sweep.clip_norm = "seeds", seeds, values
+    config.data.batch_size = 7
+    chosen = {}
+    monkeypatch.setattr(devices, "_cores", lambda: 2)
+    monkeypatch.setattr(devices.jax.config, "update", chosen.__setitem__)
+    monkeypatch.setattr(devices.os, "environ", dict(devices.os.environ))
+    devices.configure(config)
+    assert chosen["jax_num_cpu_devices"] == expected
+    config.devices.cpu_devices = 3
+    with pytest.raises(UserError, match="devices=3 does not divide the number of seeds"):
+        devices.configure(config)
+
+
 def test_the_batch_must_divide_over_the_mesh():
     mesh = make_mesh(jax.devices()[:4])
-    check_batch(8, mesh)
+    check_split("batch", 8, 1, mesh)
     for size, nearest in ((10, 8), (1, 4), (15, 16)):
         with pytest.raises(UserError, match=f"nearest that does is {nearest}$"):
-            check_batch(size, mesh)
+            check_split("batch", size, 1, mesh)
+    check_split("seeds", 10, 8, mesh)  # whole batches: any size
+    with pytest.raises(UserError, match=r"6 runs .* do not divide over 4 devices"):
+        check_split("seeds", 8, 6, mesh)

@@ -72,6 +72,27 @@ def test_rmsprop_is_the_one_of_the_papers():
         np.testing.assert_allclose(leaf, -10, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scope", ["all", "cell"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
+def test_values_given_to_an_update_take_the_place_of_the_configs(schedule, scope):
+    common = {"name": "adamw", "clip_scope": scope, "schedule": schedule}
+    common |= {"warmup_steps": 2, "decay_every_epochs": 1}
+    grads = jax.tree.map(lambda p: 3.0 * p, PARAMS)
+    general = make_optimizer(optim(**common, learning_rate=0.5, clip_norm=7.0), HORIZON)
+    for values in (
+        {"learning_rate": 0.1, "clip_norm": 0.0, "weight_decay": 0.0},
+        {"learning_rate": 0.2, "clip_norm": 2.0, "weight_decay": 0.3},
+    ):
+        own = make_optimizer(optim(**common, **values), HORIZON)
+        swept = {name: jnp.float32(value) for name, value in values.items()}
+        states = own.init(PARAMS), general.init(PARAMS)
+        for _ in range(12):
+            one, state = own.update(grads, states[0], PARAMS)
+            other, others = jax.jit(general.update)(grads, states[1], PARAMS, **swept, p_block=0.5)
+            states = state, others
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), one, other)
+
+
 def rates(steps, **overrides):
     schedule = make_schedule(optim(learning_rate=0.8, **overrides), HORIZON)
     return [float(schedule(step)) for step in steps]

@@ -18,6 +18,7 @@ from harness import (
 from jax import lax
 from jax.sharding import PartitionSpec as P
 
+from lrd_jax.members import Member
 from lrd_jax.training import trainer as trainer_module
 from lrd_jax.training.devices import AXIS
 from lrd_jax.training.step import train_step
@@ -54,9 +55,9 @@ def test_the_step_also_runs_under_pmap(monkeypatch):
     config = make_config(**RANDOM)
     kept = {}
 
-    def keep(state, batch, *, objective, tx):
-        kept.update(objective=objective, tx=tx)
-        return train_step(state, batch, objective=objective, tx=tx)
+    def keep(state, batch, **options):
+        kept.update(options)
+        return train_step(state, batch, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer_module, "train_step", keep)
@@ -150,6 +151,17 @@ def test_one_gradient_all_reduce_and_none_inside_a_loop(monkeypatch, backend):
     assert [kind for kind in outside if 1 < elements(kind) < size] == []
 
 
+def test_split_seeds_communicate_nothing(monkeypatch):
+    config = make_config(**RANDOM, num_seeds=4, devices__split="seeds")
+    trainer = make_trainer(monkeypatch, config)
+    assert collectives(compiled(trainer)) == ([], [])
+    state, batch = trainer.init(), trainer.batch(0)
+    carry = trainer.objective.initial_carry(8)
+    whole = jax.tree.map(lambda x: x[0], batch)
+    evaluation = trainer.eval_step.lower(state.params, carry, whole).compile().as_text()
+    assert collectives(evaluation) == ([], [])
+
+
 def test_the_checker_finds_a_collective_inside_a_loop(monkeypatch):
     class Chatty(Mean):
         def loss(self, params, carry, batch, draws, step):
@@ -169,14 +181,19 @@ def test_the_checker_finds_a_collective_inside_a_loop(monkeypatch):
 # ---- Seeds ------------------------------------------------------------------------------------
 
 
-def test_seeds_side_by_side_equal_single_runs(monkeypatch):
+@pytest.mark.parametrize(
+    "one_by_one", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["loop", "vmap"]
+)
+def test_seeds_in_one_program_equal_single_runs(monkeypatch, one_by_one):
+    # As on a CPU, and as on a GPU.
+    monkeypatch.setattr(trainer_module, "prefers_loops", lambda _: one_by_one)
     config = make_config(**RANDOM, seed=3, num_seeds=3)
     trainer = make_trainer(monkeypatch, config)
     together = run(trainer, 20)
     batch = trainer.batch(7)
     alone = make_trainer(monkeypatch, make_config(**RANDOM))
     for index in range(3):
-        alone.seeds = range(3 + index, 4 + index)  # compiled once for all three
+        alone.members = [Member(3 + index, {})]  # compiled once for all three
         assert_identical(
             jax.tree.map(lambda x, i=index: x[i], batch),
             jax.tree.map(lambda x: x[0], alone.batch(7)),

@@ -1,0 +1,94 @@
+"""What a run came to: the content of `result.json`, of each seed and over them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from lrd_jax.data.spec import DataSpec
+from lrd_jax.members import Member
+from lrd_jax.reporting.statistics import by_value, over_seeds
+from lrd_jax.training.state import TrainState
+
+
+def seed_results(
+    trained: TrainState,
+    split: str,
+    values: dict[str, np.ndarray],
+    members: Sequence[Member],
+    spec: DataSpec,
+) -> list[dict[str, Any]]:
+    """Best step, its validation metrics and those of `split`, member by member.
+
+    Swept values stand under `sweep`, where there are any. A member that stopped with NaN says at
+    which step, and has nulls where it was never validated.
+
+    Args:
+      trained: the state, on the host.
+      split: name of the split that `values` are of.
+      values: its metrics, name -> `(seeds,)`.
+      members: who stands where on the leading axis.
+      spec: says which metrics are made of others.
+    """
+    best, each = trained.best, []
+    best_valid = spec.with_rescaled(best.valid)
+    for i, member in enumerate(members):
+        valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best_valid, values))
+        if best.step[i] == 0:
+            valid, tested = dict.fromkeys(valid), dict.fromkeys(tested)
+        entry: dict[str, Any] = {"seed": member.seed}
+        if member.swept:
+            entry["sweep"] = member.swept
+        entry |= {"best": {"step": int(best.step[i]), "valid": valid}, split: tested}
+        if (bad := int(trained.first_nonfinite_step[i])) >= 0:
+            entry["first_nonfinite_step"] = bad
+        each.append(entry)
+    return each
+
+
+def run_result(each: list[dict[str, Any]], select: Sequence[str]) -> dict[str, Any]:
+    """What `result.json` says of the metrics.
+
+    Args:
+      each: from `seed_results`, of the test split.
+      select: which validation metrics choose, as for the best checkpoint.
+
+    Returns:
+      `best`, `test` and, of several seeds, `statistics` over them; then `seeds`, which is `each`.
+      In a sweep the former are of the value that validated best, named under `sweep`, and
+      `by_value` holds the same of every value.
+    """
+    values = [_over_seeds(swept, runs) for swept, runs in by_value(each)]
+    best = max(values, key=lambda value: _rank(value["best"]["valid"], select))
+    return best | ({"by_value": values} if "sweep" in best else {}) | {"seeds": each}
+
+
+def _over_seeds(swept: dict[str, float], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The seeds of one swept value together: median best step, means, and their statistics."""
+    steps = [run["best"]["step"] for run in runs if run["best"]["step"]]
+    valid = over_seeds([run["best"]["valid"] for run in runs])
+    test = over_seeds([run["test"] for run in runs])
+    result: dict[str, Any] = {"sweep": swept} if swept else {}
+    result["best"] = {
+        "step": int(np.median(steps)) if steps else 0,
+        "valid": {name: found["mean"] for name, found in valid.items()},
+    }
+    result["test"] = {name: found["mean"] for name, found in test.items()}
+    if len(runs) > 1:
+        result["statistics"] = {"valid": valid, "test": test}
+    return result
+
+
+def _rank(valid: dict[str, float | None], select: Sequence[str]) -> tuple[float, ...]:
+    """Comparable, more is better; a metric that no seed has ranks last."""
+
+    def of(name: str) -> float:
+        value = valid[name.removeprefix("-")]
+        if value is None:
+            return -math.inf
+        return -value if name.startswith("-") else value
+
+    return tuple(of(name) for name in select)

@@ -1,0 +1,340 @@
+"""Speed of many seeds in one program, and of several devices: the trainer's own compiled step.
+
+    python scripts/bench_parallel.py                     # about ten minutes on two cores
+    python scripts/bench_parallel.py --turns=3 --turn-seconds=0.3       # a first look
+
+Two questions, each with a goal:
+
+- `seeds`: five seeds in one program, the batch split over the devices or the seeds, against five
+  runs one after the other, each on all devices; at T = 64 and 784. On a CPU at most as long as the
+  five runs; on a GPU at most 1.5 times as long as one.
+- `devices` (CPU alone): one run on a device a core against the best setting with one device, whose
+  operations XLA spreads over the cores by itself; T = 784, batch 128. At least 1.3 times as fast.
+
+The task is adding, whose sequences have any length; 128 units, a head of 256. A step is forward,
+backward, clipping, Adam and metrics, on batches that are on the devices already; neither start nor
+compilation is counted, of which five runs have five. Contenders live in processes of their own that
+take turns, and medians over the turns are compared; one that waits sleeps.
+
+Writes `results/bench_parallel_<device>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # a checkout that is not installed
+
+from lrd_jax.reporting import provenance  # noqa: E402
+
+SEEDS_GOALS = {"cpu": (1.0, "five runs"), "gpu": (1.5, "one run")}
+DEVICES_GOAL = 1.3
+
+
+class Job(NamedTuple):
+    """What one worker process trains.
+
+    Attributes:
+      question: `seeds` or `devices`.
+      contender: its name in the table.
+      steps: T, time steps of a sequence.
+      batch: examples of a training step, for each seed.
+      units: of the one layer.
+      cell: as in `model.cell`.
+      seeds: how many train side by side.
+      split: as in `devices.split`.
+      devices: as in `devices.cpu_devices`, 0 = chosen.
+      threads: of XLA's pool on a CPU (`NPROC`), 0 = as `lrd_jax` sets it.
+    """
+
+    question: str
+    contender: str
+    steps: int
+    batch: int
+    units: int
+    cell: str
+    seeds: int = 1
+    split: str = "batch"
+    devices: int = 0
+    threads: int = 0
+
+
+def jobs_for(question: str, options: argparse.Namespace) -> list[list[Job]]:
+    """The groups of contenders that take turns."""
+    size = {"units": options.units, "cell": options.cell}
+    if question == "seeds":
+        return [
+            [
+                Job(question, "one run", t, 64, **size),
+                Job(question, "together, batch split", t, 64, **size, seeds=options.seeds),
+                Job(
+                    question,
+                    "together, seeds split",
+                    t,
+                    64,
+                    **size,
+                    seeds=options.seeds,
+                    split="seeds",
+                ),
+            ]
+            for t in options.lengths
+        ]
+    t, cores = max(options.lengths), os.cpu_count() or 1
+    return [
+        [
+            Job(question, "a device a core", t, 128, **size),
+            Job(question, "one device", t, 128, **size, devices=1),
+            Job(question, "one device, a thread a core", t, 128, **size, devices=1, threads=cores),
+        ]
+    ]
+
+
+# ---- A contender's process --------------------------------------------------------------------
+
+
+def work(job: Job) -> None:
+    """Answers each number on stdin, of training steps, with a line of JSON on stdout."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints is not an answer
+    from configs import base
+    from lrd_jax.training import devices
+
+    config: Any = base.get_config()
+    config.data.update(name="adding", length=job.steps, batch_size=job.batch)
+    config.model.update(cell=job.cell, hidden_size=job.units)
+    config.devices.update(cpu_devices=job.devices, split=job.split)
+    config.num_seeds = job.seeds
+    devices.configure(config)
+    if job.threads:
+        os.environ["NPROC"] = str(job.threads)
+
+    import jax
+
+    from lrd_jax.training.trainer import Trainer
+
+    trainer = Trainer(config)
+    state = trainer.init()
+    batches = [trainer.batch(step) for step in range(2)]
+
+    def train(count: int) -> float:
+        nonlocal state
+        start = time.perf_counter()
+        for step in range(count):
+            state = trainer.train_step(state, batches[step % 2])
+        jax.block_until_ready(state)
+        return time.perf_counter() - start
+
+    def answer(**values: Any) -> None:
+        print(json.dumps(values), file=answers, flush=True)
+
+    answer(
+        compile_s=train(1),
+        num_devices=trainer.mesh.size,
+        device=provenance.device_description(),
+        versions=provenance.versions(),
+    )
+    for line in sys.stdin:
+        train(1)  # untimed: an idle process may have lost its pages and caches
+        answer(seconds=train(int(line)))
+
+
+class Worker:
+    """A contender's process and what it has answered.
+
+    Attributes:
+      record: the job, its seconds a training step, and `error` if it has failed.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.record: dict[str, Any] = {**job._asdict(), "step_s": []}
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", json.dumps(job._asdict())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            # Huge pages and GPU memory as `lrd_jax.main` and a shared machine need them.
+            env={
+                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
+                **os.environ,
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            },
+        )
+        self.record.update(self._answer())
+
+    def turn(self, seconds: float) -> None:
+        """Trains for about this long."""
+        if "error" in self.record:
+            return
+        time.sleep(0.3)  # threads of the one before may still spin
+        usual = min(self.record["step_s"], default=None) or self.measure(1)
+        count = max(1, round(seconds / usual))
+        self.record["step_s"].append(self.measure(count))
+
+    def measure(self, count: int) -> float:
+        """Seconds a step, over this many."""
+        assert self.process.stdin
+        print(count, file=self.process.stdin, flush=True)
+        return self._answer().get("seconds", float("inf")) / count
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout
+        try:
+            return json.loads(self.process.stdout.readline())
+        except ValueError:
+            self.errors.seek(0)
+            lines = [line for line in self.errors.read().splitlines() if line.strip()]
+            self.record["error"] = lines[-1][:200] if lines else "ended without a word"
+            return {}
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.communicate()
+        self.errors.close()
+
+
+# ---- The run ----------------------------------------------------------------------------------
+
+
+def measure(jobs: list[Job], turns: int, seconds: float) -> list[dict[str, Any]]:
+    """Times contenders in turns; returns their records with medians."""
+    workers: list[Worker] = []
+    try:
+        for job in jobs:
+            workers.append(Worker(job))
+        for _ in range(turns):
+            for worker in workers:
+                worker.turn(seconds)
+    finally:
+        for worker in workers:
+            worker.close()
+    for worker in workers:
+        if worker.record["step_s"] and "error" not in worker.record:
+            worker.record["median_step_s"] = statistics.median(worker.record["step_s"])
+    return [worker.record for worker in workers]
+
+
+def goals(records: list[dict[str, Any]], platform: str) -> list[dict[str, Any]]:
+    """The goals that the records speak to: ratio, limit, and whether it is met.
+
+    Args:
+      records: from `measure`.
+      platform: "cpu" or "gpu", which have different goals.
+    """
+    found = []
+    whole = [record for record in records if "median_step_s" in record]
+    for steps in dict.fromkeys(record["steps"] for record in whole):
+        time_of = {
+            (r["question"], r["contender"]): r["median_step_s"]
+            for r in whole
+            if r["steps"] == steps
+        }
+        limit, against = SEEDS_GOALS[platform]
+        for r in whole:
+            if r["steps"] == steps and r["seeds"] > 1 and ("seeds", "one run") in time_of:
+                yardstick = time_of["seeds", "one run"] * (r["seeds"] if platform == "cpu" else 1)
+                ratio = r["median_step_s"] / yardstick
+                found.append(
+                    {"steps": steps, "contender": r["contender"], "against": against}
+                    | {"ratio": ratio, "goal": f"<= {limit}", "met": ratio <= limit}
+                )
+        single = [
+            seconds
+            for (question, name), seconds in time_of.items()
+            if question == "devices" and name.startswith("one device")
+        ]
+        if single and ("devices", "a device a core") in time_of:
+            ratio = min(single) / time_of["devices", "a device a core"]
+            found.append(
+                {"steps": steps, "contender": "a device a core", "against": "best one device"}
+                | {"ratio": ratio, "goal": f">= {DEVICES_GOAL}", "met": ratio >= DEVICES_GOAL}
+            )
+    return found
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """All records as Markdown."""
+    lines = [
+        "| T x batch x H | contender | seeds | devices | ms a step | spread | ms a seed |",
+        "|---" * 7 + "|",
+    ]
+    for r in records:
+        shape = f"{r['steps']} x {r['batch']} x {r['units']}"
+        if "median_step_s" not in r:
+            lines.append(f"| {shape} | {r['contender']} | failed: {r.get('error')} |" + " |" * 4)
+            continue
+        seconds, each = r["median_step_s"], r["step_s"]
+        lines.append(
+            f"| {shape} | {r['contender']} | {r['seeds']} | {r['num_devices']}"
+            f" | {1e3 * seconds:.1f} | {1e3 * min(each):.1f} to {1e3 * max(each):.1f}"
+            f" | {1e3 * seconds / r['seeds']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs what the command line asks for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--questions", nargs="+", choices=["seeds", "devices"])
+    parser.add_argument("--lengths", nargs="+", type=int, default=[64, 784], metavar="T")
+    parser.add_argument("--seeds", type=int, default=5, help="side by side")
+    parser.add_argument("--units", type=int, default=128)
+    parser.add_argument("--cell", default="urlstm")
+    parser.add_argument("--turns", type=int, default=15, help="of each contender")
+    parser.add_argument("--turn-seconds", type=float, default=2.0)
+    parser.add_argument("--output", type=pathlib.Path, help="default in results/")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        work(Job(**json.loads(options.worker)))
+        return
+
+    records: list[dict[str, Any]] = []
+    for question in options.questions or ["seeds", "devices"]:
+        for jobs in jobs_for(question, options):
+            print(f"{question}, T = {jobs[0].steps} ...", file=sys.stderr, flush=True)
+            records += measure(jobs, options.turns, options.turn_seconds)
+    described = sorted({r.pop("device") for r in records if "device" in r})
+    versions: dict[str, str] = {}
+    for record in records:
+        versions |= record.pop("versions", {})
+    platform = "cpu" if all("(cpu)" in device for device in described) else "gpu"
+    result = {
+        "command": ["python", "scripts/bench_parallel.py", *sys.argv[1:]],
+        "date": time.strftime("%Y-%m-%d"),
+        "devices": described,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+        "versions": versions,
+        "commit": provenance.commit(),
+        "goals": goals(records, platform),
+        "records": records,
+    }
+    output = options.output or ROOT / "results" / f"bench_parallel_{platform}.json"
+    output.write_text(json.dumps(result, indent=1) + "\n")
+    print(table(records))
+    for goal in result["goals"]:
+        verdict = "met" if goal["met"] else "MISSED"
+        print(
+            f"T = {goal['steps']}: {goal['contender']} / {goal['against']} = {goal['ratio']:.2f},"
+            f" goal {goal['goal']}: {verdict}"
+        )
+
+
+if __name__ == "__main__":
+    main()
