@@ -12,6 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.errors import UserError
+from lrd_jax.training import processes
 
 AXIS = "data"  # the mesh axis that the batch is split over
 
@@ -50,9 +51,19 @@ def configure(config: Any) -> None:
     devices is put there (a larger value that the user set is kept).
 
     Args:
-      config: the run's config; reads `devices.*` and `data.batch_size`.
+      config: the run's config; reads `devices.*` and `data.batch_size`. The devices are those of
+        this process, for its share of the batch.
+
+    Raises:
+      UserError: a number that does not divide the batch.
     """
-    count = choose_cpu_devices(config.devices.cpu_devices, config.data.batch_size, _cores())
+    share, rest = divmod(config.data.batch_size, processes.count())
+    if rest:
+        raise UserError(
+            f"data.batch_size={config.data.batch_size} does not divide over {processes.count()}"
+            " processes"
+        )
+    count = choose_cpu_devices(config.devices.cpu_devices, share, _cores())
     asked = os.environ.get("NPROC", "")
     os.environ["NPROC"] = str(max(4 * count, _cores(), int(asked) if asked.isdigit() else 0))
     jax.config.update("jax_num_cpu_devices", count)
@@ -81,6 +92,29 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
+def local_rows(batch_size: int, mesh: Mesh) -> slice:
+    """Rows of a global batch that the devices of this process hold.
+
+    Args:
+      batch_size: examples over all devices.
+      mesh: from `make_mesh`.
+
+    Raises:
+      UserError: the processes have different numbers of devices.
+    """
+    owners = [device.process_index for device in mesh.devices.flat]
+    own = owners.count(jax.process_index())
+    first = owners.index(jax.process_index())
+    # What `place` relies on: equal shares, each in one piece.
+    if owners != sorted(owners) or {owners.count(owner) for owner in owners} != {own}:
+        raise UserError(
+            "the processes of this run have different numbers of devices; give each the same"
+            " (on a CPU: devices.cpu_devices)"
+        )
+    each = batch_size // mesh.size
+    return slice(first * each, (first + own) * each)
+
+
 def data_parallel(
     step: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...]
 ) -> Callable[..., Any]:
@@ -101,7 +135,7 @@ def data_parallel(
 
 
 def place(tree: Any, mesh: Mesh, spec: P) -> Any:
-    """Puts host arrays onto the mesh; with several processes each holds its part of the batch."""
+    """Puts host arrays onto the mesh; each process brings its own `local_rows` of what is split."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree

@@ -19,7 +19,7 @@ from lrd_jax.errors import UserError
 from lrd_jax.horizon import Horizon, make_horizon
 from lrd_jax.models import make_recurrence
 from lrd_jax.objectives import Objective, make_objective
-from lrd_jax.training.devices import AXIS, check_batch, data_parallel, make_mesh, place
+from lrd_jax.training.devices import AXIS, check_batch, data_parallel, local_rows, make_mesh, place
 from lrd_jax.training.optimizer import make_optimizer
 from lrd_jax.training.state import STATE_SPEC, TrainState, init_state, update_best
 from lrd_jax.training.step import eval_step, train_step
@@ -67,6 +67,7 @@ class Trainer:
         tx = make_optimizer(config.optim, self.horizon)
         self.mesh = make_mesh()
         check_batch(batch_size, self.mesh)
+        self._rows = local_rows(batch_size, self.mesh)
         self.seeds = range(config.seed, config.seed + config.num_seeds)
         self._init = functools.partial(
             init_state, objective=self.objective, tx=tx, batch_size=batch_size
@@ -121,8 +122,11 @@ class Trainer:
         )
 
     def batch(self, step: int) -> dict[str, jax.Array]:
-        """The batches of all seeds for update number `step`, on the devices."""
-        each = [self.dataset.train_batch(seed, step, slice(None)) for seed in self.seeds]
+        """The batches of all seeds for update number `step`, on the devices.
+
+        Of several processes each reads the rows of its own devices.
+        """
+        each = [self.dataset.train_batch(seed, step, self._rows) for seed in self.seeds]
         return place(jax.tree.map(lambda *xs: np.stack(xs), *each), self.mesh, P(None, AXIS))
 
     def evaluate(
@@ -142,13 +146,15 @@ class Trainer:
         wanted = self.config.eval.batch_size or self.config.data.batch_size
         wanted = min(wanted, self.dataset.eval_size(split))  # the rest would be padding
         size = math.ceil(wanted / devices) * devices
+        rows = local_rows(size, self.mesh)
         seeds = len(self.seeds)
         carry = jax.tree.map(
-            lambda c: np.broadcast_to(c, (seeds, *c.shape)), self.objective.initial_carry(size)
+            lambda c: np.broadcast_to(c[rows], (seeds, *c[rows].shape)),
+            self.objective.initial_carry(size),
         )
         carry = place(carry, self.mesh, P(None, AXIS))
         batches = []
-        for batch in self.dataset.eval_batches(split, size):
+        for batch in self.dataset.eval_batches(split, size, rows):
             before_batch()
             sums, carry = self.eval_step(params, carry, place(batch, self.mesh, P(AXIS)))
             batches.append(sums)
