@@ -4,6 +4,7 @@ Exit status: 0 done; 1 stopped while running; 2 bad input; 128 + signal when int
 """
 
 import logging as stdlogging
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,16 +21,30 @@ from lrd_jax import command_line
 from lrd_jax import config as configs
 from lrd_jax.errors import Interrupted, RunError, UserError
 from lrd_jax.huge_pages import restart_with_huge_pages
+from lrd_jax.launch import find_launch
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Default: runs/<config name>[-<argument>].")
 _MODE = flags.DEFINE_enum(
     "mode", "train", ["train", "eval"], "train (resumes), or eval: test the best checkpoint."
 )
 
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "Several processes: HOST:PORT where process 0 listens."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "Several processes: the number of this one, from 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes: how many.")
+
 
 def main(flag: command_line.ConfigFlag) -> None:
     """Runs what the flags ask for."""
     _set_up_messages()
+    launch = find_launch(
+        _COORDINATOR_ADDRESS.value, _PROCESS_ID.value, _NUM_PROCESSES.value, os.environ
+    )
+    if launch is not None and _MODE.value == "eval":
+        raise UserError("--mode=eval runs in one process: start it without the others")
     workdir = configs.expand_user(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
     config: Any = flag.config
     if _MODE.value == "eval":
@@ -37,19 +52,20 @@ def main(flag: command_line.ConfigFlag) -> None:
     configs.validate(config)
 
     # Imported here, so that a wrong flag is answered before JAX has loaded.
-    from lrd_jax.training import devices
+    from lrd_jax.training import devices, processes
 
-    devices.configure(config)  # before anything makes JAX create its client
-    from lrd_jax.training import evaluation, loop, sampling, transfer
+    with processes.joined(launch):
+        devices.configure(config)  # before anything makes JAX create its client
+        from lrd_jax.training import evaluation, loop, sampling, transfer
 
-    if _MODE.value == "train":
-        loop.train(config, workdir, flag.spec)
-    elif config.eval.sample_tokens:
-        sampling.sample(workdir, flag.overrides)
-    elif config.eval.delays:
-        transfer.evaluate(workdir, flag.overrides)
-    else:
-        evaluation.evaluate(workdir, flag.overrides)
+        if _MODE.value == "train":
+            loop.train(config, workdir, flag.spec)
+        elif config.eval.sample_tokens:
+            sampling.sample(workdir, flag.overrides)
+        elif config.eval.delays:
+            transfer.evaluate(workdir, flag.overrides)
+        else:
+            evaluation.evaluate(workdir, flag.overrides)
 
 
 def _set_up_messages() -> None:

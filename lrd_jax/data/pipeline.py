@@ -103,11 +103,18 @@ class ArrayDataset:
             "mask": np.ones(len(index), np.float32),
         }
 
-    def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: str, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[Batch]:
         """Yields every example of a split once, in stored order, in batches of equal size.
 
         The last batch is filled up with zeros, where `mask` is 0; dropping it instead would leave
         up to `batch_size - 1` examples out of the score.
+
+        Args:
+            split: "train", "valid" or "test".
+            batch_size: of the global batch.
+            rows: the part of each batch that is wanted.
 
         Raises:
             UserError: unknown split, or a batch size below 1.
@@ -115,16 +122,18 @@ class ArrayDataset:
         inputs, targets = self._split(split)
         if batch_size < 1:
             raise UserError(f"evaluation batch size {batch_size} must be at least 1")
-        return self._batches(inputs, targets, batch_size)
+        return self._batches(inputs, targets, batch_size, range(batch_size)[rows])
 
     @staticmethod
-    def _batches(inputs: np.ndarray, targets: np.ndarray, batch_size: int) -> Iterator[Batch]:
+    def _batches(
+        inputs: np.ndarray, targets: np.ndarray, batch_size: int, rows: range
+    ) -> Iterator[Batch]:
         def padded(array: np.ndarray, start: int) -> np.ndarray:
-            part = array[start : start + batch_size]
-            return np.pad(part, [(0, batch_size - len(part))] + [(0, 0)] * (part.ndim - 1))
+            part = array[start : start + len(rows)]
+            return np.pad(part, [(0, len(rows) - len(part))] + [(0, 0)] * (part.ndim - 1))
 
-        for start in range(0, len(inputs), batch_size):
-            mask = np.arange(start, start + batch_size) < len(inputs)
+        for start in range(rows.start, len(inputs) + rows.start, batch_size):
+            mask = np.arange(start, start + len(rows)) < len(inputs)
             yield {
                 "inputs": padded(inputs, start),
                 "targets": padded(targets, start),

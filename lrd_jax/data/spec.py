@@ -74,8 +74,13 @@ class Dataset(Protocol):
         """
         ...
 
-    def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
-        """Yields every example of "train", "valid" or "test" once; the last batch is padded."""
+    def eval_batches(
+        self, split: str, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[Batch]:
+        """Yields every example of "train", "valid" or "test" once; the last batch is padded.
+
+        Of each global batch only `rows`, which lie within it.
+        """
         ...
 
     def eval_size(self, split: str) -> int:

@@ -203,8 +203,10 @@ class SyntheticDataset:
             return self._batch(_rows(fixed, index))
         return self._batch(_rows(self._task.draw(rng, self._batch_size), rows))
 
-    def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
-        """Yields every fixed example of a split once; the last batch is padded, with mask 0.
+    def eval_batches(
+        self, split: str, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[Batch]:
+        """Yields `rows` of each batch of a split's fixed examples; the last is padded, with mask 0.
 
         Raises:
             UserError: unknown split, training examples that are not fixed, or a batch size below 1.
@@ -212,12 +214,12 @@ class SyntheticDataset:
         records = self._split(split)
         if batch_size < 1:
             raise UserError(f"evaluation batch size {batch_size} must be at least 1")
-        return self._batches(records, batch_size)
+        return self._batches(records, batch_size, range(batch_size)[rows])
 
-    def _batches(self, records: Records, batch_size: int) -> Iterator[Batch]:
-        for start in range(0, _count(records), batch_size):
-            part = _rows(records, slice(start, start + batch_size))
-            yield self._batch(part, padding=batch_size - _count(part))
+    def _batches(self, records: Records, batch_size: int, rows: range) -> Iterator[Batch]:
+        for start in range(rows.start, _count(records) + rows.start, batch_size):
+            part = _rows(records, slice(start, start + len(rows)))
+            yield self._batch(part, padding=len(rows) - _count(part))
 
     def _batch(self, records: Records, padding: int = 0) -> Batch:
         mask = np.ones(_count(records), np.float32)

@@ -88,10 +88,13 @@ class TextDataset:
         turn = int(np.random.Generator(draw).integers(len(tokens)))
         return self._window(tokens, self._batch_size, window, rows, turn)
 
-    def eval_batches(self, split: str, batch_size: int) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: str, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[Batch]:
         """Yields every token of a split once, in streams that go on from batch to batch.
 
-        There are `batch_size` of them; they are masked where they have ended.
+        There are `batch_size` of them, of which `rows` are wanted; they are masked where they have
+        ended.
 
         Raises:
             UserError: unknown split, or a batch size below 1.
@@ -100,7 +103,7 @@ class TextDataset:
         if batch_size < 1:
             raise UserError(f"evaluation batch size {batch_size} must be at least 1")
         windows = range(_count_windows(len(tokens), batch_size, self.spec.length))
-        return (self._window(tokens, batch_size, window, slice(None)) for window in windows)
+        return (self._window(tokens, batch_size, window, rows) for window in windows)
 
     def _window(
         self, tokens: np.ndarray, streams: int, window: int, rows: slice, turn: int = 0

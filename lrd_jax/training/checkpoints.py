@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from lrd_jax.errors import RunError, UserError
+from lrd_jax.training import processes
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,23 @@ _BESIDE_BYTES = 1 << 20  # more than what a checkpoint holds beside the arrays
 
 
 def _digests(tree: Any) -> dict[str, str]:
-    """Sha256 of the bytes of every leaf that this process holds whole, by its path."""
+    """Sha256 of the bytes of every leaf, by its path; the same on any number of processes."""
     return {
-        jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+        jax.tree_util.keystr(path): hashlib.sha256(_whole(leaf).tobytes()).hexdigest()
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-        if leaf.is_fully_addressable
     }
+
+
+def _whole(leaf: jax.Array) -> np.ndarray:
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def _check_digests(saved: dict[str, str], found: dict[str, str]) -> None:
+    for path, digest in found.items():
+        if saved.get(path, digest) != digest:
+            raise ValueError(f"{path.lstrip('.')} does not match its sha256")
 
 
 def _shapes(tree: Any) -> dict[str, str]:
@@ -129,7 +142,7 @@ class Checkpoints:
           UserError: none is whole, and nothing was moved; or the newest holds another model.
         """
         damaged: dict[int, Exception] = {}
-        for step in reversed(self.steps()):
+        for step in reversed(processes.from_first(self.steps)):
             try:
                 extra = self._restore(step, extra=ocp.args.JsonRestore())["extra"]
                 shapes, sha256 = extra.pop("shapes"), extra.pop("sha256")
@@ -139,9 +152,7 @@ class Checkpoints:
             self._check_fit(shapes, _shapes(template))
             try:
                 state = self._restore(step, state=ocp.args.StandardRestore(template))["state"]
-                for path, digest in _digests(state).items():
-                    if sha256.get(path, digest) != digest:
-                        raise ValueError(f"{path.lstrip('.')} does not match its sha256")
+                processes.together(_check_digests, sha256, _digests(state))
             except Exception as error:
                 damaged[step] = error
                 continue
@@ -157,7 +168,9 @@ class Checkpoints:
         return None
 
     def _restore(self, step: int, **items: Any) -> Any:
-        return self._manager.restore(step, args=ocp.args.Composite(**items))
+        """Reads items of a checkpoint; what one process cannot read counts as damaged for all."""
+        args = ocp.args.Composite(**items)
+        return processes.together(self._manager.restore, step, args=args)
 
     def _check_fit(self, found: dict[str, str], wanted: dict[str, str]) -> None:
         for path in sorted(found.keys() | wanted.keys()):
@@ -174,14 +187,17 @@ class Checkpoints:
         if self._read_only:
             logger.warning("%s; %s", found, instead)
             return
+        self._manager.close()
+        processes.from_first(lambda: self._move_aside(step, found, instead))
+        self._manager = self._open()
+
+    def _move_aside(self, step: int, found: str, instead: str) -> None:
         aside = self._directory.with_name(self._directory.name + "_damaged")
         names = itertools.chain([str(step)], (f"{step}-{n}" for n in itertools.count(1)))
         target = next(aside / name for name in names if not (aside / name).exists())
         logger.warning("%s and was moved to %s; %s", found, target, instead)
-        self._manager.close()
         aside.mkdir(exist_ok=True)
         shutil.move(self._directory / str(step), target)
-        self._manager = self._open()
 
     def wait(self) -> None:
         """Returns when everything is on disk; raises RunError if that failed."""

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lrd_jax.errors import UserError
 from lrd_jax.members import members
+from lrd_jax.training import processes
 
 AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
 
@@ -55,12 +56,20 @@ def configure(config: Any) -> None:
 
     Args:
       config: the run's config; reads `devices.*`, and the batch size or the number of runs that
-        train side by side, whichever is split.
+        train side by side, whichever is split. The devices are those of this process, for its
+        share of it.
+
+    Raises:
+      UserError: a number that does not divide what is split.
     """
-    total, what = config.data.batch_size, "data.batch_size"
     if config.devices.split == "seeds":
         total, what = len(members(config)), "the number of seeds (times swept values)"
-    count = choose_cpu_devices(config.devices.cpu_devices, total, _cores(), what)
+    else:
+        total, what = config.data.batch_size, "data.batch_size"
+    share, rest = divmod(total, processes.count())
+    if rest:
+        raise UserError(f"{what}={total} does not divide over {processes.count()} processes")
+    count = choose_cpu_devices(config.devices.cpu_devices, share, _cores(), what)
     asked = os.environ.get("NPROC", "")
     os.environ["NPROC"] = str(max(4 * count, _cores(), int(asked) if asked.isdigit() else 0))
     jax.config.update("jax_num_cpu_devices", count)
@@ -101,6 +110,29 @@ def prefers_loops(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def local_rows(batch_size: int, mesh: Mesh) -> slice:
+    """Rows of a global batch that the devices of this process hold.
+
+    Args:
+      batch_size: examples over all devices.
+      mesh: from `make_mesh`.
+
+    Raises:
+      UserError: the processes have different numbers of devices.
+    """
+    owners = [device.process_index for device in mesh.devices.flat]
+    own = owners.count(jax.process_index())
+    first = owners.index(jax.process_index())
+    # What `place` relies on: equal shares, each in one piece.
+    if owners != sorted(owners) or {owners.count(owner) for owner in owners} != {own}:
+        raise UserError(
+            "the processes of this run have different numbers of devices; give each the same"
+            " (on a CPU: devices.cpu_devices)"
+        )
+    each = batch_size // mesh.size
+    return slice(first * each, (first + own) * each)
+
+
 def data_parallel(
     step: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...]
 ) -> Callable[..., Any]:
@@ -121,7 +153,7 @@ def data_parallel(
 
 
 def place(tree: Any, mesh: Mesh, spec: P) -> Any:
-    """Puts host arrays onto the mesh; with several processes each holds its part of the batch."""
+    """Puts host arrays onto the mesh; each process brings its own `local_rows` of what is split."""
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree

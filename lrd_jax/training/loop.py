@@ -13,6 +13,7 @@ import itertools
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,13 @@ import numpy as np
 from lrd_jax import command_line, interrupts
 from lrd_jax import config as configs
 from lrd_jax.data.pipeline import prefetch
+from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, RunError, UserError
 from lrd_jax.members import Member, labels
 from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
+from lrd_jax.training import processes
 from lrd_jax.training.checkpoints import Checkpoints
 from lrd_jax.training.results import run_result, seed_results
 from lrd_jax.training.state import TrainState
@@ -58,32 +61,71 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
     """
     configs.validate(config)
     workdir = Path(workdir).expanduser()
+    _check_same_everywhere(config, workdir)
     # Built before the directory is: bad input leaves none behind.
     trainer = None if workdir.exists() else Trainer(config)
-    with work_directory(workdir):
-        known = workdir / "config.json"
-        if known.exists():
-            configs.check_same(configs.load_workdir(workdir), config)
-            result = finished(workdir, config)
-            if result is not None:
-                print("this run is complete; choose another --workdir to train again\n")
-                print(summary.closing(result, config_flag=config_flag, workdir=workdir))
-                return result
+    with work_directory(workdir) if processes.is_first() else contextlib.nullcontext():
+        result = processes.from_first(lambda: _earlier_result(workdir, config))
+        if result is not None:
+            processes.say("this run is complete; choose another --workdir to train again\n")
+            processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
+            return result
         trainer = trainer or Trainer(config)
-        if not known.exists():
-            check_unused(workdir)
-            text = configs.to_json(
-                config, versions=provenance.versions(), commit=provenance.commit()
-            )
-            write_atomically(known, text)
-        keep_vocabulary(workdir, trainer.dataset.spec.vocabulary)
+        spec = trainer.dataset.spec
+        processes.from_first(lambda: _keep_config(workdir, config, spec))
+        _check_visible(workdir)
         checkpoints = Checkpoints(workdir / "checkpoints")
-        try:
+        # Closing waits for the other processes: an error must have reached them by then.
+        with contextlib.closing(checkpoints), processes.shared_fate():
             result = _train(trainer, workdir, checkpoints, config_flag)
-        finally:
-            checkpoints.close()
-        print(summary.closing(result, config_flag=config_flag, workdir=workdir))
+        processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
         return result
+
+
+def _check_same_everywhere(config: Any, workdir: Path) -> None:
+    """Raises UserError where the processes of a run were started with different flags."""
+    text, place = processes.from_first(lambda: [configs.to_json(config), str(workdir)])
+    lines = configs.differences(configs.from_json(text), config)
+    lines = [line for line in lines if not line.startswith("data.data_dir:")]  # a local disk
+    if place != str(workdir):
+        lines.append(f"--workdir: {place} -> {workdir}")
+    if lines:
+        raise UserError(
+            f"this process was started with other flags than process 0 ({'; '.join(lines)})"
+        )
+
+
+def _earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
+    """What `finished` returns; refuses the work directory of another config."""
+    known = workdir / "config.json"
+    if not known.exists():
+        return None
+    configs.check_same(configs.load_workdir(workdir), config)
+    return finished(workdir, config)
+
+
+def _keep_config(workdir: Path, config: Any, spec: DataSpec) -> None:
+    known = workdir / "config.json"
+    if not known.exists():
+        check_unused(workdir)
+        text = configs.to_json(config, versions=provenance.versions(), commit=provenance.commit())
+        write_atomically(known, text)
+    keep_vocabulary(workdir, spec.vocabulary)
+
+
+_FILE_SYSTEM_S = 30  # within which a new file shows on the other hosts of a network file system
+
+
+def _check_visible(workdir: Path) -> None:
+    """Raises UserError where this process does not see the work directory of process 0."""
+    deadline = time.monotonic() + _FILE_SYSTEM_S
+    while not (workdir / "config.json").exists():
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"the work directory {workdir} of process 0 cannot be seen from here; choose a"
+                " --workdir on a file system that all processes share"
+            )
+        time.sleep(0.5)
 
 
 def _train(
@@ -104,7 +146,7 @@ def _train(
         start, earlier_s = int(state.step), extra["wall_time_s"]
         unevaluated = extra.get("unevaluated", False)
     one_seed = jax.tree.map(lambda x: x[0], jax.device_get(state.params))
-    print(
+    processes.say(
         summary.startup(
             config_name=command_line.config_name(config_flag) if config_flag else "",
             workdir=workdir,
@@ -112,13 +154,12 @@ def _train(
             params=one_seed,
             num_members=len(trainer.members),
             baselines=spec.baselines,
-        ),
-        flush=True,
+        )
     )
     if start:
-        print(f"resuming at step {start} of {horizon.num_steps}", flush=True)
+        processes.say(f"resuming at step {start} of {horizon.num_steps}")
     if 0 < config.train.stop_step < horizon.num_steps:
-        print(f"will stop at step {config.train.stop_step} (train.stop_step)", flush=True)
+        processes.say(f"will stop at step {config.train.stop_step} (train.stop_step)")
 
     end = min(config.train.stop_step or horizon.num_steps, horizon.num_steps)
     if end < start:
@@ -147,9 +188,11 @@ def _train(
         checkpoints.save(step, state, extra)
 
     with contextlib.ExitStack() as stack:
-        writers = Writers(workdir, config, resume_step=start, evaluated=not unevaluated)
-        stack.callback(writers.close)
-        progress = stack.enter_context(Progress(end, start))
+        writers = progress = _Silent()
+        if processes.is_first():
+            writers = Writers(workdir, config, resume_step=start, evaluated=not unevaluated)
+            stack.callback(writers.close)
+            progress = stack.enter_context(Progress(end, start))
         watch = _Watch(trainer.members, state, progress)
         batches = prefetch(trainer.batch, start, end)
         stack.enter_context(contextlib.closing(batches))
@@ -157,7 +200,7 @@ def _train(
         pace = _Pace()
 
         # ---- Loop -----------------------------------------------------------------------------
-        with interrupts.deferred() as caught:
+        with interrupts.deferred() as own, processes.agreed(own) as caught:
 
             def leave_if_stopping() -> None:
                 if caught.signum:
@@ -214,7 +257,9 @@ def _train(
         write(end, "test", test)
         writers.flush()
     wall_time_s = earlier_s + time.monotonic() - started
-    each = seed_results(jax.device_get(state), "test", test, trainer.members, spec)
+    # Without the carry, of which a process holds only its own rows.
+    trained = jax.device_get(state.replace(carry=()))  # pyright: ignore[reportAttributeAccessIssue]
+    each = seed_results(trained, "test", test, trainer.members, spec)
     result = run_result(each, trainer.objective.select) | {
         "wall_time_s": wall_time_s,
         "device": provenance.device_description(),
@@ -223,7 +268,8 @@ def _train(
     }
     result |= {"steps": end, "num_steps": horizon.num_steps}
     result |= {"baselines": dict(baselines)} if baselines else {}
-    write_atomically(workdir / "result.json", json.dumps(result, indent=2) + "\n")
+    text = json.dumps(result, indent=2) + "\n"
+    processes.from_first(lambda: write_atomically(workdir / "result.json", text))
     return result
 
 
@@ -269,7 +315,9 @@ def _shown(values: np.ndarray) -> float:
 class _Watch:
     """Looks after members whose loss or gradient stops being finite."""
 
-    def __init__(self, members: list[Member], state: TrainState, progress: Progress) -> None:
+    def __init__(
+        self, members: list[Member], state: TrainState, progress: Progress | _Silent
+    ) -> None:
         """Takes note of those that were frozen before: they have been reported."""
         self._members, self._progress = members, progress
         self._known = jax.device_get(state.first_nonfinite_step) >= 0
@@ -293,3 +341,10 @@ class _Watch:
                 f" infinite at step {steps[index]}; it stays as it was before, the others go on"
             )
         self._known = steps >= 0
+
+
+class _Silent:
+    """Writers and progress of a process that writes nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_, **__: None

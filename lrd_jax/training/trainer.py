@@ -25,6 +25,7 @@ from lrd_jax.training.devices import (
     AXIS,
     check_split,
     data_parallel,
+    local_rows,
     make_mesh,
     place,
     prefers_loops,
@@ -78,6 +79,7 @@ class Trainer:
         self.members = members(config)
         self._split: str = config.devices.split
         check_split(self._split, batch_size, len(self.members), self.mesh)
+        self._rows = self._local_rows(batch_size)
         self._init = functools.partial(
             init_state, objective=self.objective, tx=tx, batch_size=batch_size
         )
@@ -146,11 +148,18 @@ class Trainer:
         )
 
     def batch(self, step: int) -> dict[str, jax.Array]:
-        """The batches of all seeds for update number `step`, on the devices."""
+        """The batches of all seeds for update number `step`, on the devices.
+
+        Of several processes each reads the rows of its own devices.
+        """
         seeds = [member.seed for member in self.members]
-        each = {seed: self.dataset.train_batch(seed, step, slice(None)) for seed in set(seeds)}
+        each = {seed: self.dataset.train_batch(seed, step, self._rows) for seed in set(seeds)}
         stacked = jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
         return place(stacked, self.mesh, self._batch_spec)
+
+    def _local_rows(self, batch_size: int) -> slice:
+        """Rows of a batch that this process holds: all of them where the seeds are split."""
+        return slice(None) if self._split == "seeds" else local_rows(batch_size, self.mesh)
 
     def evaluate(
         self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
@@ -169,13 +178,15 @@ class Trainer:
         wanted = self.config.eval.batch_size or self.config.data.batch_size
         wanted = min(wanted, self.dataset.eval_size(split))  # the rest would be padding
         size = math.ceil(wanted / devices) * devices
+        rows = self._local_rows(size)
         seeds = len(self.members)
         carry = jax.tree.map(
-            lambda c: np.broadcast_to(c, (seeds, *c.shape)), self.objective.initial_carry(size)
+            lambda c: np.broadcast_to(c[rows], (seeds, *c[rows].shape)),
+            self.objective.initial_carry(size),
         )
         carry = place(carry, self.mesh, self._batch_spec)
         batches = []
-        for batch in self.dataset.eval_batches(split, size):
+        for batch in self.dataset.eval_batches(split, size, rows):
             before_batch()
             placed = place(batch, self.mesh, self._eval_batch_spec)
             sums, carry = self.eval_step(params, carry, placed)

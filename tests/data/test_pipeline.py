@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lrd_jax.data.pipeline import ArrayDataset, batch_indices, epoch_order, prefetch
@@ -102,6 +102,22 @@ def test_padding_is_masked(num_test, batch_size):
     for batch in batches:
         assert batch["inputs"].shape == (batch_size, 1, 1)
         assert not batch["inputs"][batch["mask"] == 0].any()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 4))
+def test_rows_of_evaluation_batches_make_up_the_batches(num_test, share, processes):
+    dataset = numbered(num_train=10, batch_size=4, num_test=num_test)
+    size = share * processes
+    whole = list(dataset.eval_batches("test", size))
+    parts = [
+        list(dataset.eval_batches("test", size, slice(first, first + share)))
+        for first in range(0, size, share)
+    ]
+    for batch, *shares in zip(whole, *parts, strict=True):
+        for name, array in batch.items():
+            assert all(len(part[name]) == share for part in shares)
+            np.testing.assert_array_equal(np.concatenate([p[name] for p in shares]), array)
 
 
 def test_bad_values_are_refused():

@@ -231,6 +231,15 @@ def test_padding_does_not_score():
         assert results[0][1] == 17
 
 
+@pytest.mark.parametrize("task", [Copying("hdetach", 5), Adding(9)])
+def test_rows_of_evaluation_batches_make_up_the_batches(task):
+    dataset = fresh(task)  # 17 examples: the last batch has but one, in the first process
+    parts = [list(dataset.eval_batches("test", 8, rows)) for rows in (slice(0, 4), slice(4, 8))]
+    for batch, first, second in zip(dataset.eval_batches("test", 8), *parts, strict=True):
+        for name, array in batch.items():
+            np.testing.assert_array_equal(np.concatenate([first[name], second[name]]), array)
+
+
 # ---- Determinism -----------------------------------------------------------------------------
 
 

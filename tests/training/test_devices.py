@@ -1,12 +1,21 @@
 """How many devices, and what is refused."""
 
+import types
+
 import jax
+import numpy as np
 import pytest
 
 from configs import base
 from lrd_jax.errors import UserError
-from lrd_jax.training import devices
-from lrd_jax.training.devices import check_split, choose_cpu_devices, make_mesh
+from lrd_jax.training import devices, processes
+from lrd_jax.training.devices import (
+    check_split,
+    choose_cpu_devices,
+    configure,
+    local_rows,
+    make_mesh,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +65,34 @@ def test_the_batch_must_divide_over_the_mesh():
     check_split("seeds", 10, 8, mesh)  # whole batches: any size
     with pytest.raises(UserError, match=r"6 runs .* do not divide over 4 devices"):
         check_split("seeds", 8, 6, mesh)
+
+
+def mesh_of(*owners):
+    """A mesh whose devices belong to these processes."""
+    devices = np.array([types.SimpleNamespace(process_index=owner) for owner in owners])
+    return types.SimpleNamespace(devices=devices, size=len(owners))
+
+
+def test_one_process_holds_all_rows():
+    assert local_rows(8, make_mesh(jax.devices()[:4])) == slice(0, 8)
+
+
+@pytest.mark.parametrize("owners", [(0, 1, 2), (0, 0, 1, 1, 2, 2)])
+def test_processes_hold_the_rows_of_their_devices(monkeypatch, owners):
+    for process in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        # `shard_map` gives device d the rows from d * 12 / devices on.
+        assert local_rows(12, mesh_of(*owners)) == slice(4 * process, 4 * process + 4)
+
+
+@pytest.mark.parametrize("owners", [(0, 0, 1), (0, 1, 0, 1), (1, 0)])
+def test_unequal_or_scattered_devices_are_refused(monkeypatch, owners):
+    monkeypatch.setattr(jax, "process_index", lambda: 0)
+    with pytest.raises(UserError, match="different numbers of devices"):
+        local_rows(12, mesh_of(*owners))
+
+
+def test_the_batch_must_divide_over_the_processes(monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 3)
+    with pytest.raises(UserError, match="batch_size=64 does not divide over 3 processes"):
+        configure(base.get_config())
