@@ -54,10 +54,13 @@ def get_config() -> ml_collections.ConfigDict:
     m.reset_gate = "--"  # gated_gru: -- | U- | -R | UR
     m.kernel_init = "uniform_rsqrt"  # uniform_rsqrt | xavier | trunc_normal
     m.head_hidden = (256,)  # widths of the ReLU layers between last state and classes
+    m.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head
     m.bidirectional = False  # adds to every layer one that reads the sequence backwards
     m.dropout = 0.0  # rate between layers
     m.learn_initial = False  # the initial state is a parameter
-    m.embedding_size = 0  # language: width of a token's vector; 0 = hidden_size
+    # Width before the first cell. language: of a token's vector, 0 = hidden_size; else: of a linear
+    # layer on each step's values (or a table of them, see aux.embedding), 0 = none
+    m.embedding_size = 0
     m.tie_embeddings = False  # language: one parameter embeds tokens and reads them out, no bias
     m.embedding_dropout = 0.0  # language: rate on the embedded tokens
     m.output_dropout = 0.0  # language: rate on the output of the last layer
@@ -76,6 +79,28 @@ def get_config() -> ml_collections.ConfigDict:
     u: Any = ml_collections.ConfigDict()
     c.truncate = u
     u.steps = 0  # gradients reach back this many time steps; 0 = all the way
+    u.supervised = "same"  # of the labels: same | stop: only the head learns from them | a number
+
+    x: Any = ml_collections.ConfigDict()
+    c.aux = x
+    x.kind = "none"  # none | reconstruct (r-LSTM) | predict (p-LSTM) | both
+    x.loss = "auto"  # mse | ce | auto: ce for tokens and tables of pixels, else mse
+    x.weight = 1.0  # of the auxiliary loss beside the task's
+    x.segment_length = 600  # steps of a segment; the decoder says all but the first
+    x.gap = 0  # steps between anchor and segment; -1 = random
+    x.n_anchors = 1  # drawn anew for every batch
+    x.scope = "batch"  # batch: one draw for the mini-batch | example: one for each example
+    x.decoder_layers = 2
+    x.decoder_width = 0  # units; 0 = hidden_size, else a linear layer fits the state
+    x.head_hidden = (256, 256)  # widths of the ReLU layers between decoder and prediction
+    x.decoder_feed = (
+        "teacher"  # teacher | none: zeros after the first step | scheduled: own outputs
+    )
+    x.reverse = False  # reconstruct: decode the segment backwards
+    x.embedding = (
+        "none"  # none: linear | full: one table for network and decoder | decoder: its own
+    )
+    x.pretrain_epochs = 0.0  # the first epochs of the run: the auxiliary loss alone
 
     o: Any = ml_collections.ConfigDict()
     c.optim = o
@@ -88,6 +113,7 @@ def get_config() -> ml_collections.ConfigDict:
     o.warmup_steps = 0  # linear warm-up to the peak, steps; the schedule starts after it
     o.decay_every_epochs = 0  # step: epochs between two decays
     o.decay_rate = 0.5  # step: factor of one decay
+    o.pretrain_decay = 1.0  # factor by which the rate falls, smoothly, over all of pre-training
 
     s: Any = ml_collections.ConfigDict()
     c.sweep = s  # values that train side by side in one program, each with every seed; () = none
@@ -154,8 +180,12 @@ def finish(config: Any, arg: str, rows: dict | None = None) -> ml_collections.Co
         config.data.delay = min(config.data.delay, 20)
         config.data.length = min(config.data.length, 50)
         config.model.hidden_size = min(config.model.hidden_size, 16)
-        config.model.embedding_size = min(config.model.embedding_size, 16)
         config.model.head_hidden = tuple(min(width, 32) for width in config.model.head_hidden)
+        config.model.embedding_size = min(config.model.embedding_size, 16)
+        config.aux.segment_length = min(config.aux.segment_length, 20)
+        config.aux.head_hidden = tuple(min(width, 32) for width in config.aux.head_hidden)
+        config.aux.pretrain_epochs = min(config.aux.pretrain_epochs, 0.02)
+        config.truncate.steps = min(config.truncate.steps, 20)
         config.detach.off_last_epochs = 0  # or it would be off in all of so few epochs
         config.train.num_steps = 30
         config.train.eval_every_steps = 10

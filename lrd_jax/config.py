@@ -40,6 +40,7 @@ _AT_LEAST = {
     "optim.weight_decay": 0,
     "optim.warmup_steps": 0,
     "detach.off_last_epochs": 0,
+    "aux.pretrain_epochs": 0,
     "train.num_steps": 0,
     "train.stop_step": 0,
     "train.eval_every_steps": 0,

@@ -42,6 +42,11 @@ class Draws(NamedTuple):
         return fold(self.shared(stream), self.first + jnp.arange(count))
 
 
+def keep_mask(rate: float, keys: Array, shape: tuple[int, ...]) -> Array:
+    """Draws what dropout keeps, `(batch, *shape)` booleans; see `dropout`."""
+    return jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, shape))(keys)
+
+
 def dropout(x: Array, rate: float, keys: Array) -> Array:
     """Inverted dropout with one key per example.
 
@@ -53,5 +58,4 @@ def dropout(x: Array, rate: float, keys: Array) -> Array:
     Returns:
       The thinned array, `(batch, ...)`.
     """
-    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1.0 - rate, x.shape[1:]))(keys)
-    return jnp.where(keep, x / (1.0 - rate), 0)
+    return jnp.where(keep_mask(rate, keys, x.shape[1:]), x / (1.0 - rate), 0)

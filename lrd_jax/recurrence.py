@@ -19,13 +19,14 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
 from lrd_jax.cells.base import Carry, RecurrentCell, materialise
-from lrd_jax.draws import Draws, dropout
+from lrd_jax.draws import Draws, keep_mask
 from lrd_jax.errors import UserError
 
 Array = jax.Array
 
 BACKENDS = ("auto", "scan", "fused")
 SCOPES = ("batch", "example")
+TRUNCATE_FROM = ("end", "start")
 STACK_MASKS = ("shared", "per_layer")
 _NARROW = 4  # input features up to which the projection stays in the loop
 
@@ -279,17 +280,21 @@ def unroll(
     return _unroll_scan(cell, carry, x, controls)
 
 
-def truncation_cuts(steps: int, length: int, lengths: Array | None = None) -> Array | None:
+def truncation_cuts(
+    steps: int, length: int, lengths: Array | None = None, counted_from: str = "end"
+) -> Array | None:
     """Where the state is stopped so that every gradient reaches back at most `steps` steps.
 
     Counted from the end: the state entering step T - K is stopped, and every K steps before it.
     A loss on the last state therefore reaches exactly K steps; with losses on all steps, each
-    reaches the start of its own window of K.
+    reaches the start of its own window of K. Counted from the start, the states entering steps K,
+    2 K, ... are stopped: only losses on the first K steps reach the initial state.
 
     Args:
       steps: K; 0 = no truncation.
       length: T.
       lengths: valid steps of each example, `(batch,)`, where they differ.
+      counted_from: `end` or `start`.
 
     Returns:
       `(time,)` or `(time, batch)` booleans, None without truncation.
@@ -297,6 +302,8 @@ def truncation_cuts(steps: int, length: int, lengths: Array | None = None) -> Ar
     if not steps:
         return None
     time = jnp.arange(length)
+    if counted_from == "start":
+        return (time % steps == 0) & (time > 0)
     end = length if lengths is None else lengths
     remaining = end - (time if lengths is None else time[:, None])
     return (remaining % steps == 0) & (remaining > 0)
@@ -344,6 +351,77 @@ def _reverse(x: Array, lengths: Array | None) -> Array:
     return jnp.take_along_axis(x, index[..., None], axis=0)
 
 
+def take_windows(x: Array, starts: Array, size: int) -> Array:
+    """Cuts windows of one size out of sequences.
+
+    Args:
+      x: `(batch, time, ...)`.
+      starts: first step of each window, `(windows,)` the same for all examples, or
+        `(windows, batch)`.
+      size: steps of a window.
+
+    Returns:
+      `(windows * batch, size, ...)`, window by window.
+    """
+
+    def take(start: Array) -> Array:
+        if start.ndim == 0:
+            return lax.dynamic_slice_in_dim(x, start, size, axis=1)
+        return jax.vmap(lambda row, s: lax.dynamic_slice_in_dim(row, s, size))(x, start)
+
+    return jnp.concatenate([take(start) for start in starts])
+
+
+def take_states(states: Carry, at: Array) -> Carry:
+    """Picks states after single steps.
+
+    Args:
+      states: leaves `(time, batch, d)`.
+      at: the steps, `(picks,)` the same for all examples, or `(picks, batch)`.
+
+    Returns:
+      Leaves `(picks * batch, d)`, pick by pick.
+    """
+
+    def take(step: Array, states: Array) -> Array:
+        if step.ndim == 0:
+            return lax.dynamic_index_in_dim(states, step, keepdims=False)
+        return jax.vmap(lambda s, i: lax.dynamic_index_in_dim(s, i, keepdims=False), (1, 0))(
+            states, step
+        )
+
+    return jax.tree.map(lambda s: jnp.concatenate([take(step, s) for step in at]), states)
+
+
+class Drawn(NamedTuple):
+    """What one training step drew for a `Recurrence`, by layer; None where nothing is drawn.
+
+    Attributes:
+      block_h: see `Controls`.
+      block_c: see `Controls`.
+      keep: what dropout keeps of a layer's input, `(batch, time, features)` booleans.
+    """
+
+    block_h: tuple[Array | None, ...]
+    block_c: tuple[Array | None, ...]
+    keep: tuple[Array | None, ...]
+
+    def windows(self, starts: Array, size: int, batch: int) -> Drawn:
+        """The part of the draws that windows see, cut out as by `take_windows`."""
+
+        def of_mask(mask: Array | None) -> Array | None:
+            if mask is None:
+                return None
+            whole = jnp.broadcast_to(mask[:, None] if mask.ndim == 1 else mask, (len(mask), batch))
+            return take_windows(whole.T, starts, size).T
+
+        return Drawn(
+            tuple(map(of_mask, self.block_h)),
+            tuple(map(of_mask, self.block_c)),
+            tuple(None if k is None else take_windows(k, starts, size) for k in self.keep),
+        )
+
+
 class RecurrenceOutput(NamedTuple):
     """What a `Recurrence` returns.
 
@@ -354,12 +432,15 @@ class RecurrenceOutput(NamedTuple):
       states: state of the top (forward) layer after every step, leaves `(batch, time, d)`.
       final: states after the last valid step, one per layer and direction; feed it back as
         `initial` to go on where this window ended.
+      layers: states after every step, one per layer and direction (which has its own order of
+        time), time first: leaves `(time, batch, d)`, as they come out of the loop.
     """
 
     outputs: Array
     last: Array
     states: Carry
     final: tuple[Carry, ...]
+    layers: tuple[Carry, ...]
 
 
 class Recurrence(nn.Module):
@@ -376,6 +457,7 @@ class Recurrence(nn.Module):
       mask_scope: `batch` or `example`: who shares a draw. (A Flax module's `scope` is taken.)
       stack_mask: `shared`: one draw for all layers; `per_layer`.
       truncate_steps: gradients reach back this many steps; 0 = all the way.
+      truncate_from: which end of the sequence these are counted from, see `truncation_cuts`.
       backend: `auto`, `scan` or `fused`.
       recompute: less memory in the fused path, one more product per step.
     """
@@ -390,6 +472,7 @@ class Recurrence(nn.Module):
     mask_scope: str = "batch"
     stack_mask: str = "shared"
     truncate_steps: int = 0
+    truncate_from: str = "end"
     backend: str = "auto"
     recompute: bool = False
 
@@ -438,6 +521,88 @@ class Recurrence(nn.Module):
         )
         return jax.tree.map(lambda p, z: jnp.broadcast_to(p, z.shape), learnt, zero)
 
+    @nn.nowrap
+    def draw(
+        self, draws: Draws | None, length: int, batch: int, detach_active: Array | bool = True
+    ) -> Drawn:
+        """Draws what a training step needs; in evaluation (draws None) nothing.
+
+        Args:
+          draws: randomness of the step.
+          length: time steps.
+          batch: examples on this device.
+          detach_active: see `__call__`.
+        """
+        nothing = (None,) * self.num_layers
+        if draws is None:
+            return Drawn(nothing, nothing, nothing)
+
+        def masks(layer: int) -> list[Array | None]:
+            suffix = "" if self.stack_mask == "shared" else f"_{layer}"
+            p_block = draws.swept.get("p_block", self.p_block)
+            c_block = draws.swept.get("c_block", self.c_block)
+            return [
+                detach_mask(p, self.mask_scope, name + suffix, draws, length, batch, detach_active)
+                for p, name in ((p_block, "h_detach"), (c_block, "c_detach"))
+            ]
+
+        def keep(layer: int) -> Array | None:
+            if not (layer and self.dropout):
+                return None
+            width = self.cell.hidden_size * (2 if self.bidirectional else 1)
+            keys = draws.per_example(f"dropout_{layer}", batch)
+            return keep_mask(self.dropout, keys, (length, width))
+
+        layers = range(self.num_layers)
+        block_h, block_c = zip(*map(masks, layers), strict=True)
+        return Drawn(block_h, block_c, tuple(map(keep, layers)))
+
+    def advance(
+        self, carries: tuple[Carry, ...], x: Array, cut: Array | None = None
+    ) -> tuple[Carry, ...]:
+        """One step of a one-directional stack, without h-detach and dropout.
+
+        Args:
+          carries: state before the step, one per layer.
+          x: `(batch, n)`.
+          cut: whether the whole state is stopped first, `()`.
+
+        Returns:
+          The states after it.
+        """
+        carries, new = _stop(cut, carries), []
+        for cell, carry in zip(self.layers, carries, strict=True):
+            carry = cell.step(carry, cell.project(x), carry.h)
+            x = carry.h
+            new.append(carry)
+        return tuple(new)
+
+    def rerun(
+        self, x: Array, before: RecurrenceOutput, starts: Array, drawn: Drawn
+    ) -> RecurrenceOutput:
+        """Runs windows of sequences again, each from the stopped state that it began with.
+
+        Gradients thus reach the first step of a window and end there, wherever they come from;
+        those of a window at the very start reach the initial state.
+
+        Args:
+          x: the windows' inputs, `(windows * batch, size, n)`, from `take_windows`.
+          before: of the whole sequences, read from the initial state on.
+          starts: as for `take_windows`.
+          drawn: of the whole sequences.
+        """
+        batch, size = before.last.shape[0], x.shape[1]
+
+        def entering(initial: Array, previous: Array) -> Array:
+            initial = jnp.concatenate([initial] * len(starts))
+            at_start = starts if starts.ndim == 2 else jnp.repeat(starts[:, None], batch, axis=1)
+            return jnp.where((at_start == 0).reshape(-1, 1), initial, previous)
+
+        stopped = lax.stop_gradient(before.layers)
+        previous = tuple(take_states(states, jnp.maximum(starts - 1, 0)) for states in stopped)
+        initial = jax.tree.map(entering, self.initial_carry(batch), previous)
+        return self(x, initial=initial, drawn=drawn.windows(starts, size, batch))
+
     def __call__(
         self,
         x: Array,
@@ -446,6 +611,7 @@ class Recurrence(nn.Module):
         lengths: Array | None = None,
         draws: Draws | None = None,
         detach_active: Array | bool = True,
+        drawn: Drawn | None = None,
     ) -> RecurrenceOutput:
         """Runs the stack over a batch of sequences.
 
@@ -456,6 +622,7 @@ class Recurrence(nn.Module):
             neither results nor gradients. None = all.
           draws: randomness of a training step; None in evaluation, which never draws.
           detach_active: False switches h-detach and c-detach off for this call.
+          drawn: what `draw` gave, instead of `draws`.
 
         Returns:
           A `RecurrenceOutput`.
@@ -463,19 +630,9 @@ class Recurrence(nn.Module):
         batch, length = x.shape[:2]
         carries = self.initial_carry(batch) if initial is None else initial
         valid = None if lengths is None else jnp.arange(length)[:, None] < lengths
-        cut = truncation_cuts(self.truncate_steps, length, lengths)
-
-        def controls(layer: int) -> Controls:
-            if draws is None:
-                return Controls(None, None, cut, valid)
-            suffix = "" if self.stack_mask == "shared" else f"_{layer}"
-            p_block = draws.swept.get("p_block", self.p_block)
-            c_block = draws.swept.get("c_block", self.c_block)
-            block_h, block_c = (
-                detach_mask(p, self.mask_scope, name + suffix, draws, length, batch, detach_active)
-                for p, name in ((p_block, "h_detach"), (c_block, "c_detach"))
-            )
-            return Controls(block_h, block_c, cut, valid)
+        cut = truncation_cuts(self.truncate_steps, length, lengths, self.truncate_from)
+        if drawn is None:
+            drawn = self.draw(draws, length, batch, detach_active)
 
         y = jnp.swapaxes(x, 0, 1)  # time first: the scan slices its leading axis
         if valid is not None:
@@ -483,12 +640,13 @@ class Recurrence(nn.Module):
             # gradient into NaN.
             y = _where(valid, y, 0)
         final: list[Carry] = []
-        states: Any = None
+        layers: list[Carry] = []
         directions = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
-            if layer and self.dropout and draws is not None:
-                keys = draws.per_example(f"dropout_{layer}", batch)
-                y = jnp.swapaxes(dropout(jnp.swapaxes(y, 0, 1), self.dropout, keys), 0, 1)
+            keep = drawn.keep[layer]
+            if keep is not None:
+                y = jnp.where(jnp.swapaxes(keep, 0, 1), y / (1.0 - self.dropout), 0)
+            controls = Controls(drawn.block_h[layer], drawn.block_c[layer], cut, valid)
             outputs = []
             for direction in range(directions):
                 index = layer * directions + direction
@@ -497,14 +655,19 @@ class Recurrence(nn.Module):
                     self.layers[index],
                     carries[index],
                     inputs,
-                    controls(layer),
+                    controls,
                     self.backend,
                     self.recompute,
                 )
                 final.append(last)
+                layers.append(every)
                 outputs.append(_reverse(every.h, lengths) if direction else every.h)
-                states = every if direction == 0 else states
             y = outputs[0] if directions == 1 else jnp.concatenate(outputs, axis=-1)
         last = jnp.concatenate([carry.h for carry in final[-directions:]], axis=-1)
-        states = jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), states)
-        return RecurrenceOutput(jnp.swapaxes(y, 0, 1), last, states, tuple(final))
+        return RecurrenceOutput(
+            outputs=jnp.swapaxes(y, 0, 1),
+            last=last,
+            states=jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), layers[-directions]),
+            final=tuple(final),
+            layers=tuple(layers),
+        )

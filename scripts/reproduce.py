@@ -72,6 +72,21 @@ EXPERIMENTS = {
         "configs/lstm_mnist_rows.py",
         {"LSTM (untied)": ()},
     ),
+    "auxiliary_short": Experiment(
+        "Permuted MNIST, four pixels a step (196 steps), 128 units",
+        "configs/auxiliary_short.py:lstm",
+        {
+            "LSTM (untied)": (),
+            "LSTM, truncated to 75": ("truncate.steps=75",),
+            "r-LSTM, truncated to 75": ("aux.kind=reconstruct", "truncate.steps=75"),
+            "p-LSTM, truncated to 75": ("aux.kind=predict", "truncate.steps=75"),
+            "r-LSTM, labels train the head alone": (
+                "aux.kind=reconstruct",
+                "truncate.steps=75",
+                "truncate.supervised=stop",
+            ),
+        },
+    ),
     "pmnist_gates": Experiment(
         "Permuted MNIST (784 steps), 128 units",
         "configs/urlstm_pmnist.py",

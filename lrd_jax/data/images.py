@@ -63,6 +63,7 @@ def make_dataset(data: Any) -> ArrayDataset:
         classes=len(builder_class.CLASS_NAMES),
         offset=offset * (pixels_in_step if len(offset) > 1 else 1),
         scale=scale * (pixels_in_step if len(scale) > 1 else 1),
+        values=builder_class.PIXEL_MAX + 1,
     )
     splits = {
         "train": examples["train"],
@@ -113,6 +114,24 @@ def to_sequences(
     if permutation != "none":  # the identity would only copy
         sequences = np.take(sequences, index, axis=1)
     return sequences.reshape(count, pixels // pixels_per_step, pixels_per_step * channels)
+
+
+def to_images(sequences: np.ndarray, shape: tuple[int, int, int], permutation: str) -> np.ndarray:
+    """Puts sequences back together, so that a person sees the images; undoes `to_sequences`.
+
+    Args:
+        sequences: (examples, time, features), of any values.
+        shape: (height, width, channels).
+        permutation: as for `to_sequences`; the grouping of pixels does not matter here.
+
+    Returns:
+        Array (examples, height, width, channels).
+    """
+    height, width, channels = shape
+    pixels = sequences.reshape(len(sequences), height * width, channels)
+    images = np.empty_like(pixels)
+    images[:, make_permutation(permutation, height * width)] = pixels
+    return images.reshape(len(sequences), *shape)
 
 
 def split_examples(num_examples: int, valid_split: str) -> tuple[slice, slice]:

@@ -35,6 +35,9 @@ class DataSpec:
         scale: one value for each feature, or one for all.
         one_hot: the stored inputs are (batch, time, 1) ids below `features`, and the network sees
             them one-hot (made on the device: a tenth of the transfer, or less).
+        values: the stored inputs are whole numbers below this (values of pixels, ids of tokens);
+            0: they are not whole.
+        symbols: the stored inputs are ids, whose order means nothing.
         scored: "tag": the loss is a mean over this many last steps.
         recalled: "tag": accuracy counts this many last steps.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
@@ -49,6 +52,8 @@ class DataSpec:
     offset: tuple[float, ...] = (0.0,)
     scale: tuple[float, ...] = (1.0,)
     one_hot: bool = False
+    values: int = 0
+    symbols: bool = False
     scored: int = 0
     recalled: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)

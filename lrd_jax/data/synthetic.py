@@ -99,6 +99,8 @@ class Copying:
             # input.
             classes=_VOCABULARY if self.preset == "gu" else _VOCABULARY - 1,
             one_hot=one_hot,
+            values=_VOCABULARY,
+            symbols=True,
             scored=scored,
             recalled=NUM_SYMBOLS,
             baselines={

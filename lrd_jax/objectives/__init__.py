@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from lrd_jax.cells.base import check_choice
 from lrd_jax.data.spec import DataSpec
+from lrd_jax.errors import UserError
 from lrd_jax.horizon import Horizon
+from lrd_jax.objectives.auxiliary import KINDS, Auxiliary
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.objectives.classification import Classification
 from lrd_jax.objectives.language import Language
@@ -23,7 +26,7 @@ OBJECTIVES = {
 
 
 def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:
-    """Builds the objective for a data set's kind of task.
+    """Builds the objective for a data set's kind of task, with the auxiliary losses asked for.
 
     Args:
       config: the run's config.
@@ -33,4 +36,11 @@ def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:
     Raises:
       UserError: a config value that does not fit.
     """
-    return OBJECTIVES[spec.kind](config, spec, horizon)
+    check_choice("aux.kind", config.aux.kind, KINDS)
+    if spec.kind == "language" and (KINDS[config.aux.kind] or config.truncate.supervised != "same"):
+        raise UserError(
+            "auxiliary losses and truncate.supervised are for sequences with an end, and"
+            f" {config.data.name} is running text: set aux.kind=none and truncate.supervised=same"
+        )
+    task = OBJECTIVES[spec.kind](config, spec, horizon)
+    return Auxiliary(config, task) if KINDS[config.aux.kind] else task

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 
-from lrd_jax.data.spec import DataSpec
+from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.draws import Draws
 
 Array = jax.Array
@@ -28,6 +29,13 @@ def encode(inputs: Array, spec: DataSpec) -> Array:
     if spec.one_hot:
         return jax.nn.one_hot(inputs[..., 0], spec.features, dtype=jnp.result_type(float))
     return (inputs.astype(jnp.result_type(float)) - jnp.array(spec.offset)) * jnp.array(spec.scale)
+
+
+def blank(spec: DataSpec, steps: int) -> Array:
+    """A sequence of zeros as a data set would store it, `(1, steps, n)`, to shape parameters."""
+    whole = spec.one_hot or spec.values
+    dtype = jnp.int32 if whole else jnp.result_type(float)
+    return jnp.zeros((1, steps, 1 if spec.one_hot else spec.features), dtype)
 
 
 class Objective(Protocol):
@@ -71,4 +79,8 @@ class Objective(Protocol):
           The loss summed over the real examples (the step divides by the global number of them),
           the metrics as sums, and the carry for the next batch. No collectives inside.
         """
+        ...
+
+    def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:
+        """What trivial predictions score on a split, by metric; empty where nothing is known."""
         ...

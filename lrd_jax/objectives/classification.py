@@ -8,9 +8,8 @@ import jax
 import optax
 
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.draws import Draws
 from lrd_jax.horizon import Horizon
-from lrd_jax.models import Head, SequenceClassifier, make_recurrence
+from lrd_jax.models import SequenceClassifier, make_embedding, make_head, make_recurrence
 from lrd_jax.objectives.base import Sums
 from lrd_jax.objectives.sequence import SequenceObjective
 
@@ -27,22 +26,15 @@ class Classification(SequenceObjective):
         """Builds the network; arguments as in `make_objective`."""
         model = SequenceClassifier(
             recurrence=make_recurrence(config, spec.length),
-            head=Head(tuple(config.model.head_hidden), spec.classes),
+            head=make_head(config, spec.classes),
+            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
         )
         super().__init__(config, spec, horizon, model)
 
-    def loss(
-        self,
-        params: Any,
-        carry: Any,
-        batch: dict[str, Array],
-        draws: Draws | None,
-        step: Array | int,
-    ) -> tuple[Array, tuple[Sums, Any]]:
-        """See `Objective.loss`."""
-        logits = self.outputs(params, batch, draws, step)
+    def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
+        """See `SequenceObjective.score`."""
         mask, targets = batch["mask"], batch["targets"]
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
         total, count = (loss * mask).sum(), mask.sum()
-        correct = ((logits.argmax(-1) == targets) * mask).sum()
-        return total, ({"loss": (total, count), "accuracy": (correct, count)}, carry)
+        correct = ((outputs.argmax(-1) == targets) * mask).sum()
+        return total, {"loss": (total, count), "accuracy": (correct, count)}

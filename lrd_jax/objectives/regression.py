@@ -7,9 +7,8 @@ from typing import Any
 import jax
 
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.draws import Draws
 from lrd_jax.horizon import Horizon
-from lrd_jax.models import Head, SequenceClassifier, make_recurrence
+from lrd_jax.models import SequenceClassifier, make_embedding, make_head, make_recurrence
 from lrd_jax.objectives.base import Sums
 from lrd_jax.objectives.sequence import SequenceObjective
 
@@ -26,19 +25,13 @@ class Regression(SequenceObjective):
         """Builds the network; arguments as in `make_objective`."""
         model = SequenceClassifier(
             recurrence=make_recurrence(config, spec.length),
-            head=Head(tuple(config.model.head_hidden), spec.classes),
+            head=make_head(config, spec.classes),
+            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
         )
         super().__init__(config, spec, horizon, model)
 
-    def loss(
-        self,
-        params: Any,
-        carry: Any,
-        batch: dict[str, Array],
-        draws: Draws | None,
-        step: Array | int,
-    ) -> tuple[Array, tuple[Sums, Any]]:
-        """See `Objective.loss`."""
-        error = self.outputs(params, batch, draws, step)[..., 0] - batch["targets"]
+    def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
+        """See `SequenceObjective.score`."""
+        error = outputs[..., 0] - batch["targets"]
         total, count = (error**2 * batch["mask"]).sum(), batch["mask"].sum()
-        return total, ({"loss": (total, count)}, carry)
+        return total, {"loss": (total, count)}

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import optax
 
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.draws import Draws
 from lrd_jax.horizon import Horizon
-from lrd_jax.models import Head, SequenceTagger, make_recurrence
+from lrd_jax.models import SequenceTagger, make_embedding, make_head, make_recurrence
 from lrd_jax.objectives.base import Sums
 from lrd_jax.objectives.sequence import SequenceObjective
 
@@ -32,24 +31,16 @@ class Tagging(SequenceObjective):
         """Builds the network; arguments as in `make_objective`."""
         model = SequenceTagger(
             recurrence=make_recurrence(config, spec.length),
-            head=Head(tuple(config.model.head_hidden), spec.classes),
+            head=make_head(config, spec.classes),
+            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
             last_steps=spec.scored,
         )
         super().__init__(config, spec, horizon, model)
 
-    def loss(
-        self,
-        params: Any,
-        carry: Any,
-        batch: dict[str, Array],
-        draws: Draws | None,
-        step: Array | int,
-    ) -> tuple[Array, tuple[Sums, Any]]:
-        """See `Objective.loss`."""
-        logits = self.outputs(params, batch, draws, step)
+    def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
+        """See `SequenceObjective.score`."""
         mask, targets = batch["mask"], batch["targets"].astype(jnp.int32)
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean(-1)
-        right = (logits.argmax(-1) == targets)[:, -self.spec.recalled :].mean(-1)
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean(-1)
+        right = (outputs.argmax(-1) == targets)[:, -self.spec.recalled :].mean(-1)
         total, count = (loss * mask).sum(), mask.sum()
-        sums = {"loss": (total, count), "accuracy": ((right * mask).sum(), count)}
-        return total, (sums, carry)
+        return total, {"loss": (total, count), "accuracy": ((right * mask).sum(), count)}

@@ -1,4 +1,4 @@
-"""Figures: learning curves of one or several runs, and accuracy over the delay."""
+"""Figures: learning curves of one or several runs, accuracy over the delay, decoded pictures."""
 
 import os
 import pathlib
@@ -176,15 +176,50 @@ def _axis(varied: Mapping[str, Any]) -> tuple[Callable[[Any], float], Sequence[s
     return choices.index if choices else float, choices
 
 
-def _figure(width: float) -> Any:
-    """Returns an empty figure, `width` inches wide."""
+def plot_pictures(
+    columns: Mapping[str, np.ndarray], path: str | os.PathLike[str], *, title: str = ""
+) -> pathlib.Path:
+    """Draws pictures in rows, each of an example, under the headings of the columns.
+
+    Args:
+      columns: heading -> (examples, height, width, 1 or 3) in 0 .. 1; NaN is drawn as a light blue.
+      path: the picture; its suffix picks the format.
+      title: above the figure.
+
+    Returns:
+      `path`.
+
+    Raises:
+      UserError: No matplotlib, or the picture cannot be written.
+    """
+    count, height, width, _ = next(iter(columns.values())).shape
+    cell = 1.3 if width < 4 * height else 2.6  # inches; a strip is drawn wider, and stretched
+    figure = _figure(cell * len(columns), 0.8 + count * min(cell, 1.3))
+    panels = figure.subplots(count, len(columns), squeeze=False)
+    for column, (heading, pictures) in enumerate(columns.items()):
+        panels[0, column].set_title(heading, fontsize=8)
+        for row, picture in enumerate(pictures):
+            colours = np.broadcast_to(np.clip(picture, 0, 1), (height, width, 3))
+            missing = np.isnan(picture).any(-1, keepdims=True)
+            panel = panels[row, column]
+            shown = np.where(missing, (0.8, 0.88, 0.97), colours)
+            panel.imshow(shown, interpolation="nearest", aspect="auto" if cell > 2 else "equal")
+            panel.set_xticks([])
+            panel.set_yticks([])
+    if title:
+        figure.suptitle(title, fontsize=8)
+    return _save(figure, path)
+
+
+def _figure(width: float, height: float = 3.6) -> Any:
+    """Returns an empty figure of that size in inches."""
     try:
         from matplotlib.figure import Figure  # without pyplot: no global state, no display
     except ImportError as error:
         raise UserError(
             "plots need matplotlib, which is not installed: pip install lrd-jax[bench]"
         ) from error
-    return Figure(figsize=(width, 3.6), layout="constrained")
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _style(panel: Any) -> None:

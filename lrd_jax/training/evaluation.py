@@ -10,8 +10,10 @@ from typing import Any
 import jax
 
 from lrd_jax import config as configs
+from lrd_jax.data import make_dataset
 from lrd_jax.errors import UserError
 from lrd_jax.reporting import summary
+from lrd_jax.training import segments
 from lrd_jax.training.checkpoints import Checkpoints
 from lrd_jax.training.results import seed_results
 from lrd_jax.training.state import TrainState
@@ -28,8 +30,11 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
       workdir: of a run that saved at least once; may be in use by one that trains.
       overrides: changed config keys, `data.*` and `eval.*` only.
 
+    A run with an auxiliary loss also gets a picture of what its decoder made of some examples.
+
     Returns:
-      What was written: `split`, `overrides`, and `seeds` with step and metrics of each.
+      What was written: `split`, `overrides`, and `seeds` with step and metrics of each; with an
+      auxiliary loss the `baselines` of the split.
 
     Raises:
       UserError: no such run, or an override that is not allowed or does not fit the model.
@@ -38,10 +43,15 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     config: Any = configs.eval_overrides(configs.load_workdir(workdir), overrides)
     check_writable(workdir)
     split = config.eval.split
-    seeds = evaluate_best(workdir, config)
-    result = {"split": split, "overrides": overrides, "seeds": seeds}
+    trainer, trained = load_best(workdir, config)
+    seeds = _scores(trainer, trained)
+    result: dict[str, Any] = {"split": split, "overrides": overrides, "seeds": seeds}
+    if auxiliary := config.aux.kind != "none":
+        result["baselines"] = dict(trainer.objective.baselines(trainer.dataset, split))
     target = write_evaluation(workdir, split, result)
     print(summary.evaluation(result, target))
+    if auxiliary:
+        segments.draw(trainer, trained.best.params, result, target)
     return result
 
 
@@ -59,14 +69,28 @@ def evaluate_best(workdir: Path, config: Any) -> list[dict[str, Any]]:
     Raises:
       UserError: no such run, or a value that does not fit the model.
     """
+    return _scores(*load_best(workdir, config))
+
+
+def load_best(workdir: Path, config: Any) -> tuple[Trainer, TrainState]:
+    """What evaluates a work directory, and its state with the best parameters; see above."""
     configs.validate(config)
     config = config.copy_and_resolve_references()
-    config.truncate.steps = 0  # nothing is differentiated, and sequences may be shorter here
-    trainer = Trainer(config)
-    trained = restore_best(workdir, trainer)
-    values = trainer.evaluate(trained.best.params, config.eval.split)
+    # Nothing is differentiated, and sequences may be shorter here.
+    config.truncate.steps, config.truncate.supervised = 0, "same"
+    dataset = make_dataset(config)
+    if config.aux.kind != "none":
+        fitting = dataset.spec.length - 1 - max(config.aux.gap, 0)
+        config.aux.segment_length = max(2, min(config.aux.segment_length, fitting))
+    trainer = Trainer(config, dataset)
+    return trainer, restore_best(workdir, trainer)
+
+
+def _scores(trainer: Trainer, trained: TrainState) -> list[dict[str, Any]]:
+    split = trainer.config.eval.split
+    values = trainer.evaluate(trained.best.params, split)
     trained, spec = jax.device_get(trained), trainer.dataset.spec
-    return seed_results(trained, config.eval.split, values, trainer.members, spec)
+    return seed_results(trained, split, values, trainer.members, spec)
 
 
 def restore_best(workdir: Path, trainer: Trainer) -> TrainState:

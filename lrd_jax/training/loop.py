@@ -145,6 +145,7 @@ def _train(
         state, extra = restored
         start, earlier_s = int(state.step), extra["wall_time_s"]
         unevaluated = extra.get("unevaluated", False)
+    baselines = trainer.objective.baselines(trainer.dataset, "valid")
     one_seed = jax.tree.map(lambda x: x[0], jax.device_get(state.params))
     processes.say(
         summary.startup(
@@ -153,9 +154,11 @@ def _train(
             data=trainer.dataset.describe(),
             params=one_seed,
             num_members=len(trainer.members),
-            baselines=spec.baselines,
+            baselines=baselines,
         )
     )
+    if horizon.pretrain_steps:
+        processes.say(f"steps 1 to {horizon.pretrain_steps}: the auxiliary loss alone")
     if start:
         processes.say(f"resuming at step {start} of {horizon.num_steps}")
     if 0 < config.train.stop_step < horizon.num_steps:
@@ -171,8 +174,8 @@ def _train(
     # ---- What is due when ---------------------------------------------------------------------
     eval_every = config.train.eval_every_steps or horizon.steps_per_epoch
     save_every = config.train.checkpoint_every_steps or eval_every
-    baselines = spec.baselines
-    baseline = {"baseline_loss": baselines["loss"]} if "loss" in baselines else {}
+    shown = [name for name in ("loss", "aux_loss") if name in trainer.objective.metrics]
+    baseline = {f"baseline_{name}": baselines[name] for name in shown if name in baselines}
     log_every = config.train.log_every_steps
 
     def write(step: int, split: str, values: Metrics, **timing: float) -> None:
@@ -221,8 +224,8 @@ def _train(
                         now = time.monotonic()
                         rate = (step - logged_step) / max(now - logged_at, 1e-9)
                         write(step, "train", values, steps_per_s=rate)
-                        shown = {name: _shown(values[name]) for name in ("loss", *spec.rescaled)}
-                        progress.update(step, **shown, **baseline)
+                        latest = {n: _shown(values[n]) for n in (*shown, *spec.rescaled)}
+                        progress.update(step, **latest, **baseline)
                         state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
                         logged_at, logged_step = now, step
                 if unevaluated:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,6 +20,9 @@ def make_schedule(
 ) -> optax.Schedule:
     """Learning rate over steps: `constant`, `cosine` (to 0 at the end) or `step`, after a warm-up.
 
+    Pre-training has a schedule of its own, after the same warm-up: the rate falls smoothly, by the
+    factor `pretrain_decay` in all. The joint phase then begins its schedule anew, from the peak.
+
     Args:
       optim: `config.optim`.
       horizon: length of the run.
@@ -29,6 +33,15 @@ def make_schedule(
     """
     peak = optim.learning_rate if learning_rate is None else learning_rate
     warmup = optim.warmup_steps
+    if optim.pretrain_decay <= 0:
+        raise UserError(f"optim.pretrain_decay={optim.pretrain_decay} is a factor; use one above 0")
+    if horizon.pretrain_steps:
+        steps = horizon.pretrain_steps
+        falling = _after_warm_up(
+            optax.exponential_decay(peak, steps, optim.pretrain_decay), peak, warmup
+        )
+        joint = make_schedule(optim, horizon.joint, learning_rate)
+        return optax.join_schedules([falling, joint], [steps])
     if optim.schedule == "constant":
         schedule = optax.constant_schedule(peak)
     elif optim.schedule == "cosine":
@@ -47,10 +60,38 @@ def make_schedule(
         raise UserError(
             f"optim.schedule={optim.schedule!r} is unknown; use constant, cosine or step"
         )
-    if warmup:
-        ramp = optax.linear_schedule(0.0, peak, warmup)
-        schedule = optax.join_schedules([ramp, schedule], [warmup])
-    return schedule
+    return _after_warm_up(schedule, peak, warmup)
+
+
+def _after_warm_up(schedule: optax.Schedule, peak: Any, warmup: int) -> optax.Schedule:
+    if not warmup:
+        return schedule
+    ramp = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([ramp, schedule], [warmup])
+
+
+def _hold_head(
+    rule: optax.GradientTransformation, fresh: optax.GradientTransformation, pretrain_steps: int
+) -> optax.GradientTransformation:
+    """Keeps the task's head, and what the optimizer knows of it, as it was until pre-training ends.
+
+    Args:
+      rule: for all other parameters.
+      fresh: the same rule as it is at the start of the joint phase, for the head.
+      pretrain_steps: updates before that.
+    """
+
+    def parts(params: Any) -> Any:
+        return {
+            name: jax.tree.map(lambda _, part="head" if name == "head" else "rest": part, values)
+            for name, values in params.items()
+        }
+
+    def joint(step: Any, **_: Any) -> Any:
+        return step >= pretrain_steps
+
+    held = optax.conditionally_mask(fresh, joint)
+    return optax.partition({"head": held, "rest": rule}, parts)
 
 
 def _is_matrix(params: Any) -> Any:
@@ -70,7 +111,7 @@ def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformation
 
     Clipping is by global norm over all parameters, or over the recurrence alone
     (`clip_scope=cell`). Weight decay is decoupled and leaves biases alone, since shrinking a gate
-    bias shortens the time scale it was initialised to.
+    bias shortens the time scale it was initialised to. Pre-training leaves the head alone.
 
     Returns:
       The optimizer. Its `update` takes `learning_rate`, `clip_norm` and `weight_decay` by keyword
@@ -88,14 +129,13 @@ def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformation
         weight_decay: float | Array = optim.weight_decay,
         **_: Array,
     ) -> optax.GradientTransformation:
-        schedule = make_schedule(optim, horizon, learning_rate)
-        rules = {
-            "adam": lambda: optax.adam(schedule),
-            "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=_is_matrix),
+        rules: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
+            "adam": optax.adam,
+            "adamw": lambda rate: optax.adamw(rate, weight_decay=weight_decay, mask=_is_matrix),
             # Smoothing 0.99, epsilon outside the root: the PyTorch defaults that the papers' code
             # used.
-            "rmsprop": lambda: optax.rmsprop(schedule, decay=0.99, eps=1e-8, eps_in_sqrt=False),
-            "sgd": lambda: optax.sgd(schedule),
+            "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False),
+            "sgd": optax.sgd,
         }
         if optim.name not in rules:
             raise UserError(f"optim.name={optim.name!r} is unknown; use one of {', '.join(rules)}")
@@ -107,7 +147,11 @@ def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformation
             clip = optax.identity()
         if optim.clip_scope == "cell":
             clip = optax.masked(clip, _in_cell)
-        return optax.chain(clip, rules[optim.name]())
+        rule = rules[optim.name](make_schedule(optim, horizon, learning_rate))
+        if horizon.pretrain_steps:
+            fresh = rules[optim.name](make_schedule(optim, horizon.joint, learning_rate))
+            rule = _hold_head(rule, fresh, horizon.pretrain_steps)
+        return optax.chain(clip, rule)
 
     if optim.weight_decay and optim.name != "adamw":
         raise UserError(

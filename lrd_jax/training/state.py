@@ -124,13 +124,20 @@ def init_state(
     )
 
 
-def update_best(state: TrainState, valid: dict[str, Array], select: tuple[str, ...]) -> TrainState:
+def update_best(
+    state: TrainState,
+    valid: dict[str, Array],
+    select: tuple[str, ...],
+    provisional_steps: int = 0,
+) -> TrainState:
     """Keeps the parameters of the seeds whose validation just improved.
 
     Args:
       state: the state that was evaluated.
       valid: its validation metrics, name -> `(seeds,)`.
       select: what is compared, most important first; `-loss` means that less is better.
+      provisional_steps: validations up to this step (of a head that pre-training leaves alone) give
+        way to whatever comes next.
     """
     old = state.best
     better, tied = jnp.zeros_like(old.step, bool), jnp.ones_like(old.step, bool)
@@ -140,7 +147,7 @@ def update_best(state: TrainState, valid: dict[str, Array], select: tuple[str, .
         # Any number beats a NaN, which no comparison would ever replace.
         better |= tied & ((new_value > old_value) | (jnp.isnan(old_value) & ~jnp.isnan(new_value)))
         tied &= new_value == old_value
-    better = (better | (old.step == 0)) & (state.first_nonfinite_step < 0)
+    better = (better | (old.step <= provisional_steps)) & (state.first_nonfinite_step < 0)
 
     def keep(new: Array, old: Array) -> Array:
         return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)

@@ -72,7 +72,12 @@ class Trainer:
                 f"data.batch_size={batch_size} is more than the {self.dataset.num_train} training"
                 " examples; choose a smaller one"
             )
-        self.horizon: Horizon = make_horizon(config.train, self.dataset.num_train, batch_size)
+        self.horizon: Horizon = make_horizon(
+            config.train,
+            self.dataset.num_train,
+            batch_size,
+            pretrain_epochs=config.aux.pretrain_epochs if config.aux.kind != "none" else 0.0,
+        )
         self.objective: Objective = make_objective(config, self.dataset.spec, self.horizon)
         tx = make_optimizer(config.optim, self.horizon)
         self.mesh = make_mesh()
@@ -108,7 +113,11 @@ class Trainer:
             donate=(1,),
         )
         self.update_best = jax.jit(
-            functools.partial(update_best, select=self.objective.select),
+            functools.partial(
+                update_best,
+                select=self.objective.select,
+                provisional_steps=self.horizon.pretrain_steps,
+            ),
             donate_argnums=0,
             out_shardings=self._expand(self._sharding),
         )

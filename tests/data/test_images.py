@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from configs.base import get_config
 from lrd_jax.data import dataset_names, make_dataset
 from lrd_jax.data.builders import BUILDERS
-from lrd_jax.data.images import split_examples, to_sequences
+from lrd_jax.data.images import split_examples, to_images, to_sequences
 from lrd_jax.data.permutations import make_permutation
 from lrd_jax.data.pipeline import ArrayDataset
 from lrd_jax.data.spec import DataSpec
@@ -28,6 +28,21 @@ def config(digits_dir):
     config = get_config()
     config.data.data_dir = str(digits_dir)
     return config
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        PIXEL,
+        PIXEL | {"permutation": "bitreverse"},
+        PIXEL | {"permutation": "seed:3", "pixels_per_step": 4},
+        PIXEL | {"order": "row"},
+    ],
+)
+def test_sequences_become_the_images_that_they_were(layout):
+    images = random_images(3, 4, 6, 3)
+    back = to_images(to_sequences(images, **layout), (4, 6, 3), layout["permutation"])
+    np.testing.assert_array_equal(back, images)
 
 
 def random_images(*shape):
@@ -104,7 +119,7 @@ def test_digits_are_those_of_scikit_learn(config):
     sizes = {split: dataset.eval_size(split) for split in ("train", "valid", "test")}
     assert sizes == {"train": 1297, "valid": 250, "test": 250}
     assert dataset.num_train == 1297
-    assert dataset.spec == DataSpec("classify", 64, 1, 10, (0.0,), (1 / 16,))
+    assert dataset.spec == DataSpec("classify", 64, 1, 10, (0.0,), (1 / 16,), values=17)
 
     source = load_digits()
     order = np.random.default_rng(0).permutation(1797)
@@ -192,7 +207,7 @@ def test_mnist(mnist_dir, config):
     dataset = make_dataset(config)
     sizes = {split: dataset.eval_size(split) for split in ("train", "valid", "test")}
     assert sizes == {"train": 50_000, "valid": 10_000, "test": 10_000}
-    assert dataset.spec == DataSpec("classify", 784, 1, 10, (0.0,), (1 / 255,))
+    assert dataset.spec == DataSpec("classify", 784, 1, 10, (0.0,), (1 / 255,), values=256)
     test = next(dataset.eval_batches("test", 10_000))
     assert test["inputs"].mean() == pytest.approx(33.7912, abs=1e-4)  # of the official file
     assert np.bincount(test["targets"]).tolist() == [

@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 from configs import (
+    auxiliary_embeddings,
+    auxiliary_images,
+    auxiliary_short,
     gating_images,
     gating_synthetic,
     gating_wikitext103,
@@ -30,6 +33,9 @@ from lrd_jax.training.optimizer import make_optimizer
 
 FOLDER = Path(configs.__file__).parents[1] / "configs"
 TABLES = {
+    "auxiliary_embeddings": auxiliary_embeddings.ROWS,
+    "auxiliary_images": auxiliary_images.ROWS,
+    "auxiliary_short": auxiliary_short.ROWS,
     "gating_images": gating_images.ROWS,
     "gating_synthetic": gating_synthetic.ROWS,
     "gating_wikitext103": gating_wikitext103.ROWS,
@@ -99,7 +105,7 @@ def test_no_file_is_forgotten():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"base"}
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
-    prefixes = ("gating_", "hdetach_", "urlstm_", "lstm_", "char_", "wikitext")
+    prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_", "wikitext")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
@@ -153,6 +159,35 @@ def test_settings_of_the_h_detach_tables(imitations):
     assert load("hdetach_mnist.py:H20").optim.learning_rate == 5e-4
     twelve = load("hdetach_mnist.py:H12")
     assert twelve.data.permutation == f"seed:{twelve.seed}" == "seed:150"
+
+
+def test_settings_of_the_auxiliary_tables(imitations):
+    kinds = {1: "none", 4: "none", 7: "reconstruct", 10: "predict", 13: "reconstruct"}
+    kinds |= {16: "predict", 19: "none", 22: "none", 25: "reconstruct", 28: "reconstruct"}
+    for start, kind in kinds.items():
+        for row in range(start, start + 3):
+            name = "auxiliary_images" if row < 19 else "auxiliary_embeddings"
+            config, horizon, _ = build(f"{name}.py:A{row}")
+            assert config.aux.kind == kind
+            assert config.truncate.steps == (300 if start in (4, 7, 10, 22, 25) else 0)
+            assert horizon.num_epochs == (250 if kind == "none" else 300)
+            assert config.aux.pretrain_epochs == (0 if kind == "none" else 50)
+            assert (config.optim.name, config.data.batch_size) == ("rmsprop", 128)
+            if row < 19:
+                task = (row - 1) % 3
+                assert config.data.name == ("mnist", "mnist", "cifar10")[task]
+                assert config.data.permutation == ("none", "92916", "none")[task]
+                assert config.aux.decoder_layers == 2 and config.aux.loss == "auto"
+            else:
+                assert config.aux.embedding == ("none", "full", "decoder")[(row - 19) % 3]
+                assert config.data.permutation == "92916" and config.aux.decoder_layers == 1
+                assert config.aux.weight == (2.0 if start == 25 else 1.0)
+    assert load("auxiliary_images.py:A31").truncate.supervised == "stop"
+    short = load("auxiliary_short.py:r-truncated")
+    assert (short.data.pixels_per_step, short.aux.segment_length) == (4, 150)
+    assert short.truncate.steps == 75
+    ends = {build(f"auxiliary_short.py:{row}")[1].num_steps for row in auxiliary_short.ROWS}
+    assert len(ends) == 1  # the same number of steps each
 
 
 def test_a_row_must_be_named():
@@ -241,6 +276,12 @@ def lines(workdir, split):
         pytest.param("wikitext2.py:quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13-UR,quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13---,quick", marks=pytest.mark.slow),
+        "auxiliary_short.py:r-stop,quick",
+        pytest.param("auxiliary_short.py:lstm,quick", marks=pytest.mark.slow),
+        pytest.param("auxiliary_short.py:p-truncated,quick", marks=pytest.mark.slow),
+        pytest.param("auxiliary_images.py:A8,quick", marks=pytest.mark.slow),
+        pytest.param("auxiliary_images.py:A18,quick", marks=pytest.mark.slow),
+        pytest.param("auxiliary_embeddings.py:A26,quick", marks=pytest.mark.slow),
         pytest.param("gating_images.py:G5,quick", marks=pytest.mark.slow),
         pytest.param("gating_images.py:G11,quick", marks=pytest.mark.slow),
         pytest.param("hdetach_copying.py:H13-0.5,quick", marks=pytest.mark.slow),

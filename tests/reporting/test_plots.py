@@ -125,3 +125,19 @@ def test_what_cannot_be_plotted_is_refused(tmp_path, run, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match=r"pip install lrd-jax\[bench\]"):
         plots.plot_curves({"r": run}, tmp_path / "c.png")
+
+
+def test_pictures_stand_in_rows_under_headings(tmp_path, drawn):
+    pictures = np.full((2, 3, 4, 1), 0.5)
+    pictures[0, 1, 2] = np.nan
+    columns = {"true": pictures, "colour": np.ones((2, 3, 4, 3))}
+    path = plots.plot_pictures(columns, tmp_path / "p.png", title="both")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    (figure,) = drawn
+    assert len(figure.axes) == 4 and figure.get_suptitle() == "both"
+    assert [panel.get_title() for panel in figure.axes[:2]] == ["true", "colour"]
+    shown = figure.axes[0].images[0].get_array()
+    np.testing.assert_allclose(shown[0, 0], 0.5)
+    assert shown[1, 2, 2] > shown[1, 2, 0]  # what is missing is blue, which no grey is
+    strips = plots.plot_pictures({"tokens": np.zeros((2, 1, 40, 1))}, tmp_path / "s.png")
+    assert strips.exists()

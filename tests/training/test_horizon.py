@@ -12,10 +12,10 @@ from lrd_jax.horizon import Horizon, make_horizon
 @pytest.mark.parametrize(
     ("num_steps", "num_epochs", "expected"),
     [
-        (0, 3.0, (21, 7)),  # ceil(52 / 8) = 7 steps an epoch
-        (0, 0.5, (4, 7)),
-        (5, 3.0, (5, 7)),
-        (0, 1e-9, (1, 7)),
+        (0, 3.0, (21, 7, 0)),  # ceil(52 / 8) = 7 steps an epoch
+        (0, 0.5, (4, 7, 0)),
+        (5, 3.0, (5, 7, 0)),
+        (0, 1e-9, (1, 7, 0)),
     ],
 )
 def test_steps_win_over_epochs(num_steps, num_epochs, expected):

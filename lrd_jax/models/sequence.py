@@ -1,0 +1,104 @@
+"""What the networks over whole sequences share: embedding, recurrence, head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lrd_jax.draws import Draws
+from lrd_jax.recurrence import Drawn, Recurrence, RecurrenceOutput
+
+Array = jax.Array
+
+
+class Head(nn.Module):
+    """ReLU layers, then a linear one.
+
+    Attributes:
+      hidden: widths of the ReLU layers.
+      outputs: width of the last layer.
+      dropconnect: rate at which weights of the second matrix are zeroed in training, the kept ones
+        divided by `1 - rate` (Wan et al. 2013, "Regularization of Neural Networks using
+        DropConnect").
+    """
+
+    hidden: Sequence[int]
+    outputs: int
+    dropconnect: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: Array, key: Array | None = None) -> Array:
+        """Maps `(..., d)` to `(..., outputs)`; without a key, all weights are used as they are."""
+
+        def masked(x: Array, kernel: Array, *args, **options) -> Array:
+            assert key is not None
+            keep = jax.random.bernoulli(key, 1.0 - self.dropconnect, kernel.shape)
+            kernel = jnp.where(keep, kernel / (1.0 - self.dropconnect), 0)
+            return lax.dot_general(x, kernel, *args, **options)
+
+        for index, width in enumerate((*self.hidden, self.outputs)):
+            drops = index == 1 and self.dropconnect and key is not None
+            x = nn.relu(x) if index else x
+            x = nn.Dense(width, dot_general=masked if drops else None)(x)
+        return x
+
+
+class SequenceModel(nn.Module):
+    """Reads a sequence; a subclass says which states of the last layer the head reads.
+
+    Attributes:
+      recurrence: the layers over time.
+      head: from a state to outputs.
+      embedding: maps the values of a step to what the first cell reads; None: it reads them.
+    """
+
+    recurrence: Recurrence
+    head: Head
+    embedding: nn.Module | None = None
+
+    @nn.nowrap
+    def features(self, out: RecurrenceOutput) -> Array:
+        """The states that the head reads, `(batch, ..., d)`."""
+        raise NotImplementedError
+
+    def embed(self, x: Array) -> Array:
+        """Maps values `(batch, time, n)` to what the first cell reads."""
+        return x if self.embedding is None else self.embedding(x)
+
+    def run(
+        self,
+        x: Array,
+        draws: Draws | None = None,
+        detach_active: Array | bool = True,
+        drawn: Drawn | None = None,
+    ) -> RecurrenceOutput:
+        """Runs the recurrence over the values of sequences; options as for `Recurrence`."""
+        options = {"draws": draws, "detach_active": detach_active, "drawn": drawn}
+        return self.recurrence(self.embed(x), **options)
+
+    def rerun(
+        self, x: Array, before: RecurrenceOutput, starts: Array, drawn: Drawn
+    ) -> RecurrenceOutput:
+        """Runs windows of them again, see `Recurrence.rerun`."""
+        return self.recurrence.rerun(self.embed(x), before, starts, drawn)
+
+    def read(self, features: Array, draws: Draws | None = None) -> Array:
+        """Maps `features` to the head's outputs."""
+        return self.head(features, None if draws is None else draws.shared("dropconnect_head"))
+
+    def __call__(
+        self, x: Array, draws: Draws | None = None, detach_active: Array | bool = True
+    ) -> tuple[Array, RecurrenceOutput]:
+        """Returns the head's outputs and all that the recurrence gave.
+
+        Args:
+          x: `(batch, time, n)`.
+          draws: randomness of a training step, None in evaluation.
+          detach_active: see `Recurrence`.
+        """
+        out = self.run(x, draws, detach_active)
+        return self.read(self.features(out), draws), out

@@ -1,0 +1,581 @@
+"""Auxiliary losses: from the state at an anchor, a decoder rebuilds or predicts a segment.
+
+Trinh, Dai, Luong and Le (2018), "Learning Longer-term Dependencies in RNNs with Auxiliary Losses",
+arXiv:1803.00144. `reconstruct` (r-LSTM) decodes a segment before the anchor, `predict` (p-LSTM) one
+after it. Neither code nor all details of the paper are public; what is a choice of this project
+stands in `docs/decisions.md`.
+
+The main forward pass runs once. Where gradients are truncated it is not differentiated at all:
+for each loss the window that its gradient reaches is run again from the stopped state before it.
+All lengths are static, so that nothing is compiled anew when an anchor moves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lrd_jax.cells.base import Carry
+from lrd_jax.data.spec import Dataset, DataSpec
+from lrd_jax.draws import Draws
+from lrd_jax.errors import UserError
+from lrd_jax.models import make_decoder, make_embedding, supervised_reach
+from lrd_jax.objectives.base import Sums, blank, encode
+from lrd_jax.objectives.sequence import SequenceObjective
+from lrd_jax.recurrence import SCOPES, Drawn, RecurrenceOutput, take_states, take_windows
+
+Array = jax.Array
+
+KINDS = {
+    "none": (),
+    "reconstruct": ("reconstruct",),
+    "predict": ("predict",),
+    "both": ("reconstruct", "predict"),
+}
+LOSSES = ("auto", "mse", "ce")
+FEEDS = ("teacher", "none", "scheduled")
+
+
+@dataclasses.dataclass(frozen=True)
+class Segments:
+    """Which anchors are legal in a sequence x[0 .. T-1], and which segment belongs to each.
+
+    With L = `size` and G = `gap`, the segment of anchor a starts at a - G - L (`reconstruct`, so
+    that with G = 0 it ends right before the anchor) or at a + G (`predict`). The decoder starts
+    from the state after x[a], reads the segment but for its last step, and says after each step
+    what the next one is.
+
+    Attributes:
+      kind: `reconstruct` or `predict`.
+      length: T, steps.
+      size: L, steps.
+      gap: G, steps; -1: drawn from the values that are legal for the anchor.
+
+    Raises:
+      UserError: no anchor is legal.
+    """
+
+    kind: str
+    length: int
+    size: int
+    gap: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 2 or self.gap < -1 or self.last < self.first:
+            raise UserError(
+                f"aux.segment_length={self.size} with aux.gap={self.gap} leaves no legal anchor to"
+                f" {self.kind} in a sequence of {self.length} steps: use at least 2 steps, a gap"
+                " from 0 (-1 = random), and no more steps than fit together"
+            )
+
+    @property
+    def first(self) -> int:
+        """The first legal anchor."""
+        return self.size + max(self.gap, 0) if self.kind == "reconstruct" else 0
+
+    @property
+    def last(self) -> int:
+        """The last legal anchor."""
+        predicts = self.kind == "predict"
+        return self.length - self.size - max(self.gap, 0) if predicts else self.length - 1
+
+    def _largest_gap(self, anchor: Any) -> Any:
+        return anchor - self.size if self.kind == "reconstruct" else self.last - anchor
+
+    def _start(self, anchor: Any, gap: Any) -> Any:
+        return anchor - gap - self.size if self.kind == "reconstruct" else anchor + gap
+
+    def draw(self, draws: Draws, count: int, scope: str, batch: int) -> tuple[Array, Array]:
+        """Draws anchors, uniformly.
+
+        Args:
+          draws: randomness of a training step.
+          count: anchors.
+          scope: `batch`: the mini-batch shares them; `example`: each example has its own.
+          batch: examples on this device.
+
+        Returns:
+          Anchors and starts of their segments, each `(count,)` or `(count, batch)`.
+        """
+
+        def one(key: Array) -> tuple[Array, Array]:
+            of_anchor, of_gap = jax.random.split(key)
+            anchor = jax.random.randint(of_anchor, (count,), self.first, self.last + 1)
+            gap: Any = self.gap
+            if gap == -1:
+                gap = jax.random.randint(of_gap, (count,), 0, self._largest_gap(anchor) + 1)
+            return anchor, self._start(anchor, gap)
+
+        stream = f"anchors_{self.kind}"
+        if scope == "batch":
+            return one(draws.shared(stream))
+        anchors, starts = jax.vmap(one)(draws.per_example(stream, batch))
+        return anchors.T, starts.T
+
+    def spread(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Anchors at even distances and the starts of their segments, `(count,)`, for evaluation.
+
+        A random gap takes its middle value.
+        """
+        anchor = self.first + (2 * np.arange(count) + 1) * (self.last - self.first + 1) // (
+            2 * count
+        )
+        gap = self._largest_gap(anchor) // 2 if self.gap == -1 else self.gap
+        return anchor, self._start(anchor, gap)
+
+
+class Decoded(NamedTuple):
+    """What a decoder made of a segment in the middle of the legal range.
+
+    Attributes:
+      start: of the segment; what is decoded are the steps after it.
+      true: these steps, as the network sees them, `(batch, steps, features)`.
+      decoded: as trained.
+      alone: reading its own outputs, so that all it knows comes from the state at the anchor; None
+        for a decoder that was trained without inputs.
+    """
+
+    start: Array | int
+    true: Array
+    decoded: Array
+    alone: Array | None
+
+
+class Auxiliary:
+    """A task's objective with auxiliary losses added; see `Objective`.
+
+    The metrics are the task's own and `aux_loss`: the mean of a decoder's loss over steps, anchors
+    and examples (of two decoders the mean, with `reconstruct_loss` and `predict_loss` beside it).
+    What is minimised is `aux.weight` times that, and from the end of pre-training on the task's
+    loss as well. Evaluation uses anchors at fixed, even distances.
+    """
+
+    def __init__(self, config: Any, task: SequenceObjective) -> None:
+        """Adds decoders to the network of a task.
+
+        Args:
+          config: the run's config.
+          task: its objective without auxiliary losses.
+
+        Raises:
+          UserError: a value that is unknown or does not fit.
+        """
+        aux, spec = config.aux, task.spec
+        _check(config, spec)
+        self.spec, self.horizon, self.task, self.aux = spec, task.horizon, task, aux
+        self.kinds = KINDS[aux.kind]
+        parts = [f"{kind}_loss" for kind in self.kinds] if len(self.kinds) > 1 else []
+        self.metrics = (*task.metrics, "aux_loss", *parts)
+        self.select = task.select
+        self.segments = {
+            kind: Segments(kind, spec.length, aux.segment_length, aux.gap) for kind in self.kinds
+        }
+
+        self._looks_up = aux.embedding != "none"
+        self._values = spec.values
+        self._channels = 1 if spec.one_hot else spec.features
+        auto = "ce" if spec.symbols or self._looks_up else "mse"
+        self._cross_entropy = (auto if aux.loss == "auto" else aux.loss) == "ce"
+        width = self._channels * spec.values if self._cross_entropy else spec.features
+        # With `full` the table is the main network's: one parameter, one update.
+        self._shares = aux.embedding == "full"
+        embedding = None
+        if not self._shares:
+            embedding = make_embedding(config, spec.values, table=self._looks_up)
+        steps = aux.segment_length - 1
+        self.decoders = {kind: make_decoder(config, steps, width, embedding) for kind in self.kinds}
+
+        # ---- Which pass carries which gradient --------------------------------------------------
+        self._reach: int = config.truncate.steps
+        supervised = supervised_reach(config, spec.length)
+        uncut = task.model.clone(recurrence=task.model.recurrence.clone(truncate_steps=0))
+        self._window_model = uncut
+        # Losses on many steps cannot share one window: their windows are cut into the pass itself.
+        many = spec.kind == "tag"
+        self._model = task.model if many and supervised else uncut
+        self._labels_stopped = supervised is None
+        self._labels_window = 0 if many else supervised or 0
+        labels_use_pass = supervised is not None and self._labels_window == 0
+        self._decoders_use_pass = self._reach == 0 and self._model is uncut
+        self._differentiates_pass = labels_use_pass or self._decoders_use_pass
+
+    # ---- Contract of an objective ---------------------------------------------------------------
+
+    def init(self, key: Array) -> Any:
+        """Parameters of one seed; those of the main network are the same without decoders."""
+        params = self.task.init(key)
+        cell = self.task.model.recurrence.cell
+        state = cell.initialize_carry(key, (1, 1))
+        values = self._decoder_values(blank(self.spec, self.aux.segment_length - 1))
+        for kind, decoder in self.decoders.items():
+            own = jax.random.fold_in(key, zlib.crc32(kind.encode()))
+            embed = self._embed(params)
+            params[f"decoder_{kind}"] = decoder.init(own, state, values, embed)["params"]
+        return params
+
+    def initial_carry(self, batch_size: int) -> Any:
+        """Nothing travels between batches of independent sequences."""
+        return self.task.initial_carry(batch_size)
+
+    def loss(
+        self,
+        params: Any,
+        carry: Any,
+        batch: dict[str, Array],
+        draws: Draws | None,
+        step: Array | int,
+    ) -> tuple[Array, tuple[Sums, Any]]:
+        """See `Objective.loss`."""
+        stored, mask = batch["inputs"], batch["mask"]
+        examples, length = stored.shape[:2]
+        main = self._main(params)
+        active = self.horizon.detach_active(step, self.task.off_last_epochs)
+        drawn = self._model.recurrence.draw(draws, length, examples, active)
+        differentiated = main if self._differentiates_pass else jax.lax.stop_gradient(main)
+        whole = self._model.apply(
+            {"params": differentiated}, self.task.values(stored), drawn=drawn, method="run"
+        )
+        rerun = functools.partial(self._rerun, main, stored, whole, drawn)
+
+        # ---- The task's loss --------------------------------------------------------------------
+        out = whole
+        if self._labels_window and draws is not None:
+            out = rerun(jnp.array([length - self._labels_window]), self._labels_window)
+        features = self.task.model.features(out)
+        if self._labels_stopped:
+            features = jax.lax.stop_gradient(features)
+        outputs = self.task.model.apply({"params": main}, features, draws, method="read")
+        total, sums = self.task.score(outputs, batch)
+        total = jnp.where(self.horizon.is_joint(step), total, 0)
+
+        # ---- The auxiliary losses ---------------------------------------------------------------
+        losses = {}
+        for kind in self.kinds:
+            segments = self.segments[kind]
+            if draws is None:
+                anchors, starts = map(jnp.asarray, segments.spread(self.aux.n_anchors))
+            else:
+                anchors, starts = segments.draw(draws, self.aux.n_anchors, self.aux.scope, examples)
+            state = self._states(kind, whole, anchors, None if draws is None else rerun)
+            segment = self._cut_out(kind, stored, starts)
+            outputs = self._decode(kind, params, state, segment, draws, step)
+            each = self._cost(outputs, segment[:, 1:])
+            losses[kind] = each.reshape(-1, examples).mean(0)
+        mean = sum(losses.values()) / len(losses)
+        named = {"aux_loss": mean}
+        if len(losses) > 1:
+            named |= {f"{kind}_loss": each for kind, each in losses.items()}
+        sums = sums | {name: ((each * mask).sum(), mask.sum()) for name, each in named.items()}
+        return total + self.aux.weight * sums["aux_loss"][0], (sums, carry)
+
+    def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:
+        """The task's baselines, and what trivial predictions score as `aux_loss` on a split.
+
+        All are for the anchors that evaluation uses. `aux_loss_mean` is the best constant (of
+        cross-entropy: the frequency of each value), `aux_loss_position_mean` the best constant for
+        each position, `aux_loss_previous` saying the value read last once more (of cross-entropy:
+        the frequency of each value after it), and `aux_loss` the least of them. Constants and
+        frequencies are those of the split itself.
+        """
+        found = [self._trivial(dataset, split, kind) for kind in self.kinds]
+        mean = {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+        return {
+            **self.task.baselines(dataset, split),
+            "aux_loss": min(mean.values()),
+            **{f"aux_loss_{name}": value for name, value in mean.items()},
+        }
+
+    # ---- What the decoders learnt ---------------------------------------------------------------
+
+    def decoded(self, params: Any, batch: dict[str, Array]) -> dict[str, Decoded]:
+        """Decodes the segment of the middle anchor, kind by kind.
+
+        Args:
+          params: of one seed.
+          batch: as in `Objective.loss`.
+        """
+        stored, result = batch["inputs"], {}
+        main = self._main(params)
+        whole = self._model.apply({"params": main}, self.task.values(stored), method="run")
+        for kind, segments in self.segments.items():
+            anchors, starts = segments.spread(1)
+            state = self._states(kind, whole, jnp.asarray(anchors), None)
+            segment = self._cut_out(kind, stored, jnp.asarray(starts))
+            decode = functools.partial(self._decode, kind, params, state, segment, None, 0)
+            alone = None
+            if self.aux.decoder_feed != "none":
+                alone = self._in_order(kind, self._seen(decode(alone=True)))
+            result[kind] = Decoded(
+                # In reverse, what is not decoded is the last step.
+                start=int(starts[0]) - self._reverses(kind),
+                true=self._in_order(kind, encode(segment[:, 1:], self.spec)),
+                decoded=self._in_order(kind, self._seen(decode())),
+                alone=alone,
+            )
+        return result
+
+    # ---- Parts ----------------------------------------------------------------------------------
+
+    def _main(self, params: Any) -> Any:
+        """The parameters of the main network."""
+        return {name: p for name, p in params.items() if not name.startswith("decoder_")}
+
+    def _embed(self, params: Any) -> Any:
+        """The main network's embedding where the decoder shares it, else None."""
+        if not self._shares:
+            return None
+        main = {"params": self._main(params)}
+        return functools.partial(self.task.model.apply, main, method="embed")
+
+    def _rerun(
+        self,
+        main: Any,
+        stored: Array,
+        whole: RecurrenceOutput,
+        drawn: Drawn,
+        starts: Array,
+        size: int,
+    ) -> RecurrenceOutput:
+        """Runs windows of the sequences again, from stopped states."""
+        values = self.task.values(take_windows(stored, starts, size))
+        args = (values, whole, starts, drawn)
+        return self._window_model.apply({"params": main}, *args, method="rerun")
+
+    def _states(self, kind: str, whole: RecurrenceOutput, anchors: Array, rerun: Any) -> Carry:
+        """The state after each anchor's step, leaves `(anchors * batch, d)`.
+
+        Args:
+          kind: of the loss.
+          whole: of the whole sequences.
+          anchors: `(anchors,)` or `(anchors, batch)`.
+          rerun: see `_rerun`; None: gradients are not asked for.
+        """
+        if rerun is None or self._decoders_use_pass:
+            return take_states(whole.layers[-1], anchors)
+        size = self._reach or self.spec.length
+        starts = jnp.maximum(anchors - size + 1, 0)
+        out = rerun(starts, size)
+        if self.segments[kind].first >= size - 1:  # every window ends at its anchor
+            return out.final[-1]
+        examples = len(out.last) // len(anchors)
+        at = jnp.broadcast_to(
+            (anchors - starts).reshape(len(anchors), -1), (len(anchors), examples)
+        )
+        return take_states(out.layers[-1], at.reshape(1, -1))
+
+    def _reverses(self, kind: str) -> bool:
+        return self.aux.reverse and kind == "reconstruct"
+
+    def _in_order(self, kind: str, x: Array) -> Array:
+        """Brings `(rows, steps, ...)` from the order of decoding into that of time, or back."""
+        return x[:, ::-1] if self._reverses(kind) else x
+
+    def _cut_out(self, kind: str, stored: Array, starts: Array) -> Array:
+        """The segments in the order in which they are decoded, `(anchors * batch, L, channels)`."""
+        return self._in_order(kind, take_windows(stored, starts, self.aux.segment_length))
+
+    def _decoder_values(self, stored: Array) -> Array:
+        """What the decoder's embedding takes: the stored numbers for a table, else encoded ones."""
+        return stored if self._looks_up else encode(stored, self.spec)
+
+    def _decode(
+        self,
+        kind: str,
+        params: Any,
+        state: Carry,
+        segment: Array,
+        draws: Draws | None,
+        step: Array | int,
+        alone: bool = False,
+    ) -> Array:
+        """What the decoder says of the steps of segments after their first.
+
+        Args:
+          kind: of the loss.
+          params: of the whole network.
+          state: where it starts from, leaves `(anchors * batch, d)`.
+          segment: from `_cut_out`.
+          draws: this step's randomness; None in evaluation.
+          step: updates applied so far.
+          alone: whether it reads its own outputs, however it was trained.
+
+        Returns:
+          `(anchors * batch, L - 1, outputs)`.
+        """
+        values = self._decoder_values(segment[:, :-1])
+        own = key = None
+        if draws is not None:
+            key = draws.shared(f"dropconnect_{kind}")
+        if alone or self.aux.decoder_feed == "scheduled":
+            rows, steps = values.shape[:2]
+            if draws is None:
+                own = jnp.ones((rows, steps), bool)
+            else:
+                rate, anchors = self.horizon.phase_progress(step), self.aux.n_anchors
+                draw = functools.partial(jax.random.bernoulli, p=rate, shape=(anchors, steps))
+                keys = draws.per_example(f"feed_{kind}", rows // anchors)
+                own = jnp.swapaxes(jax.vmap(draw)(keys), 0, 1).reshape(rows, steps)
+            own = own.at[:, 0].set(False)
+        decoder: Any = self.decoders[kind]
+        return decoder.apply(
+            {"params": params[f"decoder_{kind}"]},
+            state,
+            values,
+            self._embed(params),
+            own=own,
+            to_values=lambda outputs: self._read_back(outputs).astype(values.dtype),
+            later_inputs=self.aux.decoder_feed != "none",
+            key=key,
+        )
+
+    def _ids(self, outputs: Array) -> Array:
+        """The likeliest numbers, `(..., channels)`."""
+        logits = outputs.reshape(*outputs.shape[:-1], self._channels, self._values)
+        return logits.argmax(-1)
+
+    def _seen(self, outputs: Array) -> Array:
+        """What outputs `(rows, steps, ...)` mean, as the network sees its inputs."""
+        return encode(self._ids(outputs), self.spec) if self._cross_entropy else outputs
+
+    def _read_back(self, outputs: Array) -> Array:
+        """Makes outputs of one step, `(rows, outputs)`, values that the decoder can read."""
+        if self._cross_entropy:
+            ids = self._ids(outputs)
+        elif self._looks_up:
+            numbers = outputs / jnp.array(self.spec.scale) + jnp.array(self.spec.offset)
+            ids = jnp.clip(jnp.round(numbers), 0, self._values - 1)
+        else:
+            return outputs
+        return self._decoder_values(ids[:, None])[:, 0]
+
+    def _cost(self, outputs: Array, targets: Array) -> Array:
+        """The mean loss of each row.
+
+        Args:
+          outputs: from `_decode`.
+          targets: stored numbers, `(rows, steps, channels)`.
+
+        Returns:
+          Squared error averaged over features, or cross-entropy averaged over channels, `(rows,)`.
+        """
+        if not self._cross_entropy:
+            return ((outputs - encode(targets, self.spec)) ** 2).mean((1, 2))
+        logits = outputs.reshape(*targets.shape, self._values)
+        labels = targets.astype(jnp.int32)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean((1, 2))
+
+    def _trivial(self, dataset: Dataset, split: str, kind: str) -> dict[str, float]:
+        """What trivial predictions score, see `baselines`."""
+        _, starts = self.segments[kind].spread(self.aux.n_anchors)
+        size = self.aux.segment_length
+        statistics: Any = _Frequencies(self._values) if self._cross_entropy else _Moments()
+        for batch in dataset.eval_batches(split, min(1000, dataset.eval_size(split))):
+            stored = np.asarray(batch["inputs"])[batch["mask"] > 0]
+            cut = np.stack([stored[:, start : start + size] for start in starts], axis=1)
+            if self._reverses(kind):
+                cut = cut[:, :, ::-1]
+            if not self._cross_entropy:
+                seen = encode(jnp.asarray(cut.reshape(-1, size, cut.shape[-1])), self.spec)
+                cut = np.asarray(seen, np.float64).reshape(*cut.shape[:3], -1)
+            statistics.add(cut)
+        return statistics.scores()
+
+
+class _Moments:
+    """Squared errors of constants and of the previous value."""
+
+    def __init__(self) -> None:
+        self._count: int = 0
+        self._sums: Any = 0.0
+
+    def add(self, x: np.ndarray) -> None:
+        """Counts segments `(examples, anchors, L, features)`."""
+        now, before = x[:, :, 1:], x[:, :, :-1]
+        self._count += len(x)
+        sums = [part.sum(0) for part in (now, now**2, (now - before) ** 2)]
+        self._sums = self._sums + np.stack(sums)
+
+    def scores(self) -> dict[str, float]:
+        """Mean squared errors."""
+        mean, square, step = self._sums / self._count  # each (anchors, L - 1, features)
+        overall = mean.mean((0, 1))
+        return {
+            "mean": float((square.mean((0, 1)) - overall**2).mean()),
+            "position_mean": float((square - mean**2).mean()),
+            "previous": float(step.mean()),
+        }
+
+
+class _Frequencies:
+    """Cross-entropies of the frequencies of whole numbers."""
+
+    def __init__(self, values: int) -> None:
+        self._values = values
+        self._counts: list[Any] = [0, 0]
+
+    def add(self, x: np.ndarray) -> None:
+        """Counts segments `(examples, anchors, L, channels)`."""
+        values, x = self._values, x.astype(np.int64)
+        now, before = x[:, :, 1:], x[:, :, :-1]
+        place = np.arange(now[0].size).reshape(now[0].shape)
+        channel = np.arange(x.shape[-1])
+        for index, (group, groups) in enumerate(
+            ((place, now[0].size), (channel * values + before, x.shape[-1] * values))
+        ):
+            joined = (np.broadcast_to(group, now.shape) * values + now).ravel()
+            counted = np.bincount(joined, minlength=groups * values).reshape(groups, values)
+            self._counts[index] = self._counts[index] + counted
+        self._channels = x.shape[-1]
+
+    def scores(self) -> dict[str, float]:
+        """Mean cross-entropies, nats."""
+        by_place, by_before = self._counts
+        by_channel = by_place.reshape(-1, self._channels, self._values).sum(0)
+        return {
+            "mean": _entropy(by_channel),
+            "position_mean": _entropy(by_place),
+            "previous": _entropy(by_before),
+        }
+
+
+def _entropy(counts: np.ndarray) -> float:
+    """Entropy of the values within a group, averaged over everything counted `(groups, values)`."""
+    total = counts.sum(-1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.where(counts > 0, np.log(counts / total), 0.0)
+    return float(-(counts * logs).sum() / counts.sum())
+
+
+def _check(config: Any, spec: DataSpec) -> None:
+    """Raises UserError for values that no other part checks."""
+    aux = config.aux
+    for key, known in (("loss", LOSSES), ("scope", SCOPES), ("decoder_feed", FEEDS)):
+        if aux[key] not in known:
+            raise UserError(f"aux.{key}={aux[key]!r} is unknown; use one of {', '.join(known)}")
+    for key, least in (("n_anchors", 1), ("decoder_layers", 1), ("decoder_width", 0)):
+        if not least <= aux[key] <= 100_000:
+            raise UserError(f"aux.{key}={aux[key]} must be from {least} to 100000")
+    if aux.weight < 0:
+        raise UserError(f"aux.weight={aux.weight} must be 0 or more")
+    if any(width < 1 for width in aux.head_hidden):
+        raise UserError(f"aux.head_hidden={aux.head_hidden} holds widths; use 1 or more")
+    if aux.reverse and aux.kind == "predict":
+        raise UserError("aux.reverse is for reconstruction; leave it out with aux.kind=predict")
+    if config.model.bidirectional:
+        raise UserError(
+            f"aux.kind={aux.kind} decodes the past or the future from a state that has seen the"
+            " past alone: set model.bidirectional=false"
+        )
+    if aux.loss == "ce" and not spec.values:
+        raise UserError(
+            f"aux.loss=ce needs whole numbers as inputs, and those of {config.data.name} are not:"
+            " use mse"
+        )

@@ -1,0 +1,46 @@
+"""Windows of a sequence that are run again."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from recurrence_cases import B, N, T, build
+
+from lrd_jax.draws import Draws
+from lrd_jax.recurrence import take_windows, truncation_cuts
+
+
+def test_windows_are_cut_out_window_by_window():
+    x = np.arange(B * T * 2).reshape(B, T, 2)
+    found = take_windows(jnp.array(x), jnp.array([4, 0]), 3)
+    np.testing.assert_array_equal(found, np.concatenate([x[:, 4:7], x[:, :3]]))
+    starts = np.array([[0, 1, 4], [3, 3, 0]])
+    found = take_windows(jnp.array(x), jnp.array(starts), 3)
+    expected = [[x[b, s : s + 3] for b, s in enumerate(row)] for row in starts]
+    np.testing.assert_array_equal(found, np.concatenate(expected))
+
+
+@pytest.mark.parametrize("starts", [[0, 3], [[0, 2, 3], [1, 0, 2]]])
+@pytest.mark.parametrize("mask_scope", ["batch", "example"])
+def test_a_window_repeats_what_the_whole_did(x64, mask_scope, starts):
+    options = {"num_layers": 2, "dropout": 0.4, "p_block": 0.5, "learn_initial": True}
+    model, params = build("urlstm", mask_scope=mask_scope, **options)
+    x, starts = jax.random.normal(jax.random.key(1), (B, T, N), jnp.float64), jnp.array(starts)
+    drawn = model.draw(Draws(jax.random.key(2)), T, B)
+
+    @jax.jit
+    def run(params, x):
+        whole = model.apply(params, x, drawn=drawn)
+        windows = take_windows(x, starts, 4)
+        return whole, model.apply(params, windows, whole, starts, drawn, method="rerun")
+
+    whole, again = run(params, x)
+    np.testing.assert_allclose(again.outputs, take_windows(whole.outputs, starts, 4), rtol=1e-12)
+    plain = model.apply(params, x, draws=Draws(jax.random.key(2)))
+    np.testing.assert_array_equal(plain.outputs, whole.outputs)
+
+
+def test_cuts_from_the_start():
+    cuts = truncation_cuts(3, 8, counted_from="start")
+    np.testing.assert_array_equal(np.flatnonzero(cuts), [3, 6])
+    assert truncation_cuts(0, 8, counted_from="start") is None
