@@ -303,7 +303,7 @@ def test_the_main_pass_runs_once(monkeypatch, steps, spec, lengths):
         "unroll",
         lambda cell, carry, x, *a: (seen.append(len(x)), run(cell, carry, x, *a))[1],
     )
-    jax.eval_shape(functools.partial(losses, objective), params, batch, DRAWS)
+    jax.eval_shape(functools.partial(losses, objective, draws=DRAWS), params, batch)
     assert seen == lengths
     seen.clear()
     jax.eval_shape(functools.partial(losses, objective), params, batch)
@@ -379,8 +379,11 @@ def decode(objective, params, batch, **options):
     )
     state = objective._states("reconstruct", whole, anchors, None)
     call = functools.partial(objective._decode, "reconstruct", params, state, **options)
-    compiled = jax.jit(call)
-    return lambda segment, draws=None, step=0: compiled(segment, draws, step), segment
+
+    def run(segment, draws=None, step=0):
+        return jax.jit(lambda segment, step: call(segment, draws, step))(segment, step)
+
+    return run, segment
 
 
 @pytest.mark.parametrize("spec", [NUMBERS, pytest.param(PIXELS, marks=pytest.mark.slow)])
