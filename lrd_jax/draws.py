@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import NamedTuple
 
 import jax
@@ -30,7 +29,7 @@ class Draws(NamedTuple):
 
     key: Array
     first: Array | int = 0
-    swept: Mapping[str, Array] = MappingProxyType({})
+    swept: Mapping[str, Array] = {}
 
     def shared(self, stream: str) -> Array:
         """Key of `stream` for draws that the whole mini-batch shares."""

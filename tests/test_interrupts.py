@@ -43,9 +43,10 @@ def test_the_first_signal_is_noted_and_the_second_ends(signum):
 
 
 def test_handlers_are_given_back():
-    code = "with interrupts.deferred():\n    pass\n"
-    code += "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
-    assert run(code).stdout == "True\n"
+    code = "before = signal.getsignal(signal.SIGINT)\n"
+    code += "with interrupts.deferred():\n    print(signal.getsignal(signal.SIGINT) is before)\n"
+    code += "print(signal.getsignal(signal.SIGINT) is before)"
+    assert run(code).stdout == "False\nTrue\n"
 
 
 def test_a_child_is_told_and_waited_for():

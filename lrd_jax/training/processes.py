@@ -102,6 +102,9 @@ class _Link:
         self._abort.status, self._abort.message = status, message
 
     def _leave(self, status: int) -> NoReturn:
+        # All is said: what JAX logs when another process is faster to leave would bury it.
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
         self.put(f"heard/{self.index}", True)
         if self.index == 0:  # the store ends with this process
             with contextlib.suppress(jax.errors.JaxRuntimeError):

@@ -133,7 +133,7 @@ FULL = [
         "could not write a checkpoint to ",
         (10, 20),
     ),
-    ('before(loop, "_result", fill("{filler}"))', "cannot write .*result.json", (30,)),
+    ('before(loop, "run_result", fill("{filler}"))', "cannot write .*result.json", (30,)),
 ]
 
 

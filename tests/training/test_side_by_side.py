@@ -35,13 +35,19 @@ def member(tree, index):
 # ---- Seeds ------------------------------------------------------------------------------------
 
 
+class Float64Head(nn.Module):
+    @nn.compact
+    def __call__(self, x, key=None):
+        return nn.Dense(SPEC.classes, param_dtype=jnp.float64)(x)
+
+
 def in_float64(config):
     """The usual objective with parameters, state and head in float64."""
     objective = Classification(config, SPEC, Horizon(20, 7))
     recurrence = objective.model.recurrence
     objective.model = SequenceClassifier(
         recurrence=recurrence.clone(cell=recurrence.cell.clone(param_dtype=jnp.float64)),
-        head=nn.Dense(SPEC.classes, param_dtype=jnp.float64),
+        head=Float64Head(),
     )
     return objective
 
