@@ -39,6 +39,10 @@ _START_TIMEOUT_S = 300  # a scheduler may start the processes minutes apart
 _FAREWELL_S = 5  # how long to wait for a dying process's last words, or until all have heard ours
 
 
+class _Closed(Exception):
+    """The line to the others was closed while a thread waited."""
+
+
 class _Link:
     """This process's line to the others."""
 
@@ -49,7 +53,9 @@ class _Link:
         self._calls = 0  # numbers the keys of `share`; all processes make the same calls
         self._ending = threading.Lock()  # never released: whoever holds it ends the process
         self._abort = abort
-        threading.Thread(target=self._hear_of_failure, daemon=True).start()
+        self._closing = threading.Event()
+        self._listeners: list[threading.Thread] = []
+        self.listen(self._hear_of_failure)
 
     # ---- Keys and values ----------------------------------------------------------------------
 
@@ -59,15 +65,34 @@ class _Link:
             self._client.key_value_set(f"lrd_jax/{key}", json.dumps(value))
 
     def get(self, key: str, seconds: float = float("inf")) -> Any:
-        """Waits for a key; raises JaxRuntimeError if it does not come in time."""
+        """Waits for a key; raises JaxRuntimeError if it does not come in time, or _Closed."""
         deadline = time.monotonic() + seconds
-        while True:
+        while not self._closing.is_set():
             try:
                 # In short pieces: a signal handler runs only between two of them.
-                return json.loads(self._client.blocking_key_value_get(f"lrd_jax/{key}", 1000))
+                return json.loads(self._client.blocking_key_value_get(f"lrd_jax/{key}", 500))
             except jax.errors.JaxRuntimeError as error:
                 if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > deadline:
                     raise
+        raise _Closed
+
+    def listen(self, wait: Callable[[], None]) -> None:
+        """Runs a function that waits for keys in a thread of its own, until the line is closed."""
+
+        def run() -> None:
+            # The error: the service ended, and with it the run.
+            with contextlib.suppress(jax.errors.JaxRuntimeError, _Closed):
+                wait()
+
+        thread = threading.Thread(target=run, daemon=True)
+        self._listeners.append(thread)
+        thread.start()
+
+    def close(self) -> None:
+        """Ends the threads: one that still waited in JAX's client at the end would crash there."""
+        self._closing.set()
+        for thread in self._listeners:
+            thread.join()
 
     def share(self, value: Any, sources: range) -> list[Any]:
         """Gives this process's value, if it is a source, and returns those of all sources."""
@@ -86,10 +111,7 @@ class _Link:
         self._leave(status)
 
     def _hear_of_failure(self) -> None:
-        try:
-            source, status, message = self.get("failure")
-        except jax.errors.JaxRuntimeError:  # the service ended, and with it the run
-            return
+        source, status, message = self.get("failure")
         if source != self.index:
             self._ending.acquire()
             self._say_why(status, f"process {source}: {message}" if source else message)
@@ -208,6 +230,7 @@ def _meet(launch: Launch) -> None:
 def _part() -> None:
     """Leaves the other processes, when all have come to their end."""
     if _link is not None:
+        _link.close()
         jax.distributed.shutdown()
 
 
@@ -303,7 +326,7 @@ class _Agreed:
         self._told = self._heard = False
         self._decided = threading.Event()
         self._stop_at = self._signum = 0
-        threading.Thread(target=self._listen, daemon=True).start()
+        link.listen(self._listen)
 
     @property
     def signum(self) -> int:
@@ -320,14 +343,11 @@ class _Agreed:
 
     def _listen(self) -> None:
         link = self._link
-        try:
-            self._signum = link.get("signal")
-            with self._lock:
-                self._heard, readings = True, self._readings
-            link.put(f"readings/{link.index}", readings)
-            self._stop_at = 1 + max(link.get(f"readings/{i}") for i in range(link.count))
-        except jax.errors.JaxRuntimeError:  # the service ended, and with it the run
-            return
+        self._signum = link.get("signal")
+        with self._lock:
+            self._heard, readings = True, self._readings
+        link.put(f"readings/{link.index}", readings)
+        self._stop_at = 1 + max(link.get(f"readings/{i}") for i in range(link.count))
         self._decided.set()
 
 

@@ -21,7 +21,12 @@ class Store:
         self._changed = threading.Condition()
 
     def link(self, index):
-        return types.SimpleNamespace(index=index, count=self.count, put=self.put, get=self.get)
+        return types.SimpleNamespace(
+            index=index, count=self.count, put=self.put, get=self.get, listen=self.listen
+        )
+
+    def listen(self, wait):
+        threading.Thread(target=wait, daemon=True).start()
 
     def put(self, key, value):
         with self._changed:
