@@ -6,9 +6,8 @@
         --config.eval.sample_tokens=200 --config.eval.temperature=0.8
 
 Data: Merity et al. (2016), "Pointer Sentinel Mixture Models", arXiv:1609.07843. No paper's row: a
-small model, whose two epochs show a curve on two cores in half an hour, most of which the softmax
-over all words takes. What was measured stands in `results/wikitext2_word.json` and in the README's
-table, as perplexity over every word and `<eos>` of a split.
+small model for two cores, most of whose time the softmax over all words takes. Its score is the
+perplexity over every word and `<eos>` of a split; it has not been trained to the end here yet.
 """
 
 from typing import Any
