@@ -14,9 +14,9 @@ argument is a row; `quick` shrinks it.
 | `p-truncated` | p-LSTM, the same |
 | `r-stop` | r-LSTM, and the labels train the head alone |
 
-The setting is this project's, so there is no published number; nor was it measured here yet. Network and optimizer are those of
-`auxiliary_images.py`, but that the rate falls as a cosine; every row has 12 epochs, of which r-LSTM
-and p-LSTM spend the first half epoch on the auxiliary loss alone.
+The setting is this project's, so there is no published number; nor was it measured here yet.
+Network and optimizer are those of `auxiliary_images.py`, but that the rate falls as a cosine; every
+row has 12 epochs, of which r-LSTM and p-LSTM spend the first half epoch on the auxiliary loss.
 """
 
 from typing import Any
