@@ -29,6 +29,7 @@ SCOPES = ("batch", "example")
 TRUNCATE_FROM = ("end", "start")
 STACK_MASKS = ("shared", "per_layer")
 _NARROW = 4  # input features up to which the projection stays in the loop
+_STRETCH = 32  # steps whose pre-activations exist at once where they are computed again
 
 
 class Controls(NamedTuple):
@@ -103,8 +104,12 @@ def _unroll_fused(
     """Fast path: custom backward, weight gradient in one matmul after the loop.
 
     Stored for the backward pass, per step and example: the state that enters the step (2 d for a
-    cell with c) and the pre-activations (K for an additive cell, else K of the recurrent part).
-    With `recompute` the recurrent part is computed again instead, from the stored state.
+    cell with c) and the pre-activations (K for an additive cell, else twice K: both parts). The
+    gradients of the pre-activations take the place of these, so that the backward pass needs no
+    second array of that size, whose first touch and traffic cost as much as the arithmetic.
+
+    With `recompute` only the states are stored. The backward pass goes through stretches of
+    `_STRETCH` steps, and computes the pre-activations of each again, in one product.
 
     The input projection is hoisted out of the loop, but for an input of a few features: there the
     product costs less than writing its result, `(time, batch, K)`, and reading it back.
@@ -137,18 +142,19 @@ def _unroll_fused(
             if controls.valid is not None:
                 valid = controls.valid
                 new = jax.tree.map(lambda new, old: _where(valid, new, old), new, carry)
-            kept = () if recompute else (zx + zh if additive else zh)
+            kept = None if recompute else (zx + zh if additive else zh)
             return new, (carry, kept)
 
         final, (before, kept) = lax.scan(step, carry, (source, controls))
         # The state after step t is the one before step t + 1: storing only the latter saves the
         # backward pass a copy, and costs nothing here unless somebody reads all the states.
         states = jax.tree.map(lambda s, last: jnp.concatenate([s[1:], last[None]]), before, final)
-        needed = source if recompute or not additive else None
+        needed = None if recompute or additive else source
         return (final, states), (weights, x, before, kept, needed, controls)
 
     def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
-        weights, x, before, kept, source, controls = residuals
+        weights, *saved = residuals
+        before = saved[1]
         (kernel_in, _), (kernel, bias) = weights
         d_final, d_states = jax.tree.map(
             lambda d: None if isinstance(d, SymbolicZero) else d,
@@ -163,8 +169,9 @@ def _unroll_fused(
         )
         kernel_t = kernel.T
 
-        def step(d: Any, inputs: Any) -> tuple[Any, Any]:
-            carry, kept, source, controls, d_state = inputs
+        def step(state: Any, inputs: Any) -> tuple[Any, Any]:
+            d, stored = state  # pre-activations of the steps to come, gradients of those done
+            at, carry, source, controls, d_state = inputs
             zx: Any = project(weights, source) if narrow and source is not None else source
             d = jax.tree.map(
                 lambda d, e: d if e is None else d + e, d, d_state, is_leaf=lambda e: e is None
@@ -174,18 +181,17 @@ def _unroll_fused(
                 valid = controls.valid
                 held = jax.tree.map(lambda d: _where(valid, jnp.zeros_like(d), d), d)
                 d = jax.tree.map(lambda d: _where(valid, d, 0.0), d)
-            zh = recur(weights, carry.h) if recompute else kept
+            z = lax.dynamic_index_in_dim(stored, at, keepdims=False)
             if additive:
-                z = zx + zh if recompute else zh
                 _, pull = jax.vjp(lambda carry, z: update(carry, z, jnp.zeros_like(z)), carry, z)
-                d, dzh = pull(d)
-                # Read by the product below and stored: not to be computed for each.
-                dz = dzh = materialise(dzh)
+                d, dz = pull(d)
+                dzx = None
             else:
-                _, pull = jax.vjp(update, carry, zx, zh)
-                d, dzx, dzh = pull(d)
-                dz = (dzx, dzh)
-            dh = dot(dzh, kernel_t)
+                _, pull = jax.vjp(update, carry, zx, z)
+                d, dzx, dz = pull(d)
+            # Read by the product below and stored: not to be computed for each.
+            dz = materialise(dz)
+            dh = dot(dz, kernel_t)
             if controls.block_h is not None:
                 dh = _where(controls.block_h, jnp.zeros_like(dh), dh)
             if controls.block_c is not None:
@@ -196,27 +202,61 @@ def _unroll_fused(
             if controls.cut is not None:
                 cut = controls.cut
                 d = jax.tree.map(lambda d: _where(cut, jnp.zeros_like(d), d), d)
-            return d, dz
-
-        inputs = (before, kept, source, controls, d_states)
-        d_carry, dz = lax.scan(step, d_final, inputs, reverse=True)
-        dzx, dzh = (dz, dz) if additive else dz
+            return (d, lax.dynamic_update_index_in_dim(stored, dz, at, 0)), dzx
 
         def gradient(rows: list[Array], dz: Array) -> Array:
             """Gradient of the stacked weights that `rows` were multiplied with."""
             stacked = jnp.concatenate(rows, axis=-1)
             return dot(stacked.reshape(-1, stacked.shape[-1]).T, dz.reshape(-1, dz.shape[-1]))
 
-        # With a column of ones for the bias, one pass over dz gives all gradients.
-        from_input = [x, jnp.ones_like(x[..., :1])]
-        if additive:
-            d_weights = gradient([before.h, *from_input], dz)
-            d_kernel, d_input = jnp.split(d_weights, [kernel.shape[0]])
-        else:
-            d_kernel, d_input = gradient([before.h], dzh), gradient(from_input, dzx)
-        d_bias = None if bias is None else dzh.sum((0, 1))
-        d_weights = ((d_input[:-1], d_input[-1]), (d_kernel, d_bias))
-        return d_weights, d_carry, dzx @ kernel_in.T, None
+        def go_back(d: Any, stretch: Any) -> tuple[Any, Any, Array]:
+            """Through steps in a row: gradients of the state before, the weights, the inputs."""
+            x, before, kept, source, controls, d_states = stretch
+            if recompute:
+                kept = recur(weights, before.h)
+                if additive:
+                    kept = kept + project(weights, x)
+                else:
+                    source = x if narrow else project(weights, x)
+            inputs = (jnp.arange(len(x)), before, source, controls, d_states)
+            (d, dzh), dzx = lax.scan(step, (d, kept), inputs, reverse=True)
+            # With a column of ones for the bias, one pass over dz gives all gradients.
+            from_input = [x, jnp.ones_like(x[..., :1])]
+            if additive:
+                dzx = dzh
+                both = gradient([before.h, *from_input], dzh)
+                d_kernel, d_input = jnp.split(both, [kernel.shape[0]])
+            else:
+                d_kernel, d_input = gradient([before.h], dzh), gradient(from_input, dzx)
+            d_bias = None if bias is None else dzh.sum((0, 1))
+            d_weights = ((d_input[:-1], d_input[-1]), (d_kernel, d_bias))
+            return d, d_weights, dzx @ kernel_in.T
+
+        everything = (*saved, d_states)
+        if not recompute:
+            d_carry, d_weights, dx = go_back(d_final, everything)
+            return d_weights, d_carry, dx, None
+
+        whole, rest = divmod(len(saved[0]), _STRETCH)
+        d, d_weights = d_final, jax.tree.map(jnp.zeros_like, weights)
+        dx: list[Array] = []
+        if rest:
+            latest = jax.tree.map(lambda a: a[-rest:], everything)
+            d, d_weights, latest_dx = go_back(d, latest)
+            dx = [latest_dx]
+        if whole:
+
+            def add_stretch(done: Any, stretch: Any) -> tuple[Any, Array]:
+                d, d_weights = done
+                d, more, dx = go_back(d, stretch)
+                return (d, jax.tree.map(jnp.add, d_weights, more)), dx
+
+            earlier = jax.tree.map(
+                lambda a: a[: whole * _STRETCH].reshape(whole, _STRETCH, *a.shape[1:]), everything
+            )
+            (d, d_weights), each = lax.scan(add_stretch, (d, d_weights), earlier, reverse=True)
+            dx = [each.reshape(-1, *each.shape[2:]), *dx]
+        return d_weights, d, jnp.concatenate(dx), None
 
     @jax.custom_vjp
     def run(weights: Any, carry: Any, x: Any, controls: Any) -> Any:
@@ -269,7 +309,7 @@ def unroll(
       x: inputs, `(time, batch, n)`; projected for all steps in one matmul.
       controls: detaching, truncation and padding.
       backend: `auto`, `scan` or `fused`.
-      recompute: fused path: compute recurrent products again in the backward pass, not store them.
+      recompute: fused path: compute pre-activations again in the backward pass, not store them.
 
     Returns:
       The state after the last step, and the states after every step, leaves `(time, batch, d)`.
@@ -459,7 +499,7 @@ class Recurrence(nn.Module):
       truncate_steps: gradients reach back this many steps; 0 = all the way.
       truncate_from: which end of the sequence these are counted from, see `truncation_cuts`.
       backend: `auto`, `scan` or `fused`.
-      recompute: less memory in the fused path, one more product per step.
+      recompute: less memory in the fused path, one more product per step and a little more time.
     """
 
     cell: RecurrentCell

@@ -1,5 +1,8 @@
 """The fused path against the scan path: results and all gradients, to 1e-10 in float64."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +24,7 @@ from recurrence_cases import (
     weighted,
 )
 
+from lrd_jax import recurrence
 from lrd_jax.cells import make_cell
 from lrd_jax.errors import UserError
 from lrd_jax.recurrence import Controls, Recurrence, bfloat16_dot, choose_backend, unroll
@@ -72,6 +76,12 @@ OPTIONS = {
         "lengths": LENGTHS,
     },
 }
+
+
+@pytest.fixture(autouse=True)
+def short_stretches(monkeypatch):
+    """Two whole stretches and a part of one, in sequences of seven steps."""
+    monkeypatch.setattr(recurrence, "_STRETCH", 3)
 
 
 def without_c(name, options):
@@ -273,8 +283,41 @@ def test_fused_loop_holds_one_product_per_direction():
     """No weight gradient, (D, 4 D) per step, inside the loop: what the fused path is for."""
     forward, backward = (B, 4 * D), (B, D)
     assert loop_products("fused") == sorted([forward, backward])
-    assert loop_products("fused", recompute=True) == sorted([forward, forward, backward])
+    # The second: of the last, shorter stretch. Pre-activations come back in one product of each.
+    again = loop_products("fused", recompute=True)
+    assert again.count(forward) == 1
+    assert again.count(backward) == 2
+    assert (3, *forward) in again
     assert any(D in shape and 4 * D in shape for shape in loop_products("scan"))
+
+
+@pytest.mark.parametrize("vmap", [False, True], ids=["one", "vmap"])
+@pytest.mark.parametrize("name", FEW)
+@pytest.mark.parametrize("option", ["plain", "everything"])
+def test_no_loop_copies_what_is_stored(name, option, vmap):
+    """XLA writes the stacked arrays in place; copying one at each step would be quadratic in T."""
+    options = dict(without_c(name, OPTIONS[option]))
+    lengths = options.pop("lengths", None)
+    model, params = build(name, jnp.float32, backend="fused", **options)
+    x = inputs(dtype=jnp.float32)
+
+    def loss(params, x):
+        out = model.apply(params, x, draws=draws(), lengths=lengths and jnp.array(lengths))
+        return (out.last**2).sum()
+
+    gradient = jax.grad(loss)
+    if vmap:
+        gradient = jax.vmap(gradient, (0, None))
+        params = jax.tree.map(lambda p: jnp.stack([p, p]), params)
+    program = jax.jit(gradient).lower(params, x).compile().as_text()
+    bodies = set(re.findall(r"body=%?([\w.-]+)", program))
+    found = 0
+    for computation in re.split(r"\n(?=\S)", program):
+        if (start := re.match(r"%?([\w.-]+) \(", computation)) and start[1] in bodies:
+            found += 1
+            for copied in re.findall(r"= f32\[([\d,]+)\]\S* copy\(", computation):
+                assert math.prod(map(int, copied.split(","))) < T * B * D, copied
+    assert found >= 2  # forward and backward
 
 
 # ---- bfloat16 products -----------------------------------------------------------------------
