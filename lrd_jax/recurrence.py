@@ -10,12 +10,15 @@ the whole weight gradient to every step.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
 from lrd_jax.cells.base import Carry, RecurrentCell, materialise
@@ -74,6 +77,45 @@ def _stop(mask: Array | None, tree: Any) -> Any:
     if mask is None:
         return tree
     return jax.tree.map(lambda x: _where(mask, lax.stop_gradient(x), x), tree)
+
+
+@functools.cache
+def _read(axis: int) -> Callable[[Array, Array], Array]:
+    """Returns `(stack, at) -> row` along an axis; a dynamic slice under `vmap` too, not a gather."""
+
+    @custom_vmap
+    def read(stack: Array, at: Array) -> Array:
+        return lax.dynamic_index_in_dim(stack, at, axis, keepdims=False)
+
+    @read.def_vmap
+    def _(size: int, batched: list[bool], stack: Array, at: Array) -> tuple[Array, bool]:
+        return _read(axis + 1)(stack, at), True
+
+    return read
+
+
+@functools.cache
+def _write(axis: int) -> Callable[[Array, Array, Array], Array]:
+    """Returns `(stack, row, at) -> stack` along an axis; under `vmap` not a scatter either.
+
+    JAX batches a dynamic update into a scatter, which XLA's CPU compiler runs row by row.
+    """
+
+    @custom_vmap
+    def write(stack: Array, row: Array, at: Array) -> Array:
+        return lax.dynamic_update_index_in_dim(stack, row, at, axis)
+
+    @write.def_vmap
+    def _(
+        size: int, batched: list[bool], stack: Array, row: Array, at: Array
+    ) -> tuple[Array, bool]:
+        stack, row = (
+            x if has else jnp.broadcast_to(x, (size, *x.shape))
+            for x, has in zip((stack, row), batched, strict=False)
+        )
+        return _write(axis + 1)(stack, row, at), True
+
+    return write
 
 
 def _unroll_scan(
@@ -181,7 +223,7 @@ def _unroll_fused(
                 valid = controls.valid
                 held = jax.tree.map(lambda d: _where(valid, jnp.zeros_like(d), d), d)
                 d = jax.tree.map(lambda d: _where(valid, d, 0.0), d)
-            z = lax.dynamic_index_in_dim(stored, at, keepdims=False)
+            z = _read(0)(stored, at)
             if additive:
                 _, pull = jax.vjp(lambda carry, z: update(carry, z, jnp.zeros_like(z)), carry, z)
                 d, dz = pull(d)
@@ -202,7 +244,7 @@ def _unroll_fused(
             if controls.cut is not None:
                 cut = controls.cut
                 d = jax.tree.map(lambda d: _where(cut, jnp.zeros_like(d), d), d)
-            return (d, lax.dynamic_update_index_in_dim(stored, dz, at, 0)), dzx
+            return (d, _write(0)(stored, dz, at)), dzx
 
         def gradient(rows: list[Array], dz: Array) -> Array:
             """Gradient of the stacked weights that `rows` were multiplied with."""

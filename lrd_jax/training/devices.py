@@ -50,9 +50,11 @@ def choose_cpu_devices(
 def configure(config: Any) -> None:
     """Sets up JAX's devices; call it before anything asks JAX for one.
 
-    XLA's CPU collectives deadlock when its thread pool is as small as the number of devices. The
-    pool's size is read from NPROC when the CPU client is created, so a few times the number of
-    devices is put there (a larger value that the user set is kept).
+    XLA's CPU collectives block a thread of its pool each, and deadlock when it is too small. Every
+    thread beyond the cores slows the operations down, which XLA splits over all of them: eight
+    threads instead of three cost half the speed on two cores. So the pool has one more than there
+    are devices, enough for programs with one collective, as ours are. Its size is read from NPROC
+    when the CPU client is created; a value there that the user set is kept, unless it is too small.
 
     Args:
       config: the run's config; reads `devices.*`, and the batch size or the number of runs that
@@ -71,7 +73,8 @@ def configure(config: Any) -> None:
         raise UserError(f"{what}={total} does not divide over {processes.count()} processes")
     count = choose_cpu_devices(config.devices.cpu_devices, share, _cores(), what)
     asked = os.environ.get("NPROC", "")
-    os.environ["NPROC"] = str(max(4 * count, _cores(), int(asked) if asked.isdigit() else 0))
+    if not asked.isdigit() or int(asked) < count:
+        os.environ["NPROC"] = str(max(count + 1, _cores()))
     jax.config.update("jax_num_cpu_devices", count)
     if config.devices.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
