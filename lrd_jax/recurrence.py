@@ -81,7 +81,7 @@ def _stop(mask: Array | None, tree: Any) -> Any:
 
 @functools.cache
 def _read(axis: int) -> Callable[[Array, Array], Array]:
-    """Returns `(stack, at) -> row` along an axis; a dynamic slice under `vmap` too, not a gather."""
+    """Returns `(stack, at) -> row` along an axis; under `vmap` a slice too, not a gather."""
 
     @custom_vmap
     def read(stack: Array, at: Array) -> Array:

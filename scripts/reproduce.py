@@ -15,7 +15,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
 import re
 import statistics
 import sys
@@ -30,6 +29,7 @@ from lrd_jax import config as configs
 from lrd_jax.errors import UserError
 from lrd_jax.reporting.plots import plot_curves
 from lrd_jax.reporting.writers import read_metrics
+from lrd_jax.training import devices
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -201,7 +201,7 @@ def collect(
         "title": experiment.title,
         "command": " ".join(["python", *argv]),
         "device": variants[0]["result"]["device"],
-        "cores": os.cpu_count(),
+        "cores": devices.available_cores(),
         "versions": variants[0]["result"]["versions"],
         "commit": variants[0]["result"]["commit"],
         "variants": variants,

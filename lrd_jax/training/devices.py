@@ -18,7 +18,7 @@ from lrd_jax.training import processes
 AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
 
 
-def _cores() -> int:
+def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -71,10 +71,10 @@ def configure(config: Any) -> None:
     share, rest = divmod(total, processes.count())
     if rest:
         raise UserError(f"{what}={total} does not divide over {processes.count()} processes")
-    count = choose_cpu_devices(config.devices.cpu_devices, share, _cores(), what)
+    count = choose_cpu_devices(config.devices.cpu_devices, share, available_cores(), what)
     asked = os.environ.get("NPROC", "")
     if not asked.isdigit() or int(asked) < count:
-        os.environ["NPROC"] = str(max(count + 1, _cores()))
+        os.environ["NPROC"] = str(max(count + 1, available_cores()))
     jax.config.update("jax_num_cpu_devices", count)
     if config.devices.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")

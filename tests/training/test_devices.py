@@ -46,7 +46,7 @@ def test_split_seeds_take_the_most_cores_that_divide_them(monkeypatch, seeds, va
     config.devices.split, config.num_seeds, config.sweep.clip_norm = "seeds", seeds, values
     config.data.batch_size = 7
     chosen = {}
-    monkeypatch.setattr(devices, "_cores", lambda: 2)
+    monkeypatch.setattr(devices, "available_cores", lambda: 2)
     monkeypatch.setattr(devices.jax.config, "update", chosen.__setitem__)
     monkeypatch.setattr(devices.os, "environ", dict(devices.os.environ))
     devices.configure(config)
@@ -54,6 +54,29 @@ def test_split_seeds_take_the_most_cores_that_divide_them(monkeypatch, seeds, va
     config.devices.cpu_devices = 3
     with pytest.raises(UserError, match="devices=3 does not divide the number of seeds"):
         devices.configure(config)
+
+
+@pytest.mark.parametrize(
+    ("cores", "asked", "expected"),
+    [(2, "", "3"), (2, "16", "16"), (2, "2", "2"), (2, "1", "3"), (2, "all", "3"), (1, "", "2")],
+)
+def test_pool_of_threads_has_one_more_than_there_are_devices(monkeypatch, cores, asked, expected):
+    config = base.get_config()
+    monkeypatch.setattr(devices, "available_cores", lambda: cores)
+    monkeypatch.setattr(devices.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(devices.os, "environ", {"NPROC": asked})
+    devices.configure(config)
+    assert devices.os.environ["NPROC"] == expected
+
+
+def test_one_device_has_a_thread_a_core(monkeypatch):
+    config = base.get_config()
+    config.devices.cpu_devices = 1
+    monkeypatch.setattr(devices, "available_cores", lambda: 8)
+    monkeypatch.setattr(devices.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(devices.os, "environ", {})
+    devices.configure(config)
+    assert devices.os.environ["NPROC"] == "8"
 
 
 def test_the_batch_must_divide_over_the_mesh():
