@@ -281,24 +281,24 @@ def _unroll_fused(
 
         whole, rest = divmod(len(saved[0]), _STRETCH)
         d, d_weights = d_final, jax.tree.map(jnp.zeros_like, weights)
-        dx: list[Array] = []
+        parts: list[Array] = []  # of dx, in the order of time
         if rest:
             latest = jax.tree.map(lambda a: a[-rest:], everything)
             d, d_weights, latest_dx = go_back(d, latest)
-            dx = [latest_dx]
+            parts = [latest_dx]
         if whole:
 
             def add_stretch(done: Any, stretch: Any) -> tuple[Any, Array]:
                 d, d_weights = done
-                d, more, dx = go_back(d, stretch)
-                return (d, jax.tree.map(jnp.add, d_weights, more)), dx
+                d, more, stretch_dx = go_back(d, stretch)
+                return (d, jax.tree.map(jnp.add, d_weights, more)), stretch_dx
 
             earlier = jax.tree.map(
                 lambda a: a[: whole * _STRETCH].reshape(whole, _STRETCH, *a.shape[1:]), everything
             )
             (d, d_weights), each = lax.scan(add_stretch, (d, d_weights), earlier, reverse=True)
-            dx = [each.reshape(-1, *each.shape[2:]), *dx]
-        return d_weights, d, jnp.concatenate(dx), None
+            parts = [each.reshape(-1, *each.shape[2:]), *parts]
+        return d_weights, d, jnp.concatenate(parts), None
 
     @jax.custom_vjp
     def run(weights: Any, carry: Any, x: Any, controls: Any) -> Any:

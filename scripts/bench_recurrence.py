@@ -65,7 +65,7 @@ CONTENDERS = (
     *(f"ours-{path}-{cell}" for cell in CELLS for path in ("fused", "scan")),
     "ours-recompute-lstm",
     "ours-bfloat16-lstm",
-    "products-lstm",  # the matrix products of ours-fused-lstm and nothing else: what bounds it
+    "products-lstm",  # the products of ours-fused-lstm in plain scans, without its gates
     "flax-lstm",
     "torch-lstm",
     "torch-gru",
