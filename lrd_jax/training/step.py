@@ -23,7 +23,7 @@ def _over_seeds(function: Callable[..., Any], one_by_one: bool) -> Callable[...,
 
     Side by side, the seeds fill up a GPU that a single one leaves idle. A CPU is busy with one, and
     XLA's products with a batch axis are slower there than one after the other. A single seed loses
-    its axis: even one of size 1 costs a CPU a seventh of the step.
+    its axis: even one of size 1 makes slower code on a CPU.
     """
 
     def mapped(*args: Any) -> Any:
