@@ -52,9 +52,10 @@ def configure(config: Any) -> None:
 
     A collective on CPU devices blocks a thread of XLA's pool, and too small a pool deadlocks. Every
     thread beyond the cores slows the operations down, which XLA splits over all of them
-    (`docs/speed.md`). So the pool has one more than there are devices: enough where one program runs at a time (see `data_parallel`), in which one
-    collective waits for the other, as in ours. Its size is read from NPROC when the CPU client is
-    created; a value there that the user set is kept, unless it is smaller than the devices.
+    (`docs/speed.md`). So the pool has one more than there are devices: enough where one program
+    runs at a time (see `data_parallel`), in which one collective waits for the other, as in ours.
+    Its size is read from NPROC when the CPU client is created; a value there that the user set is
+    kept, unless it is smaller than the number of devices.
 
     Args:
       config: the run's config; reads `devices.*`, and the batch size or the number of runs that
