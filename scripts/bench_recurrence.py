@@ -622,6 +622,7 @@ def main() -> None:
         "devices": sorted(set(described)),
         "cores": os.cpu_count(),
         "load_average": os.getloadavg(),
+        "nproc": os.environ.get("NPROC", ""),  # size of XLA's pool on a CPU, where it was set
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         "versions": versions,
         "commit": provenance.commit(),

@@ -157,7 +157,7 @@ def data_parallel(
     parameters is already summed over the devices, and the step's own `pmean` would not divide it.
 
     On several CPU devices a call returns when it is done. Calls that JAX dispatched ahead of each
-    other deadlock there in a pool of three threads, within seconds with steps of 15 ms.
+    other deadlock there in a pool as small as `configure` makes it.
 
     Args:
       step: per-device function; reduces over the axis `data` itself.
