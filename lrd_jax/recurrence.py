@@ -195,8 +195,7 @@ def _unroll_fused(
         return (final, states), (weights, x, before, kept, needed, controls)
 
     def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
-        weights, *saved = residuals
-        before = saved[1]
+        weights, x, before, kept, source, controls = residuals
         (kernel_in, _), (kernel, bias) = weights
         d_final, d_states = jax.tree.map(
             lambda d: None if isinstance(d, SymbolicZero) else d,
@@ -274,12 +273,12 @@ def _unroll_fused(
             d_weights = ((d_input[:-1], d_input[-1]), (d_kernel, d_bias))
             return d, d_weights, dzx @ kernel_in.T
 
-        everything = (*saved, d_states)
+        everything = (x, before, kept, source, controls, d_states)
         if not recompute:
             d_carry, d_weights, dx = go_back(d_final, everything)
             return d_weights, d_carry, dx, None
 
-        whole, rest = divmod(len(saved[0]), _STRETCH)
+        whole, rest = divmod(len(x), _STRETCH)
         d, d_weights = d_final, jax.tree.map(jnp.zeros_like, weights)
         parts: list[Array] = []  # of dx, in the order of time
         if rest:
