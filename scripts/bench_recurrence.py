@@ -130,9 +130,9 @@ def jax_calls(job: Job) -> Calls:
     import numpy as np
     from jax.sharding import PartitionSpec as P
 
-    from lrd_jax.cells import make_cell
+    from lrd_jax.cells import bfloat16_dot, make_cell
     from lrd_jax.draws import Draws
-    from lrd_jax.recurrence import Recurrence, bfloat16_dot
+    from lrd_jax.recurrence import Recurrence
 
     kind, *path, cell = job.contender.split("-")
     if kind == "products":

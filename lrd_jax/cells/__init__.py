@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrd_jax.cells.base import HiddenCarry, LSTMCarry, RecurrentCell, check_choice
+from lrd_jax.cells.base import HiddenCarry, LSTMCarry, RecurrentCell, bfloat16_dot, check_choice
 from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
 from lrd_jax.cells.gru import GatedGRUCell, GRUCell
 from lrd_jax.cells.lstm import LSTMCell
@@ -24,6 +24,7 @@ __all__ = [
     "RNNCell",
     "RecurrentCell",
     "URLSTMCell",
+    "bfloat16_dot",
     "make_cell",
 ]
 

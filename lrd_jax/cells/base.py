@@ -1,4 +1,4 @@
-"""The contract between a cell (the maths of one time step) and `lrd_jax.recurrence` (time)."""
+"""The contract between a cell (the maths of one time step) and `lrd_jax.unroll` (time)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,20 @@ Carry = LSTMCarry | HiddenCarry
 
 # Keeps XLA from fusing a value into its readers, each of which would compute it again.
 materialise = jax.lax.optimization_barrier
+
+
+def bfloat16_dot(x: Array, kernel: Array) -> Array:
+    """Product of operands rounded to bfloat16, summed and returned in float32.
+
+    Args:
+      x: `(..., m)`.
+      kernel: `(m, k)`.
+
+    Returns:
+      `(..., k)` float32: state and gates keep full precision.
+    """
+    operands = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+    return jnp.matmul(*operands, preferred_element_type=jnp.float32)
 
 
 def check_choice(key: str, value: str, known: Iterable[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from lrd_jax.cells import RecurrentCell, make_cell
+from lrd_jax.cells import RecurrentCell, bfloat16_dot, make_cell
 from lrd_jax.errors import UserError
 from lrd_jax.models.classifier import SequenceClassifier
 from lrd_jax.models.decoder import Decoder
@@ -16,7 +16,7 @@ from lrd_jax.models.inputs import Table
 from lrd_jax.models.language import LanguageModel
 from lrd_jax.models.sequence import Head, SequenceModel
 from lrd_jax.models.tagger import SequenceTagger
-from lrd_jax.recurrence import SCOPES, STACK_MASKS, Recurrence, bfloat16_dot
+from lrd_jax.recurrence import SCOPES, STACK_MASKS, Recurrence
 
 __all__ = [
     "Decoder",

@@ -24,10 +24,11 @@ from recurrence_cases import (
     weighted,
 )
 
-from lrd_jax import recurrence
-from lrd_jax.cells import make_cell
+import lrd_jax.unroll
+from lrd_jax.cells import bfloat16_dot, make_cell
 from lrd_jax.errors import UserError
-from lrd_jax.recurrence import Controls, Recurrence, bfloat16_dot, choose_backend, unroll
+from lrd_jax.recurrence import Recurrence
+from lrd_jax.unroll import Controls, choose_backend, unroll
 
 LENGTHS = (T, 3, 1)
 PATHS = {
@@ -81,7 +82,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch):
     """Two whole stretches and a part of one, in sequences of seven steps."""
-    monkeypatch.setattr(recurrence, "_STRETCH", 3)
+    monkeypatch.setattr(lrd_jax.unroll, "_STRETCH", 3)
 
 
 def without_c(name, options):

@@ -25,7 +25,7 @@ from recurrence_cases import (
 )
 
 from lrd_jax.horizon import Horizon
-from lrd_jax.recurrence import Controls, unroll
+from lrd_jax.unroll import Controls, unroll
 
 slow = pytest.mark.slow
 BACKENDS = ("scan", "fused")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from recurrence_cases import B, D, N, T, assert_close, build, inputs, random_tree
 
-from lrd_jax.recurrence import Controls, unroll
+from lrd_jax.unroll import Controls, unroll
 
 TOLERANCE = 1e-9
 ORDER = {"lstm": "fiou", "urlstm": "frou"}  # in which this file packs the gates
