@@ -12,7 +12,6 @@ All lengths are static, so that nothing is compiled anew when an anchor moves.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import zlib
 from collections.abc import Mapping
@@ -29,7 +28,9 @@ from lrd_jax.draws import Draws
 from lrd_jax.errors import UserError
 from lrd_jax.models import make_decoder, make_embedding, supervised_reach
 from lrd_jax.objectives.base import Sums, blank, encode
+from lrd_jax.objectives.segments import Segments
 from lrd_jax.objectives.sequence import SequenceObjective
+from lrd_jax.objectives.trivial import Frequencies, Moments
 from lrd_jax.recurrence import SCOPES, Drawn, RecurrenceOutput, take_states, take_windows
 
 Array = jax.Array
@@ -42,94 +43,6 @@ KINDS = {
 }
 LOSSES = ("auto", "mse", "ce")
 FEEDS = ("teacher", "none", "scheduled")
-
-
-@dataclasses.dataclass(frozen=True)
-class Segments:
-    """Which anchors are legal in a sequence x[0 .. T-1], and which segment belongs to each.
-
-    With L = `size` and G = `gap`, the segment of anchor a starts at a - G - L (`reconstruct`, so
-    that with G = 0 it ends right before the anchor) or at a + G (`predict`). The decoder starts
-    from the state after x[a], reads the segment but for its last step, and says after each step
-    what the next one is.
-
-    Attributes:
-      kind: `reconstruct` or `predict`.
-      length: T, steps.
-      size: L, steps.
-      gap: G, steps; -1: drawn from the values that are legal for the anchor.
-
-    Raises:
-      UserError: no anchor is legal.
-    """
-
-    kind: str
-    length: int
-    size: int
-    gap: int = 0
-
-    def __post_init__(self) -> None:
-        if self.size < 2 or self.gap < -1 or self.last < self.first:
-            raise UserError(
-                f"aux.segment_length={self.size} with aux.gap={self.gap} leaves no legal anchor to"
-                f" {self.kind} in a sequence of {self.length} steps: use at least 2 steps, a gap"
-                " from 0 (-1 = random), and no more steps than fit together"
-            )
-
-    @property
-    def first(self) -> int:
-        """The first legal anchor."""
-        return self.size + max(self.gap, 0) if self.kind == "reconstruct" else 0
-
-    @property
-    def last(self) -> int:
-        """The last legal anchor."""
-        predicts = self.kind == "predict"
-        return self.length - self.size - max(self.gap, 0) if predicts else self.length - 1
-
-    def _largest_gap(self, anchor: Any) -> Any:
-        return anchor - self.size if self.kind == "reconstruct" else self.last - anchor
-
-    def _start(self, anchor: Any, gap: Any) -> Any:
-        return anchor - gap - self.size if self.kind == "reconstruct" else anchor + gap
-
-    def draw(self, draws: Draws, count: int, scope: str, batch: int) -> tuple[Array, Array]:
-        """Draws anchors, uniformly.
-
-        Args:
-          draws: randomness of a training step.
-          count: anchors.
-          scope: `batch`: the mini-batch shares them; `example`: each example has its own.
-          batch: examples on this device.
-
-        Returns:
-          Anchors and starts of their segments, each `(count,)` or `(count, batch)`.
-        """
-
-        def one(key: Array) -> tuple[Array, Array]:
-            of_anchor, of_gap = jax.random.split(key)
-            anchor = jax.random.randint(of_anchor, (count,), self.first, self.last + 1)
-            gap: Any = self.gap
-            if gap == -1:
-                gap = jax.random.randint(of_gap, (count,), 0, self._largest_gap(anchor) + 1)
-            return anchor, self._start(anchor, gap)
-
-        stream = f"anchors_{self.kind}"
-        if scope == "batch":
-            return one(draws.shared(stream))
-        anchors, starts = jax.vmap(one)(draws.per_example(stream, batch))
-        return anchors.T, starts.T
-
-    def spread(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Anchors at even distances and the starts of their segments, `(count,)`, for evaluation.
-
-        A random gap takes its middle value.
-        """
-        anchor = self.first + (2 * np.arange(count) + 1) * (self.last - self.first + 1) // (
-            2 * count
-        )
-        gap = self._largest_gap(anchor) // 2 if self.gap == -1 else self.gap
-        return anchor, self._start(anchor, gap)
 
 
 class Decoded(NamedTuple):
@@ -476,7 +389,7 @@ class Auxiliary:
         """What trivial predictions score, see `baselines`."""
         _, starts = self.segments[kind].spread(self.aux.n_anchors)
         size = self.aux.segment_length
-        statistics: Any = _Frequencies(self._values) if self._cross_entropy else _Moments()
+        statistics: Any = Frequencies(self._values) if self._cross_entropy else Moments()
         for batch in dataset.eval_batches(split, min(1000, dataset.eval_size(split))):
             stored = np.asarray(batch["inputs"])[batch["mask"] > 0]
             cut = np.stack([stored[:, start : start + size] for start in starts], axis=1)
@@ -487,71 +400,6 @@ class Auxiliary:
                 cut = np.asarray(seen, np.float64).reshape(*cut.shape[:3], -1)
             statistics.add(cut)
         return statistics.scores()
-
-
-class _Moments:
-    """Squared errors of constants and of the previous value."""
-
-    def __init__(self) -> None:
-        self._count: int = 0
-        self._sums: Any = 0.0
-
-    def add(self, x: np.ndarray) -> None:
-        """Counts segments `(examples, anchors, L, features)`."""
-        now, before = x[:, :, 1:], x[:, :, :-1]
-        self._count += len(x)
-        sums = [part.sum(0) for part in (now, now**2, (now - before) ** 2)]
-        self._sums = self._sums + np.stack(sums)
-
-    def scores(self) -> dict[str, float]:
-        """Mean squared errors."""
-        mean, square, step = self._sums / self._count  # each (anchors, L - 1, features)
-        overall = mean.mean((0, 1))
-        return {
-            "mean": float((square.mean((0, 1)) - overall**2).mean()),
-            "position_mean": float((square - mean**2).mean()),
-            "previous": float(step.mean()),
-        }
-
-
-class _Frequencies:
-    """Cross-entropies of the frequencies of whole numbers."""
-
-    def __init__(self, values: int) -> None:
-        self._values = values
-        self._counts: list[Any] = [0, 0]
-
-    def add(self, x: np.ndarray) -> None:
-        """Counts segments `(examples, anchors, L, channels)`."""
-        values, x = self._values, x.astype(np.int64)
-        now, before = x[:, :, 1:], x[:, :, :-1]
-        place = np.arange(now[0].size).reshape(now[0].shape)
-        channel = np.arange(x.shape[-1])
-        for index, (group, groups) in enumerate(
-            ((place, now[0].size), (channel * values + before, x.shape[-1] * values))
-        ):
-            joined = (np.broadcast_to(group, now.shape) * values + now).ravel()
-            counted = np.bincount(joined, minlength=groups * values).reshape(groups, values)
-            self._counts[index] = self._counts[index] + counted
-        self._channels = x.shape[-1]
-
-    def scores(self) -> dict[str, float]:
-        """Mean cross-entropies, nats."""
-        by_place, by_before = self._counts
-        by_channel = by_place.reshape(-1, self._channels, self._values).sum(0)
-        return {
-            "mean": _entropy(by_channel),
-            "position_mean": _entropy(by_place),
-            "previous": _entropy(by_before),
-        }
-
-
-def _entropy(counts: np.ndarray) -> float:
-    """Entropy of the values within a group, averaged over everything counted `(groups, values)`."""
-    total = counts.sum(-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = np.where(counts > 0, np.log(counts / total), 0.0)
-    return float(-(counts * logs).sum() / counts.sum())
 
 
 def _check(config: Any, spec: DataSpec) -> None:

@@ -19,7 +19,7 @@ from lrd_jax.horizon import Horizon
 from lrd_jax.models import Head, make_decoder
 from lrd_jax.models.inputs import Table
 from lrd_jax.objectives import make_objective
-from lrd_jax.objectives.auxiliary import Segments
+from lrd_jax.objectives.segments import Segments
 from lrd_jax.training.optimizer import make_optimizer
 
 T, B, D = 12, 3, 6
