@@ -53,7 +53,7 @@ def configure(config: Any) -> None:
     A collective on CPU devices blocks a thread of XLA's pool, and too small a pool deadlocks. Every
     thread beyond the cores slows the operations down, which XLA splits over all of them
     (`docs/speed.md`). So the pool has one more than there are devices: enough where one program
-    runs at a time (see `data_parallel`), in which one collective waits for the other, as in ours.
+    runs at a time (see `data_parallel`), and that with a single collective, as ours.
     Its size is read from NPROC when the CPU client is created; a value there that the user set is
     kept, unless it is smaller than the number of devices.
 
@@ -154,7 +154,8 @@ def data_parallel(
     """Compiles a per-device function over the mesh: `jit(shard_map(step))`.
 
     `check_vma=False` is part of the maths: with the check on, the gradient of replicated
-    parameters is already summed over the devices, and the step's own `pmean` would not divide it.
+    parameters is already summed over the devices, and the step's own `psum` would count it once
+    for each.
 
     On several CPU devices a call returns when it is done. Calls that JAX dispatched ahead of each
     other deadlock there in a pool as small as `configure` makes it.

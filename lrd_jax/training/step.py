@@ -48,9 +48,10 @@ def train_step(
 ) -> TrainState:
     """One update of every seed from this device's slice of their batches.
 
-    Gradients and metrics of all seeds are averaged over the axis `data` in one all-reduce;
-    nothing inside the differentiated function communicates. Where the seeds are split instead,
-    nothing communicates at all. The wrapper donates `state`.
+    Gradients, metrics and weights of all seeds are summed over the axis `data` in one all-reduce,
+    and the gradients divided by the weight afterwards; nothing inside the differentiated function
+    communicates. Where the seeds are split instead, nothing communicates at all. The wrapper
+    donates `state`.
 
     Args:
       state: this device's view, see `state_spec`; `carry` is `(seeds, local batch, ...)`.
@@ -67,42 +68,36 @@ def train_step(
     together = split == "batch"
     local = batch["mask"].shape[1]
     first = lax.axis_index(AXIS) * local if together else 0
-    weight = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)
-    if together:
-        weight = lax.pmean(weight, AXIS)  # (seeds,) examples per device, on average
 
     def gradients(
-        params: Any,
-        rng: Array,
-        carry: Any,
-        batch: dict[str, Array],
-        weight: Array,
-        swept: dict[str, Array],
+        params: Any, rng: Array, carry: Any, batch: dict[str, Array], swept: dict[str, Array]
     ) -> tuple[Any, Sums, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), state.step)
         draws = Draws(key, first, swept)
 
-        def mean_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
-            total, aux = objective.loss(params, carry, batch, draws, state.step)
-            return total / weight, aux
+        def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
+            return objective.loss(params, carry, batch, draws, state.step)
 
-        grads, (sums, carry) = jax.grad(mean_loss, has_aux=True)(params)
+        grads, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
         return grads, sums, carry
 
     grads, sums, carry = _over_seeds(gradients, one_by_one)(
-        state.params, state.rng, state.carry, batch, weight, state.swept
+        state.params, state.rng, state.carry, batch, state.swept
     )
+    weight = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)  # (seeds,) examples
     if together:
-        grads, sums = lax.pmean((grads, sums), AXIS)
-        sums = jax.tree.map(lambda s: s * lax.axis_size(AXIS), sums)
+        grads, sums, weight = lax.psum((grads, sums, weight), AXIS)
 
     def apply(
-        grads: Any, opt_state: Any, params: Any, swept: dict[str, Array]
+        grads: Any, weight: Array, opt_state: Any, params: Any, swept: dict[str, Array]
     ) -> tuple[Any, Any, Array]:
+        grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = tx.update(grads, opt_state, params, **swept)
         return optax.apply_updates(params, updates), opt_state, optax.tree.norm(grads)
 
-    params, opt_state, norm = jax.vmap(apply)(grads, state.opt_state, state.params, state.swept)
+    params, opt_state, norm = jax.vmap(apply)(
+        grads, weight, state.opt_state, state.params, state.swept
+    )
     sums["grad_norm"] = (norm, jnp.ones_like(norm))
 
     finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
