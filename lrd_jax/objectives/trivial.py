@@ -22,7 +22,7 @@ class Moments:
         self._sums = self._sums + np.stack(sums)
 
     def scores(self) -> dict[str, float]:
-        """Mean squared errors of the best constant, the best one for each position, and repetition."""
+        """Mean squared errors of the best constant, the best for each position, and repetition."""
         mean, square, step = self._sums / self._count  # each (anchors, L - 1, features)
         overall = mean.mean((0, 1))
         return {
