@@ -16,7 +16,7 @@ argument is a row; `quick` shrinks it.
 
 The setting is this project's, so there is no published number; nor was it measured here yet.
 Network and optimizer are those of `auxiliary_images.py`, but that the rate falls as a cosine; every
-row has 6 epochs, of which r-LSTM and p-LSTM spend the first half epoch on the auxiliary loss.
+row has 5 epochs, of which r-LSTM and p-LSTM spend the first half epoch on the auxiliary loss.
 """
 
 from typing import Any
@@ -43,5 +43,5 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.aux.segment_length = 150
     c.aux.pretrain_epochs = 0.5
     c.optim.schedule = "cosine"
-    c.train.num_epochs = 6.0
+    c.train.num_epochs = 5.0
     return base.finish(c, arg, ROWS)
