@@ -23,17 +23,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import pathlib
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout that is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
+
+import bench_worker  # noqa: E402
+from bench_worker import Worker  # noqa: E402
 
 from lrd_jax.reporting import provenance  # noqa: E402
 
@@ -104,8 +106,7 @@ def jobs_for(question: str, options: argparse.Namespace) -> list[list[Job]]:
 
 def work(job: Job) -> None:
     """Answers each number on stdin, of training steps, with a line of JSON on stdout."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
+    answer = bench_worker.answers()
     from configs import base
     from lrd_jax.training import devices
 
@@ -134,9 +135,6 @@ def work(job: Job) -> None:
         jax.block_until_ready(state)
         return time.perf_counter() - start
 
-    def answer(**values: Any) -> None:
-        print(json.dumps(values), file=answers, flush=True)
-
     answer(
         compile_s=train(1),
         num_devices=trainer.mesh.size,
@@ -148,61 +146,20 @@ def work(job: Job) -> None:
         answer(seconds=train(int(line)))
 
 
-class Worker:
-    """A contender's process and what it has answered.
+def turn(worker: Worker, seconds: float) -> None:
+    """Trains for about this long, and notes the seconds of a step."""
+    if worker.failed:
+        return
+    worker.pause()
+    usual = min(worker.record["step_s"], default=None) or _step_seconds(worker, 1)
+    each = _step_seconds(worker, max(1, round(seconds / usual)))
+    if not worker.failed:
+        worker.record["step_s"].append(each)
 
-    Attributes:
-      record: the job, its seconds a training step, and `error` if it has failed.
-    """
 
-    def __init__(self, job: Job) -> None:
-        self.record: dict[str, Any] = {**job._asdict(), "step_s": []}
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", json.dumps(job._asdict())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            # Huge pages and GPU memory as `lrd_jax.main` and a shared machine need them.
-            env={
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-                **os.environ,
-                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            },
-        )
-        self.record.update(self._answer())
-
-    def turn(self, seconds: float) -> None:
-        """Trains for about this long."""
-        if "error" in self.record:
-            return
-        time.sleep(0.3)  # threads of the one before may still spin
-        usual = min(self.record["step_s"], default=None) or self.measure(1)
-        count = max(1, round(seconds / usual))
-        self.record["step_s"].append(self.measure(count))
-
-    def measure(self, count: int) -> float:
-        """Seconds a step, over this many."""
-        assert self.process.stdin
-        print(count, file=self.process.stdin, flush=True)
-        return self._answer().get("seconds", float("inf")) / count
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout
-        try:
-            return json.loads(self.process.stdout.readline())
-        except ValueError:
-            self.errors.seek(0)
-            lines = [line for line in self.errors.read().splitlines() if line.strip()]
-            self.record["error"] = lines[-1][:200] if lines else "ended without a word"
-            return {}
-
-    def close(self) -> None:
-        """Ends the process."""
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
+def _step_seconds(worker: Worker, count: int) -> float:
+    """Seconds a step, over this many."""
+    return worker.ask(str(count)).get("seconds", math.inf) / count
 
 
 # ---- The run ----------------------------------------------------------------------------------
@@ -213,15 +170,16 @@ def measure(jobs: list[Job], turns: int, seconds: float) -> list[dict[str, Any]]
     workers: list[Worker] = []
     try:
         for job in jobs:
-            workers.append(Worker(job))
+            workers.append(worker := Worker(__file__, job))
+            worker.record.update(worker.ask(), step_s=[])
         for _ in range(turns):
             for worker in workers:
-                worker.turn(seconds)
+                turn(worker, seconds)
     finally:
         for worker in workers:
             worker.close()
     for worker in workers:
-        if worker.record["step_s"] and "error" not in worker.record:
+        if worker.record["step_s"] and not worker.failed:
             worker.record["median_step_s"] = statistics.median(worker.record["step_s"])
     return [worker.record for worker in workers]
 
@@ -308,23 +266,9 @@ def main() -> None:
         for jobs in jobs_for(question, options):
             print(f"{question}, T = {jobs[0].steps} ...", file=sys.stderr, flush=True)
             records += measure(jobs, options.turns, options.turn_seconds)
-    described = sorted({r.pop("device") for r in records if "device" in r})
-    versions: dict[str, str] = {}
-    for record in records:
-        versions |= record.pop("versions", {})
-    platform = "cpu" if all("(cpu)" in device for device in described) else "gpu"
-    result = {
-        "command": ["python", "scripts/bench_parallel.py", *sys.argv[1:]],
-        "date": time.strftime("%Y-%m-%d"),
-        "devices": described,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
-        "versions": versions,
-        "commit": provenance.commit(),
-        "goals": goals(records, platform),
-        "records": records,
-    }
+    on_cpu = all("(cpu)" in record.get("device", "(cpu)") for record in records)
+    platform = "cpu" if on_cpu else "gpu"
+    result: dict[str, Any] = bench_worker.result(__file__, records, goals(records, platform))
     output = options.output or ROOT / "results" / f"bench_parallel_{platform}.json"
     output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(records))

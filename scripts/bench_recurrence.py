@@ -30,20 +30,20 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import pathlib
 import platform
 import resource
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout that is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
+
+import bench_worker  # noqa: E402
+from bench_worker import Worker  # noqa: E402
 
 from lrd_jax.reporting import provenance  # noqa: E402
 
@@ -330,17 +330,13 @@ def torch_loop(cell: str, way: str) -> Callable[..., Any]:
 
 def work(job: Job) -> None:
     """A worker: answers each line of stdin with a line of JSON on stdout."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is not an answer
+    answer = bench_worker.answers()
     calls = (torch_calls if job.contender.startswith("torch") else jax_calls)(job)
 
     def timed(call: Callable[[], None]) -> float:
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
-
-    def answer(**values: Any) -> None:
-        print(json.dumps(values), file=answers, flush=True)
 
     answer(compile_s=timed(calls.train), compile_forward_s=timed(calls.forward))
     for line in sys.stdin:
@@ -353,71 +349,19 @@ def work(job: Job) -> None:
 # ---- The run ---------------------------------------------------------------------------------
 
 
-class Worker:
-    """A contender's process and what it has answered.
-
-    Attributes:
-      record: the job, its times in seconds, and `error` once it has failed.
-    """
-
-    def __init__(self, job: Job):
-        self.record: dict[str, Any] = {**job._asdict(), "train_s": [], "forward_s": []}
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "--worker", json.dumps(job._asdict())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.errors,
-            text=True,
-            # Huge pages for everybody, as `lrd_jax.main` gives them to training.
-            env={
-                "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-                **os.environ,
-                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            },
-        )
-
-    @property
-    def failed(self) -> bool:
-        """Whether the process has died; its other turns are skipped."""
-        return "error" in self.record
-
-    def ask(self, question: str = "") -> dict[str, Any]:
-        """Sends a line and waits for the answer; {} and a failure noted if there is none."""
-        assert self.process.stdin and self.process.stdout
-        try:
-            if question:
-                print(question, file=self.process.stdin, flush=True)
-            return json.loads(self.process.stdout.readline())
-        except (OSError, ValueError):
-            self.errors.seek(0)
-            lines = [line for line in self.errors.read().splitlines() if line.strip()]
-            status = self.process.wait()
-            self.record["error"] = lines[-1][:200] if lines else f"ended with status {status}"
-            return {}
-
-    def turn(self, seconds: float) -> bool:
-        """One call of each kind, unless its time is used up. Returns whether it did something."""
-        done = len(self.record["train_s"])
-        spent = sum(self.record["train_s"]) + sum(self.record["forward_s"])
-        if self.failed or (done >= 3 and spent > seconds):
-            return False
-        # PyTorch's threads spin for a while after a call, on the cores of whoever is next.
-        time.sleep(0.3)
-        for what in ("train", "forward"):
-            if not self.record[f"{what}_s"] or self.record[f"{what}_s"][-1] < _LONG_S:
-                self.ask(what)  # untimed: an idle process may have lost its pages and caches
-            if answer := self.ask(what):
-                self.record[f"{what}_s"].append(answer["seconds"])
-        return True
-
-    def close(self) -> None:
-        """Asks for the rest and ends the process."""
-        if not self.failed:
-            self.record.update(self.ask("end"))
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
+def turn(worker: Worker, seconds: float) -> bool:
+    """One call of each kind, unless its time is used up. Returns whether it did something."""
+    record = worker.record
+    spent = sum(record["train_s"]) + sum(record["forward_s"])
+    if worker.failed or (len(record["train_s"]) >= 3 and spent > seconds):
+        return False
+    worker.pause()
+    for what in ("train", "forward"):
+        if not record[f"{what}_s"] or record[f"{what}_s"][-1] < _LONG_S:
+            worker.ask(what)  # untimed: an idle process may have lost its pages and caches
+        if answer := worker.ask(what):
+            record[f"{what}_s"].append(answer["seconds"])
+    return True
 
 
 def measure(jobs: list[Job], repeats: int, seconds: float) -> list[dict[str, Any]]:
@@ -425,13 +369,15 @@ def measure(jobs: list[Job], repeats: int, seconds: float) -> list[dict[str, Any
     workers = []
     try:
         for job in jobs:  # one after the other: compiling is timed as well
-            workers.append(worker := Worker(job))
-            worker.record.update(worker.ask())
+            workers.append(worker := Worker(__file__, job))
+            worker.record.update(worker.ask(), train_s=[], forward_s=[])
         for _ in range(repeats):
-            if not any([worker.turn(seconds) for worker in workers]):
+            if not any([turn(worker, seconds) for worker in workers]):
                 break
     finally:
         for worker in workers:
+            if not worker.failed:
+                worker.record.update(worker.ask("end"))
             worker.close()
     return [summary(worker.record) for worker in workers]
 
@@ -610,25 +556,10 @@ def main() -> None:
         jobs = [Job(name, steps, batch, units, options.inputs) for name in contenders]
         records += measure(jobs, repeats, options.seconds)
 
-    described = [r.pop("device") for r in records if "device" in r]
-    device = described[0] if described else "no device"
-    versions: dict[str, str] = {}
-    for record in records:
-        versions.update(record.pop("versions", {}))
-    result = {
-        "config": {"repeats": repeats, "seconds": options.seconds, "inputs": options.inputs},
-        "command": ["python", "scripts/bench_recurrence.py", *sys.argv[1:]],
-        "date": time.strftime("%Y-%m-%d"),
-        "devices": sorted(set(described)),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg(),
-        "nproc": os.environ.get("NPROC", ""),  # size of XLA's pool on a CPU, where it was set
-        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
-        "versions": versions,
-        "commit": provenance.commit(),
-        "goals": goals(records),
-        "records": records,
-    }
+    config = {"repeats": repeats, "seconds": options.seconds, "inputs": options.inputs}
+    result: dict[str, Any] = bench_worker.result(__file__, records, goals(records))
+    result["config"] = config
+    device = " ".join(result["devices"])
     slug = "gpu" if "gpu" in device or "cuda" in device else "cpu"
     output = options.output or ROOT / "results" / f"bench_recurrence_{slug}"
     output.parent.mkdir(parents=True, exist_ok=True)
