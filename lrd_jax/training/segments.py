@@ -53,7 +53,7 @@ def draw(trainer: Trainer, params: Any, result: dict[str, Any], target: Path) ->
         with_errors = {}
         for heading, drawn in columns.items():
             with_errors[heading] = drawn
-            if heading in ("decoded", "own outputs alone"):
+            if heading in ("decoded", "own outputs"):
                 mean = np.nanmean((drawn - true) ** 2)
                 with_errors[f"{heading}: error\nmean square {mean:.3f}"] = 1 - np.abs(drawn - true)
         path = target.with_name(f"{target.stem}-{kind}.png")
@@ -75,7 +75,7 @@ def _in_place(part: Decoded, whole: np.ndarray) -> dict[str, np.ndarray]:
         return sequences
 
     columns = {"true segment": placed(part.true), "decoded": placed(part.decoded)}
-    return columns if part.alone is None else columns | {"own outputs alone": placed(part.alone)}
+    return columns if part.alone is None else columns | {"own outputs": placed(part.alone)}
 
 
 def pictures(data: Any, spec: DataSpec, seen: np.ndarray) -> np.ndarray:
