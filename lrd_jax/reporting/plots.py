@@ -76,9 +76,9 @@ def plot_curves(
         panel.margins(x=0.01)
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5), useMathText=True)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False
-    )
+    inches = 0.6 + 0.08 * max(map(len, labels))  # of the longest entry, about
+    columns = max(1, min(len(labels), 4, int(4.8 * len(curves) / inches)))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False)
     if title:
         figure.suptitle(title)
     return _save(figure, path)
