@@ -7,7 +7,9 @@
 
 Data: Merity et al. (2016), "Pointer Sentinel Mixture Models", arXiv:1609.07843. No paper's row: a
 small model for two cores, most of whose time the softmax over all words takes. Its score is the
-perplexity over every word and `<eos>` of a split; it has not been trained to the end here yet.
+perplexity over every word and `<eos>` of a split. Measured here, one seed, all 3730 steps: 142.4 on
+the validation text, 132.7 on the test text, 4290 tokens a second on two cores, and a sample
+(`results/wikitext2_word.json`).
 """
 
 from typing import Any
