@@ -24,10 +24,10 @@ All expected values are read by eye from figures of the published reproduction r
 (reproducibility-challenge/iclr_2019), over its runs. Guessing the symbols scores 12.5 % and, with
 blanks elsewhere, a loss of 0.1733 at delay 100 and 0.0650 at delay 300.
 
-Measured here, one seed, the first 20 000 of 600 000 steps (3 %, so unfinished): test accuracy 33.3
-% for H1 and 33.4 % for H3. H1 fell back to guessing from step 7 000 to 12 000 and recovered; H3
-rose earlier and without such a collapse (`results/copying_hdetach.json`). The other rows were not
-run.
+Measured here, one seed, the first 20 000 of 600 000 steps (3 %, so unfinished): test accuracy
+33.3 % for H1 and 33.4 % for H3. H1 fell back to guessing from step 7000 to 12 000 and recovered;
+H3 rose earlier and without such a collapse (`results/copying_hdetach.json`). The other rows were
+not run.
 
 The standard LSTM here starts without a forget bias, as in the authors' code; the baseline with one
 is `H1 --config.model.forget_bias=1`. One epoch is 1000 batches of 100, drawn from 100 000 fixed
