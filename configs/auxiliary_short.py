@@ -18,8 +18,8 @@ The setting is this project's, so there is no published number. Measured here, o
 steps (`results/auxiliary_short.json`), test accuracy: `lstm` 92.25 %, `lstm-truncated` 92.02,
 `r-truncated` 91.66, `p-truncated` 91.89, `r-stop` 67.29. One seed cannot tell the first four apart
 with confidence; the auxiliary losses brought no gain here. Their decoders learnt: a mean squared
-error of 0.053 on validation segments (`r-stop` 0.051), where the mean of each position scores 0.066,
-that of all pixels 0.094, and repeating the step before 0.182.
+error of 0.053 on validation segments (`r-stop` 0.051), where the mean of each position scores
+0.066, that of all pixels 0.094, and repeating the step before 0.182.
 
 Network and optimizer are those of `auxiliary_images.py`, but that the rate falls as a cosine; every
 row has 5 epochs, of which r-LSTM and p-LSTM spend the first half epoch on the auxiliary loss.
