@@ -1,0 +1,85 @@
+"""Work directories that earlier versions made are resumed and evaluated by this one.
+
+`old_runs/<commit>.tar.gz` holds runs of that commit, stopped at step 12 of 24, and for each in
+`expected.json` what that commit itself made of the rest, and of an evaluation at step 12.
+"""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+from conftest import without_timing
+
+from tests.same_bits import text
+
+ARCHIVES = Path(__file__).with_name("old_runs")
+# The config that the work directory holds, as this version reads it.
+CONFIG = """
+from lrd_jax.config import load_workdir
+
+def get_config(workdir):
+    config = load_workdir(workdir).copy_and_resolve_references()
+    config.train.stop_step = 0
+    return config
+"""
+
+
+def flat(tree, path=""):
+    """Leaves of JSON by path, without what measures the machine."""
+    if isinstance(tree, dict):
+        parts = without_timing(tree).items()
+    elif isinstance(tree, list):
+        parts = enumerate(tree)
+    else:
+        return {path: tree}
+    return {k: v for key, part in parts for k, v in flat(part, f"{path}/{key}").items()}
+
+
+def assert_close(found, expected):
+    """All of `expected` is there, numbers within 1e-6; `found` may say more."""
+    found, expected = flat(found), flat(expected)
+    assert expected.keys() <= found.keys()
+    for path, value in expected.items():
+        near = pytest.approx(value, rel=1e-6, abs=1e-6) if isinstance(value, float) else value
+        assert found[path] == near, path
+
+
+@pytest.fixture(params=["digits", "r-lstm", "language"])
+def old(request, digits_dir, tmp_path):
+    """The work directory, what is expected of it, and the flags of its run and data."""
+    with tarfile.open(ARCHIVES / "1028af6.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    workdir = tmp_path / request.param
+    expected = json.loads((workdir / "expected.json").read_text(encoding="utf-8"))
+    flags = [f"--workdir={workdir}", f"--config.data.data_dir={digits_dir}"]
+    if request.param == "language":
+        texts = tmp_path / "text"
+        texts.mkdir()
+        for name, length in (("train", 3000), ("valid", 500), ("test", 400)):
+            (texts / f"{name}.txt").write_text(text(length), encoding="utf-8")
+        flags.append(f"--config.data.text_dir={texts}")
+    config = tmp_path / "config.py"
+    config.write_text(CONFIG, encoding="utf-8")
+    return workdir, expected, (f"--config={config}:{workdir}", *flags)
+
+
+def test_an_old_run_is_evaluated(program, old):
+    workdir, expected, flags = old
+    program.run("--mode=eval", *flags)
+    (path,) = (workdir / "eval").glob("*.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    assert_close(found["seeds"], expected["eval"])
+
+
+def test_an_old_run_goes_on(program, old):
+    workdir, expected, flags = old
+    out, _ = program.run(*flags)
+    assert "resuming at step 12 of 24" in out
+    lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines]
+    rest = [r for r in records if r["step"] > 12 or r["split"] == "test"]
+    assert len(rest) == len(expected["metrics"])
+    assert_close(rest, expected["metrics"])
+    result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+    assert_close(result, expected["result"])
