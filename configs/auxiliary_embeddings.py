@@ -29,7 +29,7 @@ from typing import Any
 import ml_collections
 
 from configs import auxiliary_images as images
-from configs import base
+from lrd_jax.config import defaults
 
 CROSS_ENTROPY = images.RECONSTRUCT | {"aux.loss": "ce"}
 MODELS = (
@@ -53,4 +53,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.aux.kind = "none"
     c.aux.decoder_layers = 1
     c.aux.head_hidden = (256,)
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

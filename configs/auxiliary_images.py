@@ -29,7 +29,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 SMNIST = {"data.name": "mnist", "data.valid_split": "first:6000"}
 DATA = {
@@ -58,7 +58,7 @@ ROWS["A31"] = ROWS["A15"] | {"truncate.supervised": "stop"}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a row, e.g. `A14` or `A14,quick`."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.batch_size = 128
     c.model.cell = "lstm"
     c.model.hidden_size = 128
@@ -74,4 +74,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.decay_every_epochs = 75
     c.optim.pretrain_decay = 0.5
     c.train.num_epochs = 300.0
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

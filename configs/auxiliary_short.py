@@ -30,7 +30,7 @@ from typing import Any
 import ml_collections
 
 from configs import auxiliary_images as images
-from configs import base
+from lrd_jax.config import defaults
 
 TRUNCATED = {"truncate.steps": 75}
 ROWS: dict[str, dict[str, Any]] = {
@@ -50,4 +50,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.aux.pretrain_epochs = 0.5
     c.optim.schedule = "cosine"
     c.train.num_epochs = 5.0
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

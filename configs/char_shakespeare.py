@@ -16,12 +16,12 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config; the argument `quick` shrinks it."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.name = "text"
     c.data.unit = "char"
     c.data.length = 64
@@ -37,4 +37,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.warmup_steps = 200
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 10.0
-    return base.finish(c, arg)
+    return defaults.finish(c, arg)

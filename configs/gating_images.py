@@ -31,7 +31,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 LSTM_CODES = ("--", "C-", "O-", "U-", "-R", "OM", "UM", "OR", "UR")
 GRU_CODES = ("--", "U-", "-R", "UR")
@@ -64,11 +64,11 @@ for task, data in (("pmnist", PMNIST), ("cifar", CIFAR)):
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a row, e.g. `G5` or `G12-cifar-UR,quick`."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.batch_size = 50
     c.model.hidden_size = 1024
     c.model.head_hidden = (256,)
     c.optim.learning_rate = 1e-3
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 150.0
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

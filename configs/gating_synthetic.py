@@ -27,7 +27,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 CODES = ("--", "C-", "O-", "U-", "-R", "OM", "UM", "OR", "UR")
 TASKS = {
@@ -43,7 +43,7 @@ ROWS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a row, e.g. `G1-UR` or `G1-UR,quick`."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.batch_size = 10
     c.model.cell = "gated_lstm"
     c.model.hidden_size = 256
@@ -52,4 +52,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.clip_norm = 1.0
     c.train.eval_every_steps = 500
     c.eval.batch_size = 100
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

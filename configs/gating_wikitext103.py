@@ -21,7 +21,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 CODES = ("--", "UR")
 ROWS = {f"G13-{code}": {"model.gates": code} for code in CODES}
@@ -29,7 +29,7 @@ ROWS = {f"G13-{code}": {"model.gates": code} for code in CODES}
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a row, e.g. `G13-UR` or `G13-UR,quick`."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.name = "wikitext103"
     c.data.length = 128
     c.data.batch_size = 128
@@ -41,4 +41,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.learning_rate = 1e-3
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 100.0
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

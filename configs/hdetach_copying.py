@@ -40,7 +40,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 
 def _h_detach(delay: int, p_block: float) -> dict[str, float]:
@@ -65,7 +65,7 @@ ROWS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a row, e.g. `H6` or `H6,quick`."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.seed = 3  # the authors' default
     c.data.name = "copy"
     c.data.preset = "hdetach"
@@ -79,4 +79,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.learning_rate = 1e-3
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 600.0
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

@@ -33,7 +33,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 H_DETACH = {"detach.p_block": 0.25, "detach.off_last_epochs": 39}
 ROWS = {
@@ -53,7 +53,7 @@ ROWS = {
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a row, e.g. `H11` or `H11,quick`."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.seed = 400  # the authors' default
     c.data.name = "mnist"
     c.data.valid_split = "last:10000"
@@ -66,4 +66,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.learning_rate = 1e-3
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 200.0
-    return base.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS)

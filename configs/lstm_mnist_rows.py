@@ -10,14 +10,14 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config; the argument `quick` shrinks it."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.name = "mnist"
     c.data.order = "row"
     c.model.cell = "lstm"
     c.train.num_epochs = 5.0
-    return base.finish(c, arg)
+    return defaults.finish(c, arg)

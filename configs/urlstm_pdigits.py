@@ -11,12 +11,12 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config; the argument `quick` shrinks it."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.name = "digits"
     c.data.permutation = "92916"
     c.data.batch_size = 50
@@ -24,4 +24,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.learning_rate = 3e-3
     c.optim.schedule = "cosine"
     c.train.num_epochs = 80.0
-    return base.finish(c, arg)
+    return defaults.finish(c, arg)

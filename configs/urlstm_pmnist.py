@@ -12,12 +12,12 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config; the argument `quick` shrinks it."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.name = "mnist"
     c.data.permutation = "92916"
     c.data.valid_split = "last:10000"
@@ -28,4 +28,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.learning_rate = 1e-3
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 30.0
-    return base.finish(c, arg)
+    return defaults.finish(c, arg)

@@ -16,12 +16,12 @@ from typing import Any
 
 import ml_collections
 
-from configs import base
+from lrd_jax.config import defaults
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
     """Returns the config; the argument `quick` shrinks it."""
-    c: Any = base.get_config()
+    c: Any = defaults.get_config()
     c.data.name = "wikitext2"
     c.data.length = 35
     c.data.batch_size = 32
@@ -37,4 +37,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 2.0
     c.train.eval_every_steps = 600
-    return base.finish(c, arg)
+    return defaults.finish(c, arg)

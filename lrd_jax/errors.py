@@ -1,4 +1,10 @@
-"""How a run can end early, as a user sees it; `main.py` turns each into an exit status."""
+"""How a run can end early, as a user sees it; `main.py` turns each into an exit status.
+
+Also what messages share: one line, and the nearest known name. Nothing here loads JAX.
+"""
+
+import difflib
+from collections.abc import Collection, Iterable
 
 
 class UserError(ValueError):
@@ -18,3 +24,44 @@ class Interrupted(Exception):
     def __init__(self, signum: int):
         super().__init__(f"stopped by signal {signum}")
         self.signum = signum
+
+
+def one_line(text: str) -> str:
+    """Returns the text with every run of white space made one blank."""
+    return " ".join(text.split())
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+    """Returns ": did you mean X?" with the known name most alike, or "" where none is alike.
+
+    Names are compared in whole and in their last dotted part (a key whose group was forgotten).
+    """
+
+    def likeness(other: str) -> tuple[float, float]:
+        whole = difflib.SequenceMatcher(None, name, other).ratio()
+        last = name.rpartition(".")[2], other.rpartition(".")[2]
+        return max(whole, difflib.SequenceMatcher(None, *last).ratio()), whole
+
+    nearest = max(known, key=likeness, default="")
+    return f": did you mean {nearest}?" if nearest and likeness(nearest)[0] >= 0.6 else ""
+
+
+def unknown(what: str, name: object, known: Iterable[str]) -> UserError:
+    """Returns the error for a name that is not known.
+
+    Args:
+      what: of which kind, e.g. "data set" or a config key with "=".
+      name: as it was given.
+      known: what it may be.
+    """
+    known = list(known)
+    hint = did_you_mean(str(name), known)
+    named = f"{what}{name!r}" if what.endswith("=") else f"{what} {name!r}"
+    return UserError(f"unknown {named}{hint}{'' if hint else ':'} use one of {', '.join(known)}")
+
+
+def check_choice(key: str, value: object, known: Iterable[str]) -> None:
+    """Raises UserError, with the nearest known value, unless `value` is one of `known`."""
+    known = list(known)
+    if value not in known:
+        raise unknown(f"{key}=", value, known)

@@ -10,18 +10,18 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lrd_jax import interrupts
+from lrd_jax.errors import one_line
+from lrd_jax.runtime import interrupts
 
 if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceback of them
     interrupts.end_at_once()
 
 from absl import app, flags, logging
 
-from lrd_jax import command_line
-from lrd_jax import config as configs
+from lrd_jax.config import checks, command_line, record
 from lrd_jax.errors import Interrupted, RunError, UserError
-from lrd_jax.huge_pages import restart_with_huge_pages
-from lrd_jax.launch import find_launch
+from lrd_jax.runtime.huge_pages import restart_with_huge_pages
+from lrd_jax.runtime.launch import find_launch
 
 _WORKDIR = flags.DEFINE_string("workdir", "", "Default: runs/<config name>[-<argument>].")
 _MODE = flags.DEFINE_enum(
@@ -45,18 +45,19 @@ def main(flag: command_line.ConfigFlag) -> None:
     )
     if launch is not None and _MODE.value == "eval":
         raise UserError("--mode=eval runs in one process: start it without the others")
-    workdir = configs.expand_user(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
+    workdir = checks.expand_user(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
     config: Any = flag.config
     if _MODE.value == "eval":
-        config = configs.eval_overrides(configs.load_workdir(workdir), flag.overrides)
-    configs.validate(config)
+        config = record.eval_overrides(record.load_workdir(workdir), flag.overrides)
+    checks.validate(config)
 
     # Imported here, so that a wrong flag is answered before JAX has loaded.
-    from lrd_jax.training import devices, processes
+    from lrd_jax.runtime import devices, processes
 
     with processes.joined(launch):
         devices.configure(config)  # before anything makes JAX create its client
-        from lrd_jax.training import evaluation, loop, sampling, transfer
+        from lrd_jax.evaluation import sampling, scores, transfer
+        from lrd_jax.training import loop
 
         if _MODE.value == "train":
             loop.train(config, workdir, flag.spec)
@@ -65,7 +66,7 @@ def main(flag: command_line.ConfigFlag) -> None:
         elif config.eval.delays:
             transfer.evaluate(workdir, flag.overrides)
         else:
-            evaluation.evaluate(workdir, flag.overrides)
+            scores.evaluate(workdir, flag.overrides)
 
 
 def _set_up_messages() -> None:
@@ -91,7 +92,7 @@ def _parse(argv: Sequence[str]) -> command_line.ConfigFlag:
 
 
 def _end(message: object, status: int) -> NoReturn:
-    print("lrd_jax: error:", configs.one_line(str(message)), file=sys.stderr)
+    print("lrd_jax: error:", one_line(str(message)), file=sys.stderr)
     sys.exit(status)
 
 
@@ -109,13 +110,13 @@ def run() -> None:
     except Interrupted as error:
         sys.exit(128 + error.signum)
     except (AttributeError, KeyError) as error:
-        if not (lack := configs.missing_key(error)):
+        if not (lack := checks.missing_key(error)):
             raise
         _end(lack, 2)
     except Exception as error:
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise
-        reason = configs.one_line(str(error))[:200]
+        reason = one_line(str(error))[:200]
         _end(
             f"out of memory ({reason}); lower data.batch_size, model.hidden_size or the length of"
             " the sequences, and choose another --workdir",

@@ -26,7 +26,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 
-from lrd_jax.huge_pages import restart_with_huge_pages  # noqa: E402
+from lrd_jax.runtime.huge_pages import restart_with_huge_pages  # noqa: E402
 
 CONTENDERS: dict[str, tuple[dict[str, Any], float]] = {  # changes of the config, largest ratio
     "plain": ({"aux.kind": "none", "aux.pretrain_epochs": 0.0}, 1.0),
@@ -63,7 +63,7 @@ def measure(batch: int, repeats: int) -> dict[str, list[float]]:
     """Seconds of each step, by contender."""
     import jax
 
-    from lrd_jax.training.trainer import Trainer
+    from lrd_jax.training.program import Trainer
 
     running = {}
     for name, (changes, _) in CONTENDERS.items():
@@ -95,7 +95,7 @@ def main() -> None:
     batch = options.batch or (16 if options.quick else 128)
     repeats = options.repeats or (3 if options.quick else 11)
 
-    from lrd_jax.training import devices
+    from lrd_jax.runtime import devices
 
     devices.configure(make_config({}, batch))
     load = os.getloadavg()

@@ -108,7 +108,7 @@ def work(job: Job) -> None:
     """Answers each number on stdin, of training steps, with a line of JSON on stdout."""
     answer = bench_worker.answers()
     from configs import base
-    from lrd_jax.training import devices
+    from lrd_jax.runtime import devices
 
     config: Any = base.get_config()
     config.data.update(name="adding", length=job.steps, batch_size=job.batch)
@@ -121,7 +121,7 @@ def work(job: Job) -> None:
 
     import jax
 
-    from lrd_jax.training.trainer import Trainer
+    from lrd_jax.training.program import Trainer
 
     trainer = Trainer(config)
     state = trainer.init()

@@ -117,7 +117,7 @@ def resident() -> int:
 def jax_calls(job: Job) -> Calls:
     """Ours and Flax's: `jit(shard_map)` over all devices, gradients averaged once."""
     from configs import base
-    from lrd_jax.training import devices
+    from lrd_jax.runtime import devices
 
     config: Any = base.get_config()
     config.data.batch_size = job.batch
@@ -131,8 +131,8 @@ def jax_calls(job: Job) -> Calls:
     from jax.sharding import PartitionSpec as P
 
     from lrd_jax.cells import bfloat16_dot, make_cell
-    from lrd_jax.draws import Draws
     from lrd_jax.recurrence import Recurrence
+    from lrd_jax.streams import Draws
 
     kind, *path, cell = job.contender.split("-")
     if kind == "products":

@@ -24,12 +24,11 @@ from typing import Any
 
 from absl import flags
 
-from lrd_jax import command_line, interrupts
-from lrd_jax import config as configs
+from lrd_jax.config import checks, command_line, record
 from lrd_jax.errors import UserError
 from lrd_jax.reporting.plots import plot_curves
 from lrd_jax.reporting.writers import read_metrics
-from lrd_jax.training import devices
+from lrd_jax.runtime import devices, interrupts
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -179,7 +178,7 @@ def collect(
     variants = []
     for label, workdir in workdirs.items():
         result = json.loads((workdir / "result.json").read_text())
-        config: Any = configs.from_json((workdir / "config.json").read_text())
+        config: Any = record.from_json((workdir / "config.json").read_text())
         curve = [
             {key: value for key, value in record.items() if key != "epoch"}
             for record in read_metrics(workdir / "metrics.jsonl")
@@ -263,7 +262,7 @@ def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> None:
     for overrides in experiment.variants.values():
         argv = ["reproduce", f"--config={ROOT / experiment.config}"]
         argv += [f"--config.{override}" for override in (*overrides, *extra)]
-        configs.validate(command_line.parse_flags(argv, flags.FlagValues()).config)
+        checks.validate(command_line.parse_flags(argv, flags.FlagValues()).config)
 
 
 def stop_step(folder: Path, wanted: int) -> int:

@@ -37,8 +37,11 @@ from absl import flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 
-from lrd_jax import command_line  # noqa: E402
-from lrd_jax import config as configs  # noqa: E402
+from lrd_jax.config import (  # noqa: E402
+    checks,
+    command_line,
+    record,
+)
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
@@ -158,7 +161,7 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[Varied]]:
         raise UserError(f"unexpected argument {wrong[0]!r}: see --help")
     if not arguments.vary:
         raise UserError("nothing to vary: give --vary KEY=VALUES")
-    defaults = configs.flatten(command_line.load_config(arguments.config))
+    defaults = record.flatten(command_line.load_config(arguments.config))
     varied = [parse_varied(text, defaults) for text in arguments.vary]
     if twice := {v.key for v in varied if [w.key for w in varied].count(v.key) > 1}:
         raise UserError(f"--vary {sorted(twice)[0]} is given twice: list all its values in one")
@@ -178,7 +181,7 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[Varied]]:
         for value in v.examples():
             words = [f"--config={arguments.config}", *overrides, f"--config.{v.key}={value}"]
             flag = command_line.parse_flags(["sweep", *words], flags.FlagValues())
-            configs.validate(flag.config)
+            checks.validate(flag.config)
     return arguments, varied
 
 

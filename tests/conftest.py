@@ -3,7 +3,7 @@
 import os
 
 # Four devices on any machine. XLA's CPU collectives deadlock when its thread pool, whose size is
-# read from NPROC, is as small as the number of devices (see lrd_jax/training/devices.py).
+# read from NPROC, is as small as the number of devices (see lrd_jax/runtime/devices.py).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["NPROC"] = str(max(16, os.cpu_count() or 1))
 # Most of the time of these tests is compilation, and LLVM's optimizer is more than half of that;

@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from lrd_jax import command_line
 from lrd_jax.cells import CELLS, make_cell
+from lrd_jax.config import command_line
 from lrd_jax.models import make_recurrence
 
 PAGE = Path(__file__).parents[1] / "docs" / "new_cell.md"

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from configs import base
-from lrd_jax import config as configs
+from lrd_jax.config import defaults, record
 from lrd_jax.errors import UserError
 
 optuna = pytest.importorskip("optuna")
@@ -64,9 +63,9 @@ def finish(process, status=0):
 
 
 def test_values_and_ranges(sweep):
-    defaults = configs.flatten(base.get_config())
+    known = record.flatten(defaults.get_config())
     read = {
-        text: sweep.parse_varied(text, defaults)
+        text: sweep.parse_varied(text, known)
         for text in (
             "model.cell=lstm,gru",
             "model.head_hidden=(64,),(64,32)",

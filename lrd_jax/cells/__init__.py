@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrd_jax.cells.base import HiddenCarry, LSTMCarry, RecurrentCell, bfloat16_dot, check_choice
+from lrd_jax.cells.base import HiddenCarry, LSTMCarry, RecurrentCell, bfloat16_dot
 from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
 from lrd_jax.cells.gru import GatedGRUCell, GRUCell
 from lrd_jax.cells.lstm import LSTMCell
 from lrd_jax.cells.rnn import RNNCell
+from lrd_jax.errors import check_choice
 
 __all__ = [
     "CELLS",

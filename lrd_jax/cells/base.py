@@ -1,4 +1,4 @@
-"""The contract between a cell (the maths of one time step) and `lrd_jax.unroll` (time)."""
+"""The contract between a cell (the maths of one time step) and `lrd_jax.recurrence` (time)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lrd_jax.arrays import Array
 from lrd_jax.errors import UserError
 
-Array = jax.Array
 Initializer = Callable[..., Array]  # (key, shape, dtype)
 
 

@@ -9,14 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lrd_jax.cells.base import (
-    Array,
-    Initializer,
-    LSTMCarry,
-    RecurrentCell,
-    check_choice,
-    materialise,
-)
+from lrd_jax.arrays import Array
+from lrd_jax.cells.base import Initializer, LSTMCarry, RecurrentCell, materialise
 from lrd_jax.cells.gates import (
     AUXILIARY_GATES,
     GATE_CODES,
@@ -25,7 +19,7 @@ from lrd_jax.cells.gates import (
     effective_gate,
     widen,
 )
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, check_choice
 
 REFINE_BIASES = ("neg_forget", "zero")
 

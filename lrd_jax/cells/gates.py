@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from lrd_jax.cells.base import Array, Initializer
+from lrd_jax.arrays import Array
+from lrd_jax.cells.base import Initializer
 from lrd_jax.errors import UserError
 
 

@@ -8,8 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lrd_jax.cells.base import Array, HiddenCarry, RecurrentCell, check_choice, materialise
+from lrd_jax.arrays import Array
+from lrd_jax.cells.base import HiddenCarry, RecurrentCell, materialise
 from lrd_jax.cells.gates import AUXILIARY_GATES, MAIN_GATES, BiasOptions, effective_gate
+from lrd_jax.errors import check_choice
 
 GRU_CODES = ("--", "U-", "-R", "UR")
 

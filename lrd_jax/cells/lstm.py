@@ -8,7 +8,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lrd_jax.cells.base import Array, LSTMCarry, RecurrentCell, check_choice, materialise
+from lrd_jax.arrays import Array
+from lrd_jax.cells.base import LSTMCarry, RecurrentCell, materialise
+from lrd_jax.errors import check_choice
 
 BIAS_INITS = ("zeros", "two_uniform")
 

@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from lrd_jax.cells.base import Array, HiddenCarry, RecurrentCell, check_choice
+from lrd_jax.arrays import Array
+from lrd_jax.cells.base import HiddenCarry, RecurrentCell
+from lrd_jax.errors import check_choice
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu}
 RECURRENT_INITS = ("kernel_init", "identity")

@@ -4,15 +4,13 @@ Every data set implements `lrd_jax.data.spec.Dataset`; a training batch is a pur
 (seed, step).
 """
 
-import difflib
 import importlib
-from collections.abc import Iterable
 from typing import Any
 
 from lrd_jax.data.spec import Batch, Dataset, DataSpec
-from lrd_jax.errors import UserError
+from lrd_jax.errors import unknown
 
-__all__ = ["Batch", "DataSpec", "Dataset", "dataset_names", "make_dataset", "unknown_name"]
+__all__ = ["Batch", "DataSpec", "Dataset", "dataset_names", "make_dataset"]
 
 # data.name -> the module whose make_dataset(config.data) builds it. Imported when asked for: the
 # images need tensorflow_datasets, which takes half a second to import.
@@ -38,20 +36,12 @@ def make_dataset(config: Any) -> Dataset:
     """Builds the data set that `config.data` describes; `config.seed` is not read.
 
     Args:
-        config: a config with the keys of `configs/base.py`.
+        config: a config with the keys of `lrd_jax/config/defaults.py`.
 
     Raises:
         UserError: a bad value, or data that is neither there nor to be had.
     """
     name = config.data.name
     if name not in _MODULES:
-        raise unknown_name("data.name", name, _MODULES)
+        raise unknown("data.name=", name, _MODULES)
     return importlib.import_module(_MODULES[name]).make_dataset(config.data)
-
-
-def unknown_name(what: str, name: str, known: Iterable[str]) -> UserError:
-    """Returns the error for a name that is not in `known`, with the nearest one that is."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return UserError(f"unknown {what} {name!r}: {hint}known are {', '.join(known)}")

@@ -19,12 +19,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from lrd_jax.command_line import ArgumentParser
-from lrd_jax.config import expand_user
-from lrd_jax.data import unknown_name
+from lrd_jax.config.checks import expand_user
+from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.data.builders import BUILDERS, Builder
 from lrd_jax.data.builders.sources import DownloadError, download
-from lrd_jax.errors import RunError, UserError
+from lrd_jax.errors import RunError, UserError, unknown
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 _READ_AT_ONCE = 4096  # records; bounds the memory that the decoded ones take
@@ -54,7 +53,7 @@ def _look_up(name: str) -> tuple[type[Builder], str]:
     """Returns the builder and the variant that a name means."""
     name, _, variant = name.partition("/")
     if name not in BUILDERS:
-        raise unknown_name("data set", name, BUILDERS)
+        raise unknown("data set", name, BUILDERS)
     BUILDERS[name].check_variant(variant)
     return BUILDERS[name], variant
 

@@ -1,22 +1,15 @@
 """Networks: recurrence and head, by kind of task, built from the config."""
 
-from __future__ import annotations
-
-import re
-from collections.abc import Mapping
-from typing import Any
-
-import flax.linen as nn
-
-from lrd_jax.cells import RecurrentCell, bfloat16_dot, make_cell
-from lrd_jax.errors import UserError
-from lrd_jax.models.classifier import SequenceClassifier
+from lrd_jax.models.build import (
+    make_decoder,
+    make_embedding,
+    make_head,
+    make_recurrence,
+    supervised_reach,
+)
 from lrd_jax.models.decoder import Decoder
-from lrd_jax.models.inputs import Table
 from lrd_jax.models.language import LanguageModel
-from lrd_jax.models.sequence import Head, SequenceModel
-from lrd_jax.models.tagger import SequenceTagger
-from lrd_jax.recurrence import SCOPES, STACK_MASKS, Recurrence
+from lrd_jax.models.sequence import Head, SequenceClassifier, SequenceModel, SequenceTagger
 
 __all__ = [
     "Decoder",
@@ -31,160 +24,3 @@ __all__ = [
     "make_recurrence",
     "supervised_reach",
 ]
-
-EMBEDDINGS = ("none", "full", "decoder")
-
-
-def supervised_reach(config: Any, length: int) -> int | None:
-    """Resolves `truncate.supervised`: how many steps back the gradient of the labels reaches.
-
-    Args:
-      config: the run's config.
-      length: time steps of a sequence.
-
-    Returns:
-      Steps, 0 = all the way; None: it does not enter the recurrence (`stop`).
-
-    Raises:
-      UserError: neither `same`, `stop` nor a number that fits the sequence.
-    """
-    value = config.truncate.supervised
-    if value == "same":
-        return config.truncate.steps
-    if value == "stop":
-        return None
-    if not re.fullmatch("[0-9]+", value, re.ASCII) or int(value) > length:
-        raise UserError(
-            f"truncate.supervised={value!r}: use same (as truncate.steps), stop, or a number of"
-            f" steps from 0 (all the way) to {length}"
-        )
-    return int(value)
-
-
-def make_head(config: Any, outputs: int) -> Head:
-    """Builds the head from `config.model`.
-
-    Raises:
-      UserError: a rate of DropConnect out of range, or without a matrix to work on.
-    """
-    hidden, rate = tuple(config.model.head_hidden), config.model.head_dropconnect
-    if not 0 <= rate < 1:
-        raise UserError(f"model.head_dropconnect={rate} is a rate; use a value in [0, 1)")
-    if rate and not hidden:
-        raise UserError(
-            f"model.head_dropconnect={rate} acts on the head's second matrix, and this head has"
-            " one: give model.head_hidden a width, or set it to 0"
-        )
-    return Head(hidden, outputs, rate)
-
-
-def make_embedding(config: Any, values: int, table: bool) -> nn.Module | None:
-    """Builds what maps a step's values to the first cell's input, None for nothing.
-
-    Args:
-      config: the run's config.
-      values: the stored numbers are whole and below this; 0: they are not whole.
-      table: look rows up; False: a linear layer of `model.embedding_size`, 0 = none.
-
-    Raises:
-      UserError: an embedding that is unknown or has no width, or numbers that are no ids.
-    """
-    embedding, width = config.aux.embedding, config.model.embedding_size
-    if embedding not in EMBEDDINGS:
-        raise UserError(
-            f"aux.embedding={embedding!r} is unknown; use one of {', '.join(EMBEDDINGS)}"
-        )
-    if width < 0:
-        raise UserError(f"model.embedding_size={width} must be 0 (none) or more")
-    if not table:
-        return nn.Dense(width) if width else None
-    if not width:
-        raise UserError(
-            f"aux.embedding={embedding} needs a width: set model.embedding_size (the paper has 128)"
-        )
-    if not values:
-        raise UserError(
-            f"aux.embedding={embedding} needs whole numbers as inputs, and those of"
-            f" {config.data.name} are not: use none"
-        )
-    return Table(values, width)
-
-
-def make_decoder(config: Any, steps: int, outputs: int, embedding: nn.Module | None) -> Decoder:
-    """Builds the decoder of an auxiliary loss: cells like those of the main network.
-
-    Args:
-      config: the run's config.
-      steps: of a decoded segment.
-      outputs: width of a prediction.
-      embedding: its own, None where it has none.
-
-    Raises:
-      UserError: a width that does not fit the cell.
-    """
-    aux, model = config.aux, config.model
-    width = aux.decoder_width or model.hidden_size
-    recurrence = Recurrence(
-        cell=_make_cell({**model, "hidden_size": width}, steps),
-        num_layers=aux.decoder_layers,
-        truncate_steps=config.truncate.steps,
-        truncate_from="start",
-        backend=model.backend,
-        recompute=model.recompute,
-    )
-    head = Head(tuple(aux.head_hidden), outputs, model.head_dropconnect)
-    return Decoder(recurrence, head, model.hidden_size, embedding)
-
-
-def _make_cell(model: Mapping[str, Any], length: int) -> RecurrentCell:
-    """The cell of `config.model`, with the precision that it asks for."""
-    cell = make_cell(model, length)
-    return cell.clone(dot=bfloat16_dot) if model["compute_dtype"] == "bfloat16" else cell
-
-
-def make_recurrence(config: Any, length: int) -> Recurrence:
-    """Builds the recurrence from `config.model`, `config.detach` and `config.truncate`.
-
-    Args:
-      config: the run's config.
-      length: time steps of a sequence, for cells whose initialisation depends on it.
-
-    Raises:
-      UserError: a value that is unknown or does not fit.
-    """
-    model, detach = config.model, config.detach
-    for key in ("p_block", "c_block"):
-        if not 0 <= detach[key] <= 1:
-            raise UserError(f"detach.{key}={detach[key]} is a probability; use a value in [0, 1]")
-    for key, value, known in (
-        ("detach.scope", detach.scope, SCOPES),
-        ("detach.stack_mask", detach.stack_mask, STACK_MASKS),
-        ("model.compute_dtype", model.compute_dtype, ("float32", "bfloat16")),
-    ):
-        if value not in known:
-            raise UserError(f"{key}={value!r} is unknown; use {' or '.join(known)}")
-    if not 0 <= model.dropout < 1:
-        raise UserError(f"model.dropout={model.dropout} is a rate; use a value in [0, 1)")
-    if not 1 <= model.num_layers <= 1000:
-        raise UserError(f"model.num_layers={model.num_layers} must be from 1 to 1000")
-    if not 0 <= config.truncate.steps <= length:
-        raise UserError(
-            f"truncate.steps={config.truncate.steps} does not fit a sequence of {length} steps;"
-            f" use 0 (all the way) to {length}"
-        )
-    recurrence = Recurrence(
-        cell=_make_cell(model, length),
-        num_layers=model.num_layers,
-        bidirectional=model.bidirectional,
-        dropout=model.dropout,
-        learn_initial=model.learn_initial,
-        p_block=detach.p_block,
-        c_block=detach.c_block,
-        mask_scope=detach.scope,
-        stack_mask=detach.stack_mask,
-        truncate_steps=supervised_reach(config, length) or 0,
-        backend=model.backend,
-        recompute=model.recompute,
-    )
-    recurrence.check()
-    return recurrence

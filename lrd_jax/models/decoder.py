@@ -9,11 +9,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 from lrd_jax.models.sequence import Head
 from lrd_jax.recurrence import Recurrence, truncation_cuts
 
-Array = jax.Array
 Embed = Callable[[Array], Array]
 
 

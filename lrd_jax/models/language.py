@@ -9,11 +9,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
-from lrd_jax.draws import Draws, dropout
 from lrd_jax.recurrence import Recurrence
-
-Array = jax.Array
+from lrd_jax.streams import Draws, dropout
 
 
 class Readout(NamedTuple):

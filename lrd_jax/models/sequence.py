@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from lrd_jax.draws import Draws
+from lrd_jax.arrays import Array
 from lrd_jax.recurrence import Drawn, Recurrence, RecurrenceOutput
-
-Array = jax.Array
+from lrd_jax.streams import Draws
 
 
 class Head(nn.Module):
@@ -102,3 +101,29 @@ class SequenceModel(nn.Module):
         """
         out = self.run(x, draws, detach_active)
         return self.read(self.features(out), draws), out
+
+
+class SequenceClassifier(SequenceModel):
+    """Classifies a sequence from the state after its last step: outputs `(batch, classes)`."""
+
+    @nn.nowrap
+    def features(self, out: RecurrenceOutput) -> Array:
+        """The last state, `(batch, d)`."""
+        return out.last
+
+
+class SequenceTagger(SequenceModel):
+    """Labels the last steps of a sequence, each from the state right after it.
+
+    Outputs are `(batch, last_steps, classes)`.
+
+    Attributes:
+      last_steps: how many steps are labelled; only these go through the head.
+    """
+
+    last_steps: int = 1
+
+    @nn.nowrap
+    def features(self, out: RecurrenceOutput) -> Array:
+        """The states after the last steps, `(batch, last_steps, d)`."""
+        return out.outputs[:, -self.last_steps :]

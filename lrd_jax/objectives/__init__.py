@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lrd_jax.cells.base import check_choice
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon
+from lrd_jax.errors import UserError, check_choice
 from lrd_jax.objectives.auxiliary import KINDS, Auxiliary
 from lrd_jax.objectives.base import Objective, Sums
-from lrd_jax.objectives.classification import Classification
 from lrd_jax.objectives.language import Language
-from lrd_jax.objectives.regression import Regression
-from lrd_jax.objectives.tagging import Tagging
+from lrd_jax.objectives.sequence import Classification, Regression, Tagging
 
 __all__ = ["Objective", "Sums", "make_objective"]
 

@@ -22,18 +22,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 from lrd_jax.data.spec import Dataset, DataSpec
-from lrd_jax.draws import Draws
 from lrd_jax.errors import UserError
 from lrd_jax.models import make_decoder, make_embedding, supervised_reach
 from lrd_jax.objectives.base import Sums, blank, encode
+from lrd_jax.objectives.baselines import Frequencies, Moments
 from lrd_jax.objectives.segments import Segments
 from lrd_jax.objectives.sequence import SequenceObjective
-from lrd_jax.objectives.trivial import Frequencies, Moments
 from lrd_jax.recurrence import SCOPES, Drawn, RecurrenceOutput, take_states, take_windows
-
-Array = jax.Array
+from lrd_jax.streams import Draws
 
 KINDS = {
     "none": (),

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from lrd_jax.arrays import Array
 from lrd_jax.data.spec import Dataset, DataSpec
-from lrd_jax.draws import Draws
+from lrd_jax.streams import Draws
 
-Array = jax.Array
 Sums = dict[str, tuple[Array, Array]]  # metric name -> (sum over examples, number counted)
 
 

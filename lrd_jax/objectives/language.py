@@ -7,16 +7,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lrd_jax.arrays import Array
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.draws import Draws
 from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon
 from lrd_jax.models import LanguageModel, make_recurrence
 from lrd_jax.objectives.base import Sums
 from lrd_jax.objectives.sequence import SequenceObjective
 from lrd_jax.objectives.softmax import cross_entropy
-
-Array = jax.Array
+from lrd_jax.streams import Draws
 
 
 class Language(SequenceObjective):

@@ -8,10 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrd_jax.draws import Draws
+from lrd_jax.arrays import Array
 from lrd_jax.errors import UserError
-
-Array = jax.Array
+from lrd_jax.streams import Draws
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What all objectives share; on independent sequences nothing travels between batches."""
+"""Losses on independent sequences: one label, one number, or a label for each of the last steps."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
+import optax
 
+from lrd_jax.arrays import Array
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import Dataset, DataSpec
-from lrd_jax.draws import Draws
-from lrd_jax.horizon import Horizon
-from lrd_jax.models import supervised_reach
+from lrd_jax.models import (
+    SequenceClassifier,
+    SequenceTagger,
+    make_embedding,
+    make_head,
+    make_recurrence,
+    supervised_reach,
+)
 from lrd_jax.objectives.base import Sums, blank, encode
-
-Array = jax.Array
+from lrd_jax.streams import Draws
 
 logger = logging.getLogger(__name__)
 
@@ -111,3 +119,78 @@ class SequenceObjective:
         """See `Objective.baselines`."""
         del split
         return dataset.spec.baselines
+
+
+class Classification(SequenceObjective):
+    """A `SequenceClassifier` with softmax cross-entropy; metrics `loss` and `accuracy`."""
+
+    metrics = ("loss", "accuracy")
+    select = ("accuracy", "-loss")  # equal accuracies are common on small splits
+
+    def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
+        """Builds the network; arguments as in `make_objective`."""
+        model = SequenceClassifier(
+            recurrence=make_recurrence(config, spec.length),
+            head=make_head(config, spec.classes),
+            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
+        )
+        super().__init__(config, spec, horizon, model)
+
+    def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
+        """See `SequenceObjective.score`."""
+        mask, targets = batch["mask"], batch["targets"]
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        total, count = (loss * mask).sum(), mask.sum()
+        correct = ((outputs.argmax(-1) == targets) * mask).sum()
+        return total, {"loss": (total, count), "accuracy": (correct, count)}
+
+
+class Regression(SequenceObjective):
+    """A network that gives one number after the last step; the metric `loss` is the mean square."""
+
+    metrics = ("loss",)
+    select = ("-loss",)
+
+    def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
+        """Builds the network; arguments as in `make_objective`."""
+        model = SequenceClassifier(
+            recurrence=make_recurrence(config, spec.length),
+            head=make_head(config, spec.classes),
+            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
+        )
+        super().__init__(config, spec, horizon, model)
+
+    def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
+        """See `SequenceObjective.score`."""
+        error = outputs[..., 0] - batch["targets"]
+        total, count = (error**2 * batch["mask"]).sum(), batch["mask"].sum()
+        return total, {"loss": (total, count)}
+
+
+class Tagging(SequenceObjective):
+    """A `SequenceTagger` with softmax cross-entropy.
+
+    The metric `loss` is the mean over the scored steps, `accuracy` the part of the recalled steps
+    that is right (`DataSpec.scored`, `DataSpec.recalled`).
+    """
+
+    metrics = ("loss", "accuracy")
+    select = ("accuracy", "-loss")
+
+    def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
+        """Builds the network; arguments as in `make_objective`."""
+        model = SequenceTagger(
+            recurrence=make_recurrence(config, spec.length),
+            head=make_head(config, spec.classes),
+            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
+            last_steps=spec.scored,
+        )
+        super().__init__(config, spec, horizon, model)
+
+    def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
+        """See `SequenceObjective.score`."""
+        mask, targets = batch["mask"], batch["targets"].astype(jnp.int32)
+        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean(-1)
+        right = (outputs.argmax(-1) == targets)[:, -self.spec.recalled :].mean(-1)
+        total, count = (loss * mask).sum(), mask.sum()
+        return total, {"loss": (total, count), "accuracy": ((right * mask).sum(), count)}

@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from lrd_jax.arrays import Array
 from lrd_jax.models.language import Readout
-
-Array = jax.Array
 
 MOST_LOGITS = 2**26  # at once: 256 MiB in float32
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lrd_jax.config.members import SWEPT, named
 from lrd_jax.errors import UserError
-from lrd_jax.members import SWEPT, named
 from lrd_jax.reporting.writers import read_metrics
 
 # Okabe & Ito's palette: told apart with every common colour blindness, and in print.

@@ -8,7 +8,7 @@ from typing import Any
 
 from clu import parameter_overview
 
-from lrd_jax.members import named
+from lrd_jax.config.members import named
 from lrd_jax.reporting import provenance
 from lrd_jax.reporting.statistics import CONFIDENCE, by_value, over_seeds
 

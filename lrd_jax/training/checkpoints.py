@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from lrd_jax.errors import RunError, UserError
-from lrd_jax.training import processes
+from lrd_jax.runtime import processes
 
 logger = logging.getLogger(__name__)
 

@@ -20,20 +20,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrd_jax import command_line, interrupts
-from lrd_jax import config as configs
+from lrd_jax.config import checks, command_line, record
+from lrd_jax.config.members import Member, labels
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, RunError, UserError
-from lrd_jax.members import Member, labels
 from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
-from lrd_jax.training import processes
+from lrd_jax.runtime import interrupts, processes
 from lrd_jax.training.checkpoints import Checkpoints
+from lrd_jax.training.program import Metrics, Trainer
 from lrd_jax.training.results import run_result, seed_results
 from lrd_jax.training.state import TrainState
-from lrd_jax.training.trainer import Metrics, Trainer
 from lrd_jax.training.workdir import (
     check_unused,
     finished,
@@ -59,7 +58,7 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
       RunError: NaN loss in every seed, or the disk failed.
       Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
-    configs.validate(config)
+    checks.validate(config)
     workdir = Path(workdir).expanduser()
     _check_same_everywhere(config, workdir)
     # Built before the directory is: bad input leaves none behind.
@@ -84,8 +83,8 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
 
 def _check_same_everywhere(config: Any, workdir: Path) -> None:
     """Raises UserError where the processes of a run were started with different flags."""
-    text, place = processes.from_first(lambda: [configs.to_json(config), str(workdir)])
-    lines = configs.differences(configs.from_json(text), config)
+    text, place = processes.from_first(lambda: [record.to_json(config), str(workdir)])
+    lines = record.differences(record.from_json(text), config)
     lines = [line for line in lines if not line.startswith("data.data_dir:")]  # a local disk
     if place != str(workdir):
         lines.append(f"--workdir: {place} -> {workdir}")
@@ -100,7 +99,7 @@ def _earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
     known = workdir / "config.json"
     if not known.exists():
         return None
-    configs.check_same(configs.load_workdir(workdir), config)
+    record.check_same(record.load_workdir(workdir), config)
     return finished(workdir, config)
 
 
@@ -108,7 +107,7 @@ def _keep_config(workdir: Path, config: Any, spec: DataSpec) -> None:
     known = workdir / "config.json"
     if not known.exists():
         check_unused(workdir)
-        text = configs.to_json(config, versions=provenance.versions(), commit=provenance.commit())
+        text = record.to_json(config, versions=provenance.versions(), commit=provenance.commit())
         write_atomically(known, text)
     keep_vocabulary(workdir, spec.vocabulary)
 

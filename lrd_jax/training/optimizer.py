@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lrd_jax.arrays import Array
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon
-
-Array = jax.Array
 
 
 def make_schedule(

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from lrd_jax.config.members import Member
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.members import Member
 from lrd_jax.reporting.statistics import by_value, over_seeds
 from lrd_jax.training.state import TrainState
 

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import PartitionSpec as P
 
+from lrd_jax.arrays import Array
 from lrd_jax.objectives.base import Objective
-from lrd_jax.training.devices import AXIS
-
-Array = jax.Array
+from lrd_jax.runtime.devices import AXIS
 
 
 @flax.struct.dataclass

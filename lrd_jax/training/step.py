@@ -10,12 +10,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from lrd_jax.draws import Draws
+from lrd_jax.arrays import Array
 from lrd_jax.objectives.base import Objective, Sums
-from lrd_jax.training.devices import AXIS
+from lrd_jax.runtime.devices import AXIS
+from lrd_jax.streams import Draws
 from lrd_jax.training.state import TrainState
-
-Array = jax.Array
 
 
 def _over_seeds(function: Callable[..., Any], one_by_one: bool) -> Callable[..., Any]:

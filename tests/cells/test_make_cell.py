@@ -83,7 +83,7 @@ def test_options_that_do_not_apply_change_nothing():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"cell": "urlstn"}, ["urlstn", "did you mean 'urlstm'", *CELLS]),
+        ({"cell": "urlstn"}, ["urlstn", "did you mean urlstm", *CELLS]),
         ({"cell": "transformer"}, ["transformer", *CELLS]),
         ({"cell": "gated_lstm", "gates": "CR"}, "-- C- O- U- -R OM UM OR UR".split()),
         ({"cell": "gated_gru", "gates": "OM"}, "-- U- -R UR".split()),

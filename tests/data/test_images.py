@@ -155,8 +155,8 @@ def test_digits_in_other_layouts(config):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("name", "digit", "unknown data.name 'digit': did you mean 'digits'[?] known are adding"),
-        ("name", "imagenet-22k", "unknown data.name 'imagenet-22k': known are adding"),
+        ("name", "digit", "unknown data.name='digit': did you mean digits[?] use one of adding"),
+        ("name", "imagenet-22k", "unknown data.name='imagenet-22k': use one of adding"),
         ("order", "column", "unknown data.order 'column': use pixel or row"),
         ("pixels_per_step", 0, "pixels_per_step=0 must be a divisor of the 64 pixels"),
         ("pixels_per_step", 5, "pixels_per_step=5 must be a divisor of the 64 pixels"),

@@ -166,7 +166,7 @@ def test_bad_arguments(small_mnist, tmp_path, capsys):
     expect_error(
         capsys,
         ["mnits", data_dir],
-        "unknown data set 'mnits': did you mean 'mnist'?",
+        "unknown data set 'mnits': did you mean mnist?",
         "digits, fashion_mnist, mnist",
     )
     nowhere = tmp_path / "nowhere"

@@ -10,7 +10,7 @@ from lrd_jax.data import prepare  # noqa: F401  (for $INJECT, like the rest)
 from lrd_jax.reporting.writers import Writers  # noqa: F401
 from lrd_jax.training import loop  # noqa: F401
 from lrd_jax.training.checkpoints import Checkpoints  # noqa: F401
-from lrd_jax.training.trainer import Trainer
+from lrd_jax.training.program import Trainer
 
 
 def before(owner, name, act, call=1):

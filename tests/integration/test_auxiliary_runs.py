@@ -5,9 +5,9 @@ import signal
 
 import numpy as np
 import pytest
-from conftest import outcome, reached, wait_for
 
 from lrd_jax.reporting.writers import read_metrics
+from tests.integration.conftest import outcome, reached, wait_for
 
 # Digits in 8 steps of 8 pixels; 26 steps make an epoch, the first of which is pre-training.
 RUN = (

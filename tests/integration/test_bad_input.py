@@ -15,12 +15,12 @@ import shutil
 
 import pytest
 from absl import flags
-from conftest import ROOT, cut_files
 
-from lrd_jax import command_line
+from lrd_jax.config import command_line
 from lrd_jax.data.builders.mnist import TEST_LABELS, LrdMnist
 from lrd_jax.errors import UserError
 from lrd_jax.training import loop
+from tests.integration.conftest import ROOT, cut_files
 
 D = "--config=configs/urlstm_pdigits.py:quick"
 DIGITS = f"{D} --config.data.data_dir={{data}}"
@@ -194,7 +194,7 @@ QUICK = [
     ),
     (
         "--config={here}/mine.py",
-        "the config has no key 'num_seeds': start from configs/base.py",
+        "the config has no key 'num_seeds': start from lrd_jax.config.defaults",
         config_file(
             "import ml_collections\ndef get_config():\n"
             "  return ml_collections.ConfigDict({'seed': 0})\n"
@@ -209,7 +209,7 @@ QUICK = [
     # Keys and types.
     (f"{D} --config.model.hidden_sise=8", "did you mean model.hidden_size?"),
     (f"{D} --config.learning_rate=8", "did you mean optim.learning_rate?"),
-    (f"{D} --config.zzz=8", "unknown config key 'zzz'; configs/base.py lists all keys"),
+    (f"{D} --config.zzz=8", "unknown config key 'zzz'; lrd_jax/config/defaults.py lists all keys"),
     (f"{D} --config.train=8", "config.train is a group: set one of its keys"),
     (f"{D} --config.seed", "Missing value for flag --config.seed"),
     (
@@ -242,7 +242,7 @@ MAIN = [
     (f"{NEW} --config.devices.cpu_devices=3", "cpu_devices=3 does not divide data.batch_size=50"),
     (f"{NEW} --config.data.permutation=seed:x", "unknown data.permutation 'seed:x'"),
     (f"{NEW} --config.data.permutation=92917", "unknown data.permutation '92917'"),
-    (f"{NEW} --config.data.name=digit", "did you mean 'digits'"),
+    (f"{NEW} --config.data.name=digit", "did you mean digits"),
     (f"{NEW} --config.data.pixels_per_step=5", "must be a divisor of the 64 pixels"),
     (f"{NEW} --config.truncate.steps=65", "does not fit a sequence of 64 steps"),
     (f"{NEW} --config.detach.p_block=1.5", "detach.p_block=1.5 is a probability"),
@@ -250,7 +250,7 @@ MAIN = [
     (f"{NEW} --config.model.cell=lstn", "lstm"),
     (
         "--config={here}/mine.py --workdir={here}/new",
-        "the config has no key 'cell': start from configs/base.py",
+        "the config has no key 'cell': start from lrd_jax.config.defaults",
         config_file(
             "from configs import urlstm_pdigits\n"
             "def get_config():\n  c = urlstm_pdigits.get_config()\n"
@@ -313,14 +313,14 @@ MAIN = [
     (f"{EVAL} '--config.eval.delays=(20,40)'", "is for the copying task: leave it out for digits"),
     (f"{EVAL}", "holds no checkpoint yet", remove("checkpoints")),
     (f"{EVAL}", "config.json of the work directory is damaged", write("config.json", "{")),
-    (f"{EVAL}", "no key 'cell': start from configs/base.py", forget("model.cell")),
+    (f"{EVAL}", "no key 'cell': start from lrd_jax.config.defaults", forget("model.cell")),
     (f"{EVAL}", "no checkpoint in .* is whole", damage_all_checkpoints),
 ]
 
 FROM = "--from_dir={here}/source --data_dir={here}/data"
 PREPARE = [
     ("", "the following arguments are required: NAME"),
-    ("mnits", "unknown data set 'mnits': did you mean 'mnist'"),
+    ("mnits", "unknown data set 'mnits': did you mean mnist"),
     ("digits --from-dri=x", "unrecognized arguments: --from-dri=x"),
     ("copy/mine --data_dir={here}/data", "data.preset='mine': name one of hdetach, gu, marker"),
     ("digits/big --data_dir={here}/data", "digits has no variants: leave out /big"),
@@ -478,7 +478,7 @@ def test_there_are_enough_of_them():
         ("optim.schedule=step", "optim.decay_every_epochs >= 1"),
         ("train.stop_step=-1", "train.stop_step=-1: must be 0 or more"),
         ("train.num_steps=0 train.num_epochs=1e9", "train.num_epochs"),
-        ("data.name=digit", "did you mean 'digits'"),
+        ("data.name=digit", "did you mean digits"),
         ("data.batch_size=0", "data.batch_size"),
         ("data.batch_size=6", "the nearest that does is"),
         ("data.pixels_per_step=5", "divisor of the 64 pixels"),

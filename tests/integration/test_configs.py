@@ -19,19 +19,19 @@ from configs import (
     hdetach_copying,
     hdetach_mnist,
 )
-from lrd_jax import command_line
-from lrd_jax import config as configs
+from lrd_jax.config import checks, command_line
+from lrd_jax.config.horizon import make_horizon
 from lrd_jax.data import images, make_dataset, synthetic, text
 from lrd_jax.data.builders import IMAGES
 from lrd_jax.data.builders.synthetic import LrdAdding, LrdCopy, draw_symbols, draw_terms, stream
 from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
 from lrd_jax.errors import UserError
-from lrd_jax.horizon import make_horizon
+from lrd_jax.evaluation import scores, transfer
 from lrd_jax.objectives import make_objective
-from lrd_jax.training import evaluation, loop, transfer
+from lrd_jax.training import loop
 from lrd_jax.training.optimizer import make_optimizer
 
-FOLDER = Path(configs.__file__).parents[1] / "configs"
+FOLDER = Path(__file__).parents[2] / "configs"
 TABLES = {
     "auxiliary_embeddings": auxiliary_embeddings.ROWS,
     "auxiliary_images": auxiliary_images.ROWS,
@@ -88,7 +88,7 @@ def imitations(monkeypatch):
 def build(spec):
     """Config, horizon, and the shapes of the parameters."""
     config = load(spec)
-    configs.validate(config)
+    checks.validate(config)
     dataset = make_dataset(config)
     horizon = make_horizon(config.train, dataset.num_train, config.data.batch_size)
     objective = make_objective(config, dataset.spec, horizon)
@@ -300,7 +300,7 @@ def test_trains_saves_resumes_evaluates(small_data, tmp_path, capsys, spec):
     assert result["steps"] == result["num_steps"] == 3
     assert [record["step"] for record in lines(workdir, "train")] == [1, 2, 3]
     assert all(np.isfinite(record["loss"]) for record in lines(workdir, "train"))
-    again = evaluation.evaluate(workdir, {"eval.split": "test"})
+    again = scores.evaluate(workdir, {"eval.split": "test"})
     for name, value in result["test"].items():
         assert again["seeds"][0]["test"][name] == pytest.approx(value, rel=1e-6)
     assert json.loads((workdir / "result.json").read_text()) == result

@@ -6,9 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from conftest import outcome, snapshot
 
 from lrd_jax.reporting.writers import read_metrics
+from tests.integration.conftest import outcome, snapshot
 
 INJECTED = {
     "launcher": ("-m", "tests.integration.injected"),

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import reached, snapshot, wait_for
 
 from lrd_jax.reporting.writers import TIMING_KEYS, read_metrics
+from tests.integration.conftest import reached, snapshot, wait_for
 
 BATCH = ("data.batch_size=48",)
 SHORT = (*BATCH, "train.num_steps=20")
@@ -112,7 +112,7 @@ def alone(hosts, tmp_path_factory):
 RECORDING = """
 import json, os, runpy, sys
 from lrd_jax.data.pipeline import ArrayDataset
-from lrd_jax.training import processes
+from lrd_jax.runtime import processes
 asked = {"train": set(), "eval": set()}
 train_batch, eval_batches = ArrayDataset.train_batch, ArrayDataset.eval_batches
 def record_train(self, seed, step, rows):

@@ -5,14 +5,13 @@ import math
 import shutil
 
 import pytest
-from conftest import ROOT, outcome, reached, snapshot, wait_for
 
-from lrd_jax import command_line
-from lrd_jax import config as configs
+from lrd_jax.config import command_line, record
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import sampling
 from lrd_jax.reporting.writers import read_metrics
-from lrd_jax.training import sampling
+from tests.integration.conftest import ROOT, outcome, reached, snapshot, wait_for
 
 LINES = "the quick brown fox\njumps over the lazy dog\nand is never seen again\n"
 
@@ -83,8 +82,8 @@ def test_what_a_person_sees(whole):
     for part in (result["best"]["valid"], result["test"]):
         assert set(part) == {"loss", "bits_per_char"}
         assert part["bits_per_char"] == pytest.approx(part["loss"] / math.log(2))
-    for record in read_metrics(workdir / "metrics.jsonl"):
-        assert record["bits_per_char"] == pytest.approx(record["loss"] / math.log(2))
+    for line in read_metrics(workdir / "metrics.jsonl"):
+        assert line["bits_per_char"] == pytest.approx(line["loss"] / math.log(2))
     vocabulary = Vocabulary.from_json((workdir / "vocabulary.json").read_text())
     assert set(vocabulary.symbols) == set(LINES)
 
@@ -129,7 +128,7 @@ def test_samples_that_cannot_be(program, workdir, overrides, message):
 
 def test_sampling_is_for_language_models(tmp_path):
     config = command_line.load_config(f"{ROOT}/configs/urlstm_pdigits.py:quick")
-    (tmp_path / "config.json").write_text(configs.to_json(config))
+    (tmp_path / "config.json").write_text(record.to_json(config))
     with pytest.raises(UserError, match=r"is for trained language models.*data.name=digits"):
         sampling.sample(tmp_path, {"eval.sample_tokens": 5})
 

@@ -9,14 +9,14 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from conftest import without_timing
 
+from tests.integration.conftest import without_timing
 from tests.same_bits import text
 
 ARCHIVES = Path(__file__).with_name("old_runs")
 # The config that the work directory holds, as this version reads it.
 CONFIG = """
-from lrd_jax.config import load_workdir
+from lrd_jax.config.record import load_workdir
 
 def get_config(workdir):
     config = load_workdir(workdir).copy_and_resolve_references()

@@ -6,9 +6,9 @@ import signal
 import time
 
 import pytest
-from conftest import outcome, reached, snapshot, wait_for, without_timing
 
 from lrd_jax.reporting.writers import read_metrics
+from tests.integration.conftest import outcome, reached, snapshot, wait_for, without_timing
 
 # 26 steps make an epoch; it is evaluated and saved after each.
 LONG = ("train.num_steps=130", "train.eval_every_steps=0", "train.log_every_steps=1")

@@ -5,8 +5,9 @@ import shutil
 import time
 
 import pytest
-from conftest import outcome, snapshot
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.integration.conftest import outcome, snapshot
 
 STEPS = range(5, 31, 5)
 

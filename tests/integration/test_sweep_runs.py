@@ -3,8 +3,9 @@
 import json
 
 import pytest
-from conftest import outcome
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.integration.conftest import outcome
 
 SWEPT = ("num_seeds=2", "sweep.learning_rate=(3e-3,1e-3)")
 

@@ -8,18 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
-from lrd_jax import models
 from lrd_jax.cells import LSTMCarry, make_cell
+from lrd_jax.config import defaults
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.pipeline import ArrayDataset
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.draws import Draws
 from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon
-from lrd_jax.models import Head, make_decoder
-from lrd_jax.models.inputs import Table
+from lrd_jax.models import Head, build, make_decoder
+from lrd_jax.models.embedding import Table
 from lrd_jax.objectives import make_objective
 from lrd_jax.objectives.segments import Segments
+from lrd_jax.streams import Draws
 from lrd_jax.training.optimizer import make_optimizer
 
 T, B, D = 12, 3, 6
@@ -35,7 +34,7 @@ def x64():
 
 
 def make_config(**overrides):
-    config = base.get_config()
+    config = defaults.get_config()
     config.update_from_flattened_dict(
         {
             "aux.kind": "reconstruct",
@@ -192,9 +191,7 @@ SLOW = ("labels all the way", "decoder all the way", "gru", "master gates", "tok
 def test_gradients_reach_exactly_so_far(x64, monkeypatch, name):
     # ORC-19. `reconstruct` also shows x[j] to the decoder: it gets a constant copy here.
     steps, supervised, overrides = REACHES[name]
-    monkeypatch.setattr(
-        models, "make_cell", lambda *a: make_cell(*a).clone(param_dtype=jnp.float64)
-    )
+    monkeypatch.setattr(build, "make_cell", lambda *a: make_cell(*a).clone(param_dtype=jnp.float64))
     spec = NUMBERS
     if name.startswith("tokens"):
         spec = DataSpec("tag", T, 2, 4, scored=T, recalled=4)
@@ -294,12 +291,12 @@ def test_only_the_first_steps_of_a_decoder_reach_its_start(x64, own, steps):
     ],
 )
 def test_the_main_pass_runs_once(monkeypatch, steps, spec, lengths):
-    from lrd_jax import recurrence
+    from lrd_jax.recurrence import stack
 
     objective, params, batch = make_case(spec, **{"truncate.steps": steps})
-    run, seen = recurrence.unroll, []
+    run, seen = stack.unroll, []
     monkeypatch.setattr(
-        recurrence,
+        stack,
         "unroll",
         lambda cell, carry, x, *a: (seen.append(len(x)), run(cell, carry, x, *a))[1],
     )

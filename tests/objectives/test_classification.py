@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import base
+from lrd_jax.config import defaults
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.horizon import Horizon
 from lrd_jax.objectives import make_objective
 from lrd_jax.objectives.base import encode
 
@@ -16,7 +16,7 @@ SPEC = DataSpec("classify", length=6, features=2, classes=10, scale=(1 / 255,))
 
 @pytest.fixture(scope="module")
 def objective():
-    config = base.get_config()
+    config = defaults.get_config()
     config.model.hidden_size = 4
     config.model.head_hidden = (3,)
     return make_objective(config, SPEC, Horizon(10, 5))

@@ -5,17 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from configs.base import get_config
 from flax import traverse_util
 
-from configs.base import get_config
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.text import TextDataset
 from lrd_jax.data.vocabulary import Vocabulary
-from lrd_jax.draws import Draws
 from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon
 from lrd_jax.objectives import make_objective
-from lrd_jax.training import devices
-from lrd_jax.training import trainer as trainer_module
+from lrd_jax.runtime import devices
+from lrd_jax.streams import Draws
+from lrd_jax.training import program as program_module
 from lrd_jax.training.checkpoints import Checkpoints
 
 SYMBOLS = tuple("abcdefgh\n")
@@ -57,9 +57,9 @@ def make_trainer(monkeypatch, num_devices=4, **overrides):
     data = make_data(config.data.length, config.data.batch_size)
     mesh = devices.make_mesh(jax.devices()[:num_devices])
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "make_mesh", lambda: mesh)
-        patch.setattr(trainer_module, "make_dataset", lambda _: data)
-        return trainer_module.Trainer(config)
+        patch.setattr(program_module, "make_mesh", lambda: mesh)
+        patch.setattr(program_module, "make_dataset", lambda _: data)
+        return program_module.Trainer(config)
 
 
 def run(trainer, steps, state=None):

@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from configs.base import get_config
+
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.builders.synthetic import stream
 from lrd_jax.data.synthetic import Adding, Copying, SyntheticDataset
-from lrd_jax.draws import Draws
-from lrd_jax.horizon import Horizon
 from lrd_jax.objectives import make_objective
-from lrd_jax.training import devices
-from lrd_jax.training import trainer as trainer_module
+from lrd_jax.runtime import devices
+from lrd_jax.streams import Draws
+from lrd_jax.training import program as program_module
 
 TASKS = {
     "hdetach": Copying("hdetach", 4),
@@ -137,9 +137,9 @@ def train(monkeypatch, task, num_devices, **overrides):
     config = make_config(**overrides)
     with monkeypatch.context() as patch:
         mesh = functools.partial(devices.make_mesh, jax.devices()[:num_devices])
-        patch.setattr(trainer_module, "make_mesh", mesh)
-        patch.setattr(trainer_module, "make_dataset", lambda _: make_data(task))
-        trainer = trainer_module.Trainer(config)
+        patch.setattr(program_module, "make_mesh", mesh)
+        patch.setattr(program_module, "make_dataset", lambda _: make_data(task))
+        trainer = program_module.Trainer(config)
     state = trainer.init()
     for step in range(5):
         state = trainer.train_step(state, trainer.batch(step))

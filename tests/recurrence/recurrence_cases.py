@@ -6,8 +6,8 @@ import numpy as np
 
 from lrd_jax.cells import make_cell
 from lrd_jax.cells.gates import GATE_CODES
-from lrd_jax.draws import Draws
 from lrd_jax.recurrence import Recurrence
+from lrd_jax.streams import Draws
 
 B, T, N, D = 3, 7, 2, 6
 

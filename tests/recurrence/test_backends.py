@@ -7,7 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recurrence_cases import (
+
+from lrd_jax.cells import bfloat16_dot, make_cell
+from lrd_jax.errors import UserError
+from lrd_jax.recurrence import Recurrence, fused
+from lrd_jax.recurrence.controls import Controls
+from lrd_jax.recurrence.unroll import choose_backend, unroll
+from tests.recurrence.recurrence_cases import (
     ALL,
     FEW,
     POINTWISE,
@@ -23,12 +29,6 @@ from recurrence_cases import (
     random_tree,
     weighted,
 )
-
-import lrd_jax.unroll
-from lrd_jax.cells import bfloat16_dot, make_cell
-from lrd_jax.errors import UserError
-from lrd_jax.recurrence import Recurrence
-from lrd_jax.unroll import Controls, choose_backend, unroll
 
 LENGTHS = (T, 3, 1)
 PATHS = {
@@ -82,7 +82,7 @@ OPTIONS = {
 @pytest.fixture(autouse=True)
 def short_stretches(monkeypatch):
     """Two whole stretches and a part of one, in sequences of seven steps."""
-    monkeypatch.setattr(lrd_jax.unroll, "_STRETCH", 3)
+    monkeypatch.setattr(fused, "_STRETCH", 3)
 
 
 def without_c(name, options):

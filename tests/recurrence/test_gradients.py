@@ -6,7 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recurrence_cases import (
+
+from lrd_jax.config.horizon import Horizon
+from lrd_jax.recurrence.controls import Controls
+from lrd_jax.recurrence.unroll import unroll
+from tests.recurrence.recurrence_cases import (
     ALL,
     POINTWISE,
     B,
@@ -23,9 +27,6 @@ from recurrence_cases import (
     random_tree,
     weighted,
 )
-
-from lrd_jax.horizon import Horizon
-from lrd_jax.unroll import Controls, unroll
 
 slow = pytest.mark.slow
 BACKENDS = ("scan", "fused")

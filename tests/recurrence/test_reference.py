@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recurrence_cases import B, D, N, T, assert_close, build, inputs, random_tree
 
-from lrd_jax.unroll import Controls, unroll
+from lrd_jax.recurrence.controls import Controls
+from lrd_jax.recurrence.unroll import unroll
+from tests.recurrence.recurrence_cases import B, D, N, T, assert_close, build, inputs, random_tree
 
 TOLERANCE = 1e-9
 ORDER = {"lstm": "fiou", "urlstm": "frou"}  # in which this file packs the gates

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recurrence_cases import B, N, T, build
 
-from lrd_jax.draws import Draws
 from lrd_jax.recurrence import take_windows, truncation_cuts
+from lrd_jax.streams import Draws
+from tests.recurrence.recurrence_cases import B, N, T, build
 
 
 def test_windows_are_cut_out_window_by_window():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from configs import base
+from lrd_jax.config import defaults
 from lrd_jax.errors import RunError
 from lrd_jax.reporting import writers
 from lrd_jax.reporting.writers import MetricsFile, TensorBoardWriter, Writers, read_metrics
@@ -175,7 +175,7 @@ def scalars(folder, tag):
 
 
 def test_tensorboard_reads_scalars_and_config(tmp_path):
-    writer = TensorBoardWriter(tmp_path, base.get_config())
+    writer = TensorBoardWriter(tmp_path, defaults.get_config())
     writer.write(50, "train", {"loss": 0.5, "steps_per_s": np.float64(12), "note": "text"})
     writer.write(100, "train", {"loss": math.nan})
     writer.write(100, "valid", {"accuracy": np.float32(0.75)})
@@ -195,7 +195,7 @@ def test_tensorboard_reads_scalars_and_config(tmp_path):
 
 def test_tensorboard_shows_no_point_twice_after_a_resume(tmp_path):
     for resume, last in ((0, 5), (3, 6), (3, 4), (4, 8)):  # killed, resumed, killed, resumed
-        writer = TensorBoardWriter(tmp_path, base.get_config(), resume)
+        writer = TensorBoardWriter(tmp_path, defaults.get_config(), resume)
         for step in range(resume + 1, last + 1):
             writer.write(step, "train", {"loss": 10 * resume + step})
         writer.close()
@@ -206,7 +206,7 @@ def test_tensorboard_shows_no_point_twice_after_a_resume(tmp_path):
 
 def test_a_fresh_run_hides_what_an_unsaved_one_left(tmp_path):
     for value in (1.0, 2.0):
-        writer = TensorBoardWriter(tmp_path, base.get_config())
+        writer = TensorBoardWriter(tmp_path, defaults.get_config())
         writer.write(0, "valid", {"loss": value})
         writer.close()
     assert scalars(tmp_path, "valid/loss") == [(0, 2.0)]
@@ -214,7 +214,7 @@ def test_a_fresh_run_hides_what_an_unsaved_one_left(tmp_path):
 
 
 def test_tensorboard_full_disk_is_a_run_error(tmp_path):
-    writer = TensorBoardWriter(tmp_path, base.get_config())
+    writer = TensorBoardWriter(tmp_path, defaults.get_config())
     (path,) = tmp_path.iterdir()
     writer.write(1, "train", {"loss": 1.0})
     with file_size_limit(path.stat().st_size), pytest.raises(RunError, match="File too large"):
@@ -228,7 +228,7 @@ def test_tensorboard_full_disk_is_a_run_error(tmp_path):
 
 def test_writers_keep_seeds_apart_and_resume(tmp_path):
     def run(resume, steps, shift):
-        both = Writers(tmp_path, base.get_config(), resume)
+        both = Writers(tmp_path, defaults.get_config(), resume)
         for step in steps:
             for seed in (0, 1):
                 both.write(step, step / 4, "train", {"loss": step + seed + shift}, {"seed": seed})
@@ -252,7 +252,7 @@ def test_writers_keep_seeds_apart_and_resume(tmp_path):
 
 def test_a_run_that_never_saved_starts_over_with_empty_metrics(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 0}\n{"step": 1}\n{"st')
-    both = Writers(tmp_path, base.get_config())
+    both = Writers(tmp_path, defaults.get_config())
     both.write(0, 0.0, "valid", {"loss": 1.0})
     both.close()
     assert read_metrics(tmp_path / "metrics.jsonl") == [

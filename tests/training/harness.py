@@ -6,18 +6,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import base
+from lrd_jax.config import defaults
 from lrd_jax.data.pipeline import ArrayDataset
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.training import devices
-from lrd_jax.training import trainer as trainer_module
+from lrd_jax.runtime import devices
+from lrd_jax.training import program as program_module
 
 SPEC = DataSpec("classify", length=20, features=2, classes=4)
 SIZES = {"train": 52, "valid": 13, "test": 11}
 
 
 def make_config(**overrides):
-    config = base.get_config()
+    config = defaults.get_config()
     config.update_from_flattened_dict(
         {
             "data.batch_size": 8,
@@ -60,11 +60,11 @@ def make_trainer(monkeypatch, config, num_devices=4, dataset=None, objective=Non
     dataset = dataset or RandomData(config.data.batch_size)
     mesh = functools.partial(devices.make_mesh, jax.devices()[:num_devices])
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "make_mesh", mesh)
-        patch.setattr(trainer_module, "make_dataset", lambda _: dataset)
+        patch.setattr(program_module, "make_mesh", mesh)
+        patch.setattr(program_module, "make_dataset", lambda _: dataset)
         if objective is not None:
-            patch.setattr(trainer_module, "make_objective", lambda *_: objective)
-        return trainer_module.Trainer(config)
+            patch.setattr(program_module, "make_objective", lambda *_: objective)
+        return program_module.Trainer(config)
 
 
 def run(trainer, steps, state=None):

@@ -3,11 +3,18 @@
 import jax
 import numpy as np
 import pytest
-from harness import RandomData, Stream, assert_identical, make_config, make_trainer, run
 from jax.sharding import PartitionSpec as P
 
+from lrd_jax.runtime.devices import AXIS
 from lrd_jax.training.checkpoints import Checkpoints
-from lrd_jax.training.devices import AXIS
+from tests.training.harness import (
+    RandomData,
+    Stream,
+    assert_identical,
+    make_config,
+    make_trainer,
+    run,
+)
 
 RATE = 0.5
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import assert_identical
 
 from lrd_jax.errors import RunError, UserError
 from lrd_jax.training.checkpoints import Checkpoints
+from tests.training.harness import assert_identical
 
 # Reading a damaged checkpoint, Orbax leaves coroutines behind that nobody waits for.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

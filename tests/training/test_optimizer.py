@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from harness import make_config
 
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon
 from lrd_jax.training.optimizer import make_optimizer, make_schedule
+from tests.training.harness import make_config
 
 HORIZON = Horizon(num_steps=100, steps_per_epoch=10)
 PARAMS = {

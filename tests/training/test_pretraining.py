@@ -5,13 +5,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from harness import assert_identical, largest_difference, make_config, make_trainer, run
 
+from lrd_jax.config.horizon import Horizon, make_horizon
 from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon, make_horizon
-from lrd_jax.training import trainer as trainer_module
+from lrd_jax.training import program as program_module
 from lrd_jax.training.optimizer import make_optimizer, make_schedule
 from lrd_jax.training.step import train_step
+from tests.training.harness import (
+    assert_identical,
+    largest_difference,
+    make_config,
+    make_trainer,
+    run,
+)
 
 # 7 steps an epoch: 7 of pre-training and 13 joint ones.
 AUX = {
@@ -45,7 +51,7 @@ def trained():
         return train_step(*args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer_module, "train_step", counted)
+        patch.setattr(program_module, "train_step", counted)
         trainer = make_trainer(patch, config)
         states, state = {}, trainer.init()
         for steps in range(10):

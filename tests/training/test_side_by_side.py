@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import (
+
+from lrd_jax.config.horizon import Horizon
+from lrd_jax.config.members import Member
+from lrd_jax.errors import UserError
+from lrd_jax.models import SequenceClassifier
+from lrd_jax.objectives.sequence import Classification
+from lrd_jax.training.checkpoints import Checkpoints
+from tests.training.harness import (
     SPEC,
     Mean,
     RandomData,
@@ -17,13 +24,6 @@ from harness import (
     make_trainer,
     run,
 )
-
-from lrd_jax.errors import UserError
-from lrd_jax.horizon import Horizon
-from lrd_jax.members import Member
-from lrd_jax.models import SequenceClassifier
-from lrd_jax.objectives.classification import Classification
-from lrd_jax.training.checkpoints import Checkpoints
 
 RANDOM = {"model__num_layers": 2, "model__dropout": 0.3, "detach__p_block": 0.5}
 

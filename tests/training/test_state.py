@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import make_config, make_trainer
 
 from lrd_jax.training.state import update_best
+from tests.training.harness import make_config, make_trainer
 
 SELECT = ("accuracy", "-loss")
 

@@ -6,7 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from harness import (
+from jax import lax
+from jax.sharding import PartitionSpec as P
+
+from lrd_jax.config.members import Member
+from lrd_jax.runtime.devices import AXIS
+from lrd_jax.training import program as program_module
+from lrd_jax.training.step import train_step
+from tests.training.harness import (
     Mean,
     RandomData,
     assert_identical,
@@ -15,13 +22,6 @@ from harness import (
     make_trainer,
     run,
 )
-from jax import lax
-from jax.sharding import PartitionSpec as P
-
-from lrd_jax.members import Member
-from lrd_jax.training import trainer as trainer_module
-from lrd_jax.training.devices import AXIS
-from lrd_jax.training.step import train_step
 
 RANDOM = {"model__num_layers": 2, "model__dropout": 0.3, "detach__p_block": 0.5}
 
@@ -60,7 +60,7 @@ def test_the_step_also_runs_under_pmap(monkeypatch):
         return train_step(state, batch, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "train_step", keep)
+        patch.setattr(program_module, "train_step", keep)
         trainer = make_trainer(patch, config)
         start = jax.device_get(trainer.init())
         expected = run(trainer, 5)
@@ -86,7 +86,7 @@ def test_the_step_is_traced_once(monkeypatch):
         return train_step(*args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module, "train_step", counted)
+        patch.setattr(program_module, "train_step", counted)
         trainer = make_trainer(patch, make_config())
         state = run(trainer, 3)
         run(
@@ -186,7 +186,7 @@ def test_the_checker_finds_a_collective_inside_a_loop(monkeypatch):
 )
 def test_seeds_in_one_program_equal_single_runs(monkeypatch, one_by_one):
     # As on a CPU, and as on a GPU.
-    monkeypatch.setattr(trainer_module, "prefers_loops", lambda _: one_by_one)
+    monkeypatch.setattr(program_module, "prefers_loops", lambda _: one_by_one)
     config = make_config(**RANDOM, seed=3, num_seeds=3)
     trainer = make_trainer(monkeypatch, config)
     together = run(trainer, 20)

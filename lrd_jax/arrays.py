@@ -1,0 +1,5 @@
+"""The array type that annotations name."""
+
+import jax
+
+Array = jax.Array

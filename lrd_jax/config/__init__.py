@@ -1,0 +1,1 @@
+"""What a run is: its keys, from file and command line to `config.json`."""

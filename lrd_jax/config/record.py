@@ -1,0 +1,163 @@
+"""A run's config on paper: `config.json`, and what may differ from it."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from lrd_jax.errors import UserError, did_you_mean, one_line
+
+# Keys that change where or how fast a run computes, or what is evaluated afterwards, but not the
+# trained parameters: a work directory may be continued with other values of these.
+_CHANGEABLE = (
+    "devices",
+    "eval",
+    "data.data_dir",
+    "data.text_dir",  # the text itself is compared with that of the work directory
+    "model.backend",
+    "train.log_every_steps",
+    "train.checkpoint_every_steps",
+    "train.stop_step",
+)
+
+
+_EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
+
+
+def to_json(config: ml_collections.ConfigDict, **provenance: Any) -> str:
+    """Returns the text of `config.json`.
+
+    Args:
+      config: every value a number, a string, a bool or a tuple of these.
+      **provenance: what to write beside it, e.g. `versions` and `commit`.
+
+    Raises:
+      ValueError: A value is NaN or infinite.
+    """
+    return json.dumps({"config": config.to_dict(), **provenance}, indent=2, allow_nan=False) + "\n"
+
+
+def from_json(text: str | bytes) -> ml_collections.ConfigDict:
+    """Returns the locked config of a `config.json`; arrays become the tuples they were.
+
+    Raises:
+      UserError: The text is damaged.
+    """
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: tuples(item) for key, item in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    try:
+        return ml_collections.ConfigDict(tuples(dict(json.loads(text)["config"]))).lock()
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"config.json of the work directory is damaged ({one_line(str(error))}): choose "
+            "another --workdir"
+        ) from error
+
+
+def load_workdir(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+    """Returns the locked config that a work directory was made with.
+
+    Raises:
+      UserError: There is none, or it is damaged.
+    """
+    try:
+        text = pathlib.Path(workdir, "config.json").read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"no run in {os.fspath(workdir)!r} (config.json: {error.strerror}): train first, or "
+            "give the --workdir of a run"
+        ) from error
+    return from_json(text)
+
+
+def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:
+    """Returns a line "key: old -> new" for each key whose values differ, in sorted order."""
+    return [f"{key}: {before} -> {after}" for key, before, after in _differing(old, new)]
+
+
+def check_same(
+    workdir_config: ml_collections.ConfigDict, config: ml_collections.ConfigDict
+) -> None:
+    """Refuses to continue a work directory with a config that would train something else.
+
+    `devices.*`, `eval.*`, `data.data_dir`, `model.backend`, `train.log_every_steps`,
+    `train.checkpoint_every_steps` and `train.stop_step` may differ.
+
+    Raises:
+      UserError: Other keys differ; names them and their values.
+    """
+    lines = [
+        f"{key}: {before} -> {after}"
+        for key, before, after in _differing(workdir_config, config)
+        if not _within(key, _CHANGEABLE)
+    ]
+    if lines:
+        raise UserError(
+            f"the work directory belongs to another config ({'; '.join(lines)}): choose another "
+            "--workdir"
+        )
+
+
+def eval_overrides(
+    work_config: ml_collections.ConfigDict, overrides: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+    """Returns the config for `--mode=eval`: the work directory's, with the command line's changes.
+
+    Args:
+      work_config: what the work directory was trained with; stays as it is.
+      overrides: changed keys with their values, `FLAGS["config"].override_values`.
+
+    Raises:
+      UserError: A key outside `data.*` and `eval.*`, or one that the work directory lacks.
+    """
+    config = work_config.copy_and_resolve_references()
+    known = flatten(config)
+    for key, value in overrides.items():
+        if not _within(key, _EVALUATION):
+            raise UserError(
+                f"--mode=eval takes the model from the work directory: config.{key} cannot be "
+                "changed, only data.* and eval.* can"
+            )
+        if key not in known:
+            raise UserError(
+                f"the config of the work directory has no key {key!r}" + did_you_mean(key, known)
+            )
+        try:
+            config.update_from_flattened_dict({key: value})
+        except TypeError as error:
+            raise UserError(f"--config.{key}={value!r}: {one_line(str(error))}") from error
+    return config.lock()
+
+
+def _within(key: str, names: Sequence[str]) -> bool:
+    """Tells whether a key is one of these keys or belongs to one of these groups."""
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _differing(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> Iterator[tuple[str, str, str]]:
+    """Yields (key, old value, new value) as texts, sorted by key."""
+    before, after = flatten(old), flatten(new)
+    for key in sorted(before.keys() | after.keys()):
+        texts = [repr(side[key]) if key in side else "(absent)" for side in (before, after)]
+        if texts[0] != texts[1]:
+            yield key, texts[0], texts[1]
+
+
+def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns every value by its dotted key."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat |= {f"{key}.{inner}": item for inner, item in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat

@@ -1,0 +1,108 @@
+"""Pictures of what the decoders of auxiliary losses learnt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lrd_jax.data.builders import IMAGES
+from lrd_jax.data.images import to_images
+from lrd_jax.data.spec import DataSpec
+from lrd_jax.errors import UserError
+from lrd_jax.objectives.auxiliary import Auxiliary, Decoded
+from lrd_jax.objectives.base import encode
+from lrd_jax.reporting.plots import plot_pictures
+from lrd_jax.training.program import Trainer
+
+_EXAMPLES = 6
+
+
+def draw(trainer: Trainer, params: Any, result: dict[str, Any], target: Path) -> None:
+    """Draws true and decoded segments of some examples, a picture a kind of loss.
+
+    Each is written beside `target` as `<name>-<kind>.png`: the example, the true segment in it, the
+    decoded one and its error, and what the decoder says when it reads its own outputs, so that all
+    it knows comes from the state at the anchor. Images are put back in their own order. Where
+    matplotlib is not installed, a line says so.
+
+    Args:
+      trainer: holds data and objective.
+      params: leaves `(seeds, ...)`; the first seed's are drawn.
+      result: the content of `target`; scores and baselines are shown.
+      target: what was written about the evaluation.
+    """
+    objective: Any = trainer.objective
+    assert isinstance(objective, Auxiliary)
+    split, data, spec = result["split"], trainer.config.data, trainer.dataset.spec
+    batch = next(
+        trainer.dataset.eval_batches(split, min(_EXAMPLES, trainer.dataset.eval_size(split)))
+    )
+    one = jax.tree.map(lambda leaf: leaf[0], jax.device_get(params))
+    whole = np.asarray(encode(jnp.asarray(batch["inputs"]), spec))
+    decoded = jax.device_get(jax.jit(objective.decoded)(one, batch))
+    for kind, part in decoded.items():
+        columns = {
+            heading: pictures(data, spec, seen)
+            for heading, seen in {"example": whole, **_in_place(part, whole)}.items()
+        }
+        true = columns["true segment"]
+        with_errors = {}
+        for heading, drawn in columns.items():
+            with_errors[heading] = drawn
+            if heading in ("decoded", "own outputs"):
+                mean = np.nanmean((drawn - true) ** 2)
+                with_errors[f"{heading}: error\nmean square {mean:.3f}"] = 1 - np.abs(drawn - true)
+        path = target.with_name(f"{target.stem}-{kind}.png")
+        try:
+            plot_pictures(with_errors, path, title=_title(kind, result))
+        except UserError as error:
+            print(f"no plot: {error}")
+            return
+        print(f"{kind}ed segments in {path}")
+
+
+def _in_place(part: Decoded, whole: np.ndarray) -> dict[str, np.ndarray]:
+    """Decoded steps where they belong in the sequences, NaN elsewhere, by heading."""
+
+    def placed(steps: Any) -> np.ndarray:
+        sequences = np.full(whole.shape, np.nan, whole.dtype)
+        start = int(part.start) + 1
+        sequences[:, start : start + steps.shape[1]] = steps
+        return sequences
+
+    columns = {"true segment": placed(part.true), "decoded": placed(part.decoded)}
+    return columns if part.alone is None else columns | {"own outputs": placed(part.alone)}
+
+
+def pictures(data: Any, spec: DataSpec, seen: np.ndarray) -> np.ndarray:
+    """Makes pictures of sequences: images in their own order, anything else as strips.
+
+    Args:
+      data: `config.data`.
+      spec: of the data set.
+      seen: sequences as the network sees them, `(examples, time, features)`; may hold NaN.
+
+    Returns:
+      `(examples, height, width, channels)`, in 0 .. 1 where the data are.
+    """
+    if spec.one_hot:
+        numbers = np.where(np.isnan(seen[..., :1]), np.nan, seen.argmax(-1)[..., None])
+    else:
+        numbers = seen / np.array(spec.scale) + np.array(spec.offset)
+    shown = numbers / (spec.values - 1) if spec.values else numbers
+    if data.name not in IMAGES:
+        return np.swapaxes(shown, 1, 2)[..., None]
+    return to_images(shown, IMAGES[data.name].IMAGE_SHAPE, data.permutation)
+
+
+def _title(kind: str, result: dict[str, Any]) -> str:
+    """The scores over the whole split, in a line."""
+    first, baselines = result["seeds"][0][result["split"]], result["baselines"]
+    name = f"{kind}_loss" if f"{kind}_loss" in first else "aux_loss"
+    trivial = {"mean": "mean", "position_mean": "mean of each position", "previous": "previous"}
+    parts = [f"{text} {baselines[f'aux_loss_{key}']:.4f}" for key, text in trivial.items()]
+    return f"{name} {first[name]:.4f} on {result['split']}; trivial: {', '.join(parts)}"

@@ -1,0 +1,109 @@
+"""Text from a trained language model, `--mode=eval --config.eval.sample_tokens=N`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from lrd_jax.arrays import Array
+from lrd_jax.config import checks, record
+from lrd_jax.data.pipeline import SPLITS
+from lrd_jax.data.text import TextDataset
+from lrd_jax.errors import UserError
+from lrd_jax.evaluation.scores import restore_best
+from lrd_jax.objectives.language import Language
+from lrd_jax.training.program import Trainer
+from lrd_jax.training.workdir import read_vocabulary, write_atomically
+
+
+def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
+    """Writes a text with the best checkpoint of a work directory; also into `eval/sample.txt`.
+
+    The text that it was trained with need not be there. The same prompt, temperature and
+    `eval.sample_seed` give the same text. Of several seeds that trained together the first one
+    writes.
+
+    Args:
+      workdir: of a language model that saved at least once.
+      overrides: changed config keys, `data.*` and `eval.*` only.
+
+    Returns:
+      The prompt and what the model made of it.
+
+    Raises:
+      UserError: no such run, another task, or a prompt with a symbol that the model does not know.
+    """
+    workdir = Path(workdir).expanduser()
+    config: Any = record.eval_overrides(record.load_workdir(workdir), overrides)
+    checks.validate(config)
+    vocabulary, options = read_vocabulary(workdir), config.eval
+    if vocabulary is None:
+        raise UserError(
+            f"eval.sample_tokens={options.sample_tokens} is for trained language models, and"
+            f" {workdir} holds no vocabulary (data.name={config.data.name})"
+        )
+    prompt = vocabulary.encode(options.prompt)
+    nothing = {split: np.zeros(config.data.batch_size, np.int32) for split in SPLITS}
+    trainer = Trainer(
+        config,
+        TextDataset(vocabulary, nothing, config.data.length, config.data.batch_size, "no text"),
+    )
+    assert isinstance(trainer.objective, Language)
+    best = restore_best(workdir, trainer).best
+    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(best.params))
+    tokens = generate(
+        trainer.objective,
+        params,
+        jnp.array([vocabulary.start, *prompt]),
+        jax.random.key(options.sample_seed),
+        options.sample_tokens,
+        options.temperature,
+    )
+    text = vocabulary.decode([*prompt, *jax.device_get(tokens)])
+    target = workdir / "eval" / "sample.txt"
+    write_atomically(target, text + "\n")
+    print(f"{text}\n\nwritten to {target}")
+    return text
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def generate(
+    objective: Language, params: Any, prompt: Array, key: Array, count: int, temperature: float
+) -> Array:
+    """Draws tokens one after the other, each from what the model expects after all before it.
+
+    Args:
+      objective: holds the model.
+      params: of one seed.
+      prompt: what is read first, `(tokens,)`, at least one.
+      key: of the draws.
+      count: tokens to draw.
+      temperature: logits are divided by it; 0 = the likeliest token, nothing is drawn.
+
+    Returns:
+      The tokens drawn, `(count,)` int32.
+    """
+
+    def read(tokens: Array, carry: Any, start: bool) -> tuple[Array, Any]:
+        """Logits after the last token, and the state."""
+        begins = jnp.full(1, start)
+        outputs: Any = objective.model.apply({"params": params}, tokens[None], carry, begins)
+        features, readout, carry = outputs
+        return readout.logits(features[0, -1]), carry
+
+    def step(state: tuple[Array, Any], key: Array) -> tuple[tuple[Array, Any], Array]:
+        logits, carry = state
+        if temperature == 0:
+            token = logits.argmax()
+        else:
+            token = jax.random.categorical(key, logits / temperature)
+        return read(token[None], carry, False), token
+
+    first = read(prompt, objective.initial_carry(1), True)
+    return lax.scan(step, first, jax.random.split(key, count))[1]

@@ -1,0 +1,243 @@
+"""Fast path: a backward pass of its own, in which the loop over time holds a single product.
+
+It is for cells whose step is `update(carry, zx, h @ U)`. The gradient of `U` is formed in one
+matmul after the loop. Differentiating a scan instead adds an `(d, K)` product and a
+read-modify-write of the whole weight gradient to every step.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
+
+from lrd_jax.arrays import Array
+from lrd_jax.cells.base import Carry, RecurrentCell, materialise
+from lrd_jax.recurrence.controls import (
+    Controls,
+    where_mask,
+)
+
+_NARROW = 4  # input features up to which the projection stays in the loop
+
+
+_STRETCH = 32  # steps whose pre-activations exist at once where they are computed again
+
+
+@functools.cache
+def _read(axis: int) -> Callable[[Array, Array], Array]:
+    """Returns `(stack, at) -> row` along an axis; under `vmap` a slice too, not a gather."""
+
+    @custom_vmap
+    def read(stack: Array, at: Array) -> Array:
+        return lax.dynamic_index_in_dim(stack, at, axis, keepdims=False)
+
+    @read.def_vmap
+    def _(size: int, batched: list[bool], stack: Array, at: Array) -> tuple[Array, bool]:
+        return _read(axis + 1)(stack, at), True
+
+    return read
+
+
+@functools.cache
+def _write(axis: int) -> Callable[[Array, Array, Array], Array]:
+    """Returns `(stack, row, at) -> stack` along an axis; under `vmap` not a scatter either.
+
+    JAX batches a dynamic update into a scatter, which XLA's CPU compiler runs row by row.
+    """
+
+    @custom_vmap
+    def write(stack: Array, row: Array, at: Array) -> Array:
+        return lax.dynamic_update_index_in_dim(stack, row, at, axis)
+
+    @write.def_vmap
+    def _(
+        size: int, batched: list[bool], stack: Array, row: Array, at: Array
+    ) -> tuple[Array, bool]:
+        stack, row = (
+            x if has else jnp.broadcast_to(x, (size, *x.shape))
+            for x, has in zip((stack, row), batched, strict=False)
+        )
+        return _write(axis + 1)(stack, row, at), True
+
+    return write
+
+
+def unroll_fused(
+    cell: RecurrentCell, carry: Carry, x: Array, controls: Controls, recompute: bool
+) -> tuple[Carry, Carry]:
+    """Fast path: custom backward, weight gradient in one matmul after the loop.
+
+    Stored for the backward pass, per step and example: the state that enters the step (2 d for a
+    cell with c) and the pre-activations (K for an additive cell, else twice K: both parts). The
+    gradients of the pre-activations take the place of these, so that the backward pass needs no
+    second array of that size, whose first touch and traffic cost as much as the arithmetic.
+
+    With `recompute` only the states are stored. The backward pass goes through stretches of
+    `_STRETCH` steps, and computes the pre-activations of each again, in one product.
+
+    The input projection is hoisted out of the loop, but for an input of a few features: there the
+    product costs less than writing its result, `(time, batch, K)`, and reading it back.
+    """
+    update, additive, dot = cell.update, cell.additive, cell.dot
+    narrow = x.shape[-1] <= _NARROW
+    weights = (cell.input_weights(x.shape[-1]), cell.recurrent_weights())
+
+    def project(weights: Any, x: Array) -> Array:
+        (kernel, bias), _ = weights
+        if not narrow:
+            return x @ kernel + bias
+        for i in range(x.shape[-1]):
+            bias = bias + x[..., i : i + 1] * kernel[i]
+        return bias
+
+    def recur(weights: Any, h: Array) -> Array:
+        _, (kernel, bias) = weights
+        zh = dot(h, kernel)
+        return zh if bias is None else zh + bias
+
+    def forward(weights: Any, carry: Carry, x: Array, controls: Controls) -> tuple[Any, Any]:
+        source = x if narrow else project(weights, x)
+
+        def step(carry: Any, inputs: tuple[Array, Controls]) -> tuple[Any, Any]:
+            source, controls = inputs
+            zx = project(weights, source) if narrow else source
+            zh = recur(weights, carry.h)
+            new = update(carry, zx, zh)
+            if controls.valid is not None:
+                valid = controls.valid
+                new = jax.tree.map(lambda new, old: where_mask(valid, new, old), new, carry)
+            kept = None if recompute else (zx + zh if additive else zh)
+            return new, (carry, kept)
+
+        final, (before, kept) = lax.scan(step, carry, (source, controls))
+        # The state after step t is the one before step t + 1: storing only the latter saves the
+        # backward pass a copy, and costs nothing here unless somebody reads all the states.
+        states = jax.tree.map(lambda s, last: jnp.concatenate([s[1:], last[None]]), before, final)
+        needed = None if recompute or additive else source
+        return (final, states), (weights, x, before, kept, needed, controls)
+
+    def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+        weights, x, before, kept, source, controls = residuals
+        (kernel_in, _), (kernel, bias) = weights
+        d_final, d_states = jax.tree.map(
+            lambda d: None if isinstance(d, SymbolicZero) else d,
+            cotangents,
+            is_leaf=lambda d: isinstance(d, SymbolicZero),
+        )
+        d_final = jax.tree.map(
+            lambda s, d: jnp.zeros_like(s[0]) if d is None else d,
+            before,
+            d_final,
+            is_leaf=lambda d: d is None,
+        )
+        kernel_t = kernel.T
+
+        def step(state: Any, inputs: Any) -> tuple[Any, Any]:
+            d, stored = state  # pre-activations of the steps to come, gradients of those done
+            at, carry, source, controls, d_state = inputs
+            zx: Any = project(weights, source) if narrow and source is not None else source
+            d = jax.tree.map(
+                lambda d, e: d if e is None else d + e, d, d_state, is_leaf=lambda e: e is None
+            )
+            held = None
+            if controls.valid is not None:
+                valid = controls.valid
+                held = jax.tree.map(lambda d: where_mask(valid, jnp.zeros_like(d), d), d)
+                d = jax.tree.map(lambda d: where_mask(valid, d, 0.0), d)
+            z = _read(0)(stored, at)
+            if additive:
+                _, pull = jax.vjp(lambda carry, z: update(carry, z, jnp.zeros_like(z)), carry, z)
+                d, dz = pull(d)
+                dzx = None
+            else:
+                _, pull = jax.vjp(update, carry, zx, z)
+                d, dzx, dz = pull(d)
+            # Read by the product below and stored: not to be computed for each.
+            dz = materialise(dz)
+            dh = dot(dz, kernel_t)
+            if controls.block_h is not None:
+                dh = where_mask(controls.block_h, jnp.zeros_like(dh), dh)
+            if controls.block_c is not None:
+                d = d._replace(c=where_mask(controls.block_c, jnp.zeros_like(d.c), d.c))
+            d = d._replace(h=d.h + dh)
+            if held is not None:
+                d = jax.tree.map(jnp.add, d, held)
+            if controls.cut is not None:
+                cut = controls.cut
+                d = jax.tree.map(lambda d: where_mask(cut, jnp.zeros_like(d), d), d)
+            return (d, _write(0)(stored, dz, at)), dzx
+
+        def gradient(rows: list[Array], dz: Array) -> Array:
+            """Gradient of the stacked weights that `rows` were multiplied with."""
+            stacked = jnp.concatenate(rows, axis=-1)
+            return dot(stacked.reshape(-1, stacked.shape[-1]).T, dz.reshape(-1, dz.shape[-1]))
+
+        def go_back(d: Any, stretch: Any) -> tuple[Any, Any, Array]:
+            """Through steps in a row: gradients of the state before, the weights, the inputs."""
+            x, before, kept, source, controls, d_states = stretch
+            if recompute:
+                kept = recur(weights, before.h)
+                if additive:
+                    kept = kept + project(weights, x)
+                else:
+                    source = x if narrow else project(weights, x)
+            inputs = (jnp.arange(len(x)), before, source, controls, d_states)
+            (d, dzh), dzx = lax.scan(step, (d, kept), inputs, reverse=True)
+            # With a column of ones for the bias, one pass over dz gives all gradients.
+            from_input = [x, jnp.ones_like(x[..., :1])]
+            if additive:
+                dzx = dzh
+                both = gradient([before.h, *from_input], dzh)
+                d_kernel, d_input = jnp.split(both, [kernel.shape[0]])
+            else:
+                d_kernel, d_input = gradient([before.h], dzh), gradient(from_input, dzx)
+            d_bias = None if bias is None else dzh.sum((0, 1))
+            d_weights = ((d_input[:-1], d_input[-1]), (d_kernel, d_bias))
+            return d, d_weights, dzx @ kernel_in.T
+
+        everything = (x, before, kept, source, controls, d_states)
+        if not recompute:
+            d_carry, d_weights, dx = go_back(d_final, everything)
+            return d_weights, d_carry, dx, None
+
+        whole, rest = divmod(len(x), _STRETCH)
+        d, d_weights = d_final, jax.tree.map(jnp.zeros_like, weights)
+        parts: list[Array] = []  # of dx, in the order of time
+        if rest:
+            latest = jax.tree.map(lambda a: a[-rest:], everything)
+            d, d_weights, latest_dx = go_back(d, latest)
+            parts = [latest_dx]
+        if whole:
+
+            def add_stretch(done: Any, stretch: Any) -> tuple[Any, Array]:
+                d, d_weights = done
+                d, more, stretch_dx = go_back(d, stretch)
+                return (d, jax.tree.map(jnp.add, d_weights, more)), stretch_dx
+
+            earlier = jax.tree.map(
+                lambda a: a[: whole * _STRETCH].reshape(whole, _STRETCH, *a.shape[1:]), everything
+            )
+            (d, d_weights), each = lax.scan(add_stretch, (d, d_weights), earlier, reverse=True)
+            parts = [each.reshape(-1, *each.shape[2:]), *parts]
+        return d_weights, d, jnp.concatenate(parts), None
+
+    @jax.custom_vjp
+    def run(weights: Any, carry: Any, x: Any, controls: Any) -> Any:
+        return forward(weights, carry, x, controls)[0]
+
+    def forward_primals(*args: Any) -> Any:
+        return forward(*jax.tree.map(lambda p: p.value, args, is_leaf=_is_primal))
+
+    run.defvjp(forward_primals, backward, symbolic_zeros=True)
+    return run(weights, carry, x, controls)
+
+
+def _is_primal(x: Any) -> bool:
+    return hasattr(x, "perturbed")

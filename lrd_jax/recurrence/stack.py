@@ -1,0 +1,290 @@
+"""Recurrences: cells stacked and unrolled over time, what a step draws for them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from lrd_jax.arrays import Array
+from lrd_jax.cells.base import Carry, RecurrentCell
+from lrd_jax.errors import UserError
+from lrd_jax.recurrence.controls import (
+    Controls,
+    Drawn,
+    detach_mask,
+    stop_where,
+    truncation_cuts,
+    where_mask,
+)
+from lrd_jax.recurrence.unroll import choose_backend, unroll
+from lrd_jax.recurrence.windows import take_states
+from lrd_jax.streams import Draws, keep_mask
+
+SCOPES = ("batch", "example")
+
+
+STACK_MASKS = ("shared", "per_layer")
+
+
+def _reverse(x: Array, lengths: Array | None) -> Array:
+    """Reverses time (axis 0) within each example's valid steps; padding stays in place."""
+    if lengths is None:
+        return x[::-1]
+    time = jnp.arange(x.shape[0])[:, None]
+    index = jnp.where(time < lengths, lengths - 1 - time, time)  # (time, batch)
+    return jnp.take_along_axis(x, index[..., None], axis=0)
+
+
+class RecurrenceOutput(NamedTuple):
+    """What a `Recurrence` returns.
+
+    Attributes:
+      outputs: h of the top layer at every step, `(batch, time, d)`, 2 d if bidirectional. Padded
+        steps repeat the last valid one.
+      last: h of the top layer after the last valid step of each direction, `(batch, d or 2 d)`.
+      states: state of the top (forward) layer after every step, leaves `(batch, time, d)`.
+      final: states after the last valid step, one per layer and direction; feed it back as
+        `initial` to go on where this window ended.
+      layers: states after every step, one per layer and direction (which has its own order of
+        time), time first: leaves `(time, batch, d)`, as they come out of the loop.
+    """
+
+    outputs: Array
+    last: Array
+    states: Carry
+    final: tuple[Carry, ...]
+    layers: tuple[Carry, ...]
+
+
+class Recurrence(nn.Module):
+    """A stack of recurrent layers unrolled over time, batch first.
+
+    Attributes:
+      cell: an unbound cell; every layer and direction gets its own copy, with its own parameters.
+      num_layers: layers, each reading the outputs of the one below.
+      bidirectional: adds to every layer one that reads the sequence backwards.
+      dropout: rate between layers.
+      learn_initial: the initial state is a parameter (zero at first), else zero.
+      p_block: probability of blocking the gradient through h, per step (h-detach).
+      c_block: the same through c (c-detach).
+      mask_scope: `batch` or `example`: who shares a draw. (A Flax module's `scope` is taken.)
+      stack_mask: `shared`: one draw for all layers; `per_layer`.
+      truncate_steps: gradients reach back this many steps; 0 = all the way.
+      truncate_from: which end of the sequence these are counted from, see `truncation_cuts`.
+      backend: `auto`, `scan` or `fused`.
+      recompute: less memory in the fused path, one more product per step and a little more time.
+    """
+
+    cell: RecurrentCell
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    learn_initial: bool = False
+    p_block: float = 0.0
+    c_block: float = 0.0
+    mask_scope: str = "batch"
+    stack_mask: str = "shared"
+    truncate_steps: int = 0
+    truncate_from: str = "end"
+    backend: str = "auto"
+    recompute: bool = False
+
+    @nn.nowrap
+    def check(self) -> None:
+        """Raises UserError where the options do not fit the cell."""
+        choose_backend(self.backend, self.cell)
+        if self.c_block and not self.cell.has_memory:
+            raise UserError(
+                f"detach.c_block={self.c_block} needs a cell with a memory c,"
+                f" and {type(self.cell).__name__} has none; set it to 0"
+            )
+
+    def setup(self) -> None:
+        """Creates the cells, named layer_0, layer_1, ..., backward ones layer_0_reverse."""
+        self.check()
+        cells = []
+        for layer in range(self.num_layers):
+            for suffix in ("", "_reverse") if self.bidirectional else ("",):
+                cell = self.cell.clone(parent=None, name=None)
+                setattr(self, f"layer_{layer}{suffix}", cell)
+                cells.append(getattr(self, f"layer_{layer}{suffix}"))
+        self.layers = cells
+        if self.learn_initial:
+            self.initial = [
+                [
+                    self.param(
+                        f"initial_{index}_{field}",
+                        nn.initializers.zeros,
+                        (c.hidden_size,),
+                        c.param_dtype,
+                    )
+                    for field in c.carry_type()._fields
+                ]
+                for index, c in enumerate(cells)
+            ]
+
+    def initial_carry(self, batch: int) -> tuple[Carry, ...]:
+        """State before the first step, one per layer and direction, leaves `(batch, d)`."""
+        zero = tuple(cell.initialize_carry(jax.random.key(0), (batch, 1)) for cell in self.layers)
+        if not self.learn_initial:
+            return zero
+        learnt = tuple(
+            cell.carry_type()(*leaves)
+            for cell, leaves in zip(self.layers, self.initial, strict=True)
+        )
+        return jax.tree.map(lambda p, z: jnp.broadcast_to(p, z.shape), learnt, zero)
+
+    @nn.nowrap
+    def draw(
+        self, draws: Draws | None, length: int, batch: int, detach_active: Array | bool = True
+    ) -> Drawn:
+        """Draws what a training step needs; in evaluation (draws None) nothing.
+
+        Args:
+          draws: randomness of the step.
+          length: time steps.
+          batch: examples on this device.
+          detach_active: see `__call__`.
+        """
+        nothing = (None,) * self.num_layers
+        if draws is None:
+            return Drawn(nothing, nothing, nothing)
+
+        def masks(layer: int) -> list[Array | None]:
+            suffix = "" if self.stack_mask == "shared" else f"_{layer}"
+            p_block = draws.swept.get("p_block", self.p_block)
+            c_block = draws.swept.get("c_block", self.c_block)
+            return [
+                detach_mask(p, self.mask_scope, name + suffix, draws, length, batch, detach_active)
+                for p, name in ((p_block, "h_detach"), (c_block, "c_detach"))
+            ]
+
+        def keep(layer: int) -> Array | None:
+            if not (layer and self.dropout):
+                return None
+            width = self.cell.hidden_size * (2 if self.bidirectional else 1)
+            keys = draws.per_example(f"dropout_{layer}", batch)
+            return keep_mask(self.dropout, keys, (length, width))
+
+        layers = range(self.num_layers)
+        block_h, block_c = zip(*map(masks, layers), strict=True)
+        return Drawn(block_h, block_c, tuple(map(keep, layers)))
+
+    def advance(
+        self, carries: tuple[Carry, ...], x: Array, cut: Array | None = None
+    ) -> tuple[Carry, ...]:
+        """One step of a one-directional stack, without h-detach and dropout.
+
+        Args:
+          carries: state before the step, one per layer.
+          x: `(batch, n)`.
+          cut: whether the whole state is stopped first, `()`.
+
+        Returns:
+          The states after it.
+        """
+        carries, new = stop_where(cut, carries), []
+        for cell, carry in zip(self.layers, carries, strict=True):
+            carry = cell.step(carry, cell.project(x), carry.h)
+            x = carry.h
+            new.append(carry)
+        return tuple(new)
+
+    def rerun(
+        self, x: Array, before: RecurrenceOutput, starts: Array, drawn: Drawn
+    ) -> RecurrenceOutput:
+        """Runs windows of sequences again, each from the stopped state that it began with.
+
+        Gradients thus reach the first step of a window and end there, wherever they come from;
+        those of a window at the very start reach the initial state.
+
+        Args:
+          x: the windows' inputs, `(windows * batch, size, n)`, from `take_windows`.
+          before: of the whole sequences, read from the initial state on.
+          starts: as for `take_windows`.
+          drawn: of the whole sequences.
+        """
+        batch, size = before.last.shape[0], x.shape[1]
+
+        def entering(initial: Array, previous: Array) -> Array:
+            initial = jnp.concatenate([initial] * len(starts))
+            at_start = starts if starts.ndim == 2 else jnp.repeat(starts[:, None], batch, axis=1)
+            return jnp.where((at_start == 0).reshape(-1, 1), initial, previous)
+
+        stopped = lax.stop_gradient(before.layers)
+        previous = tuple(take_states(states, jnp.maximum(starts - 1, 0)) for states in stopped)
+        initial = jax.tree.map(entering, self.initial_carry(batch), previous)
+        return self(x, initial=initial, drawn=drawn.windows(starts, size, batch))
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        initial: tuple[Carry, ...] | None = None,
+        lengths: Array | None = None,
+        draws: Draws | None = None,
+        detach_active: Array | bool = True,
+        drawn: Drawn | None = None,
+    ) -> RecurrenceOutput:
+        """Runs the stack over a batch of sequences.
+
+        Args:
+          x: `(batch, time, n)`.
+          initial: state before the first step; None = zero or learnt.
+          lengths: valid steps of each example, `(batch,)`; the rest is padding that changes
+            neither results nor gradients. None = all.
+          draws: randomness of a training step; None in evaluation, which never draws.
+          detach_active: False switches h-detach and c-detach off for this call.
+          drawn: what `draw` gave, instead of `draws`.
+
+        Returns:
+          A `RecurrenceOutput`.
+        """
+        batch, length = x.shape[:2]
+        carries = self.initial_carry(batch) if initial is None else initial
+        valid = None if lengths is None else jnp.arange(length)[:, None] < lengths
+        cut = truncation_cuts(self.truncate_steps, length, lengths, self.truncate_from)
+        if drawn is None:
+            drawn = self.draw(draws, length, batch, detach_active)
+
+        y = jnp.swapaxes(x, 0, 1)  # time first: the scan slices its leading axis
+        if valid is not None:
+            # The step of a padded input is computed and dropped; a NaN would still turn its zero
+            # gradient into NaN.
+            y = where_mask(valid, y, 0)
+        final: list[Carry] = []
+        layers: list[Carry] = []
+        directions = 2 if self.bidirectional else 1
+        for layer in range(self.num_layers):
+            keep = drawn.keep[layer]
+            if keep is not None:
+                y = jnp.where(jnp.swapaxes(keep, 0, 1), y / (1.0 - self.dropout), 0)
+            controls = Controls(drawn.block_h[layer], drawn.block_c[layer], cut, valid)
+            outputs = []
+            for direction in range(directions):
+                index = layer * directions + direction
+                inputs = _reverse(y, lengths) if direction else y
+                last, every = unroll(
+                    self.layers[index],
+                    carries[index],
+                    inputs,
+                    controls,
+                    self.backend,
+                    self.recompute,
+                )
+                final.append(last)
+                layers.append(every)
+                outputs.append(_reverse(every.h, lengths) if direction else every.h)
+            y = outputs[0] if directions == 1 else jnp.concatenate(outputs, axis=-1)
+        last = jnp.concatenate([carry.h for carry in final[-directions:]], axis=-1)
+        return RecurrenceOutput(
+            outputs=jnp.swapaxes(y, 0, 1),
+            last=last,
+            states=jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), layers[-directions]),
+            final=tuple(final),
+            layers=tuple(layers),
+        )

@@ -1,0 +1,181 @@
+"""Devices: how many, the mesh over them, and where arrays live."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from lrd_jax.config.members import members
+from lrd_jax.errors import UserError
+from lrd_jax.runtime import processes
+
+AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose_cpu_devices(
+    requested: int, total: int, cores: int, what: str = "data.batch_size"
+) -> int:
+    """Number of CPU devices: as asked for, else the most cores that divide what is split.
+
+    Args:
+      requested: `devices.cpu_devices`; 0 = choose.
+      total: what is split over them: examples of a batch, or members.
+      cores: cores at hand.
+      what: its name for messages.
+
+    Raises:
+      UserError: an explicit number that does not divide the total.
+    """
+    if requested == 0:
+        return max(n for n in range(1, max(1, min(cores, total)) + 1) if total % n == 0)
+    if requested < 0 or total % requested:
+        raise UserError(
+            f"devices.cpu_devices={requested} does not divide {what}={total};"
+            " choose a divisor, or 0 to have one chosen"
+        )
+    return requested
+
+
+def configure(config: Any) -> None:
+    """Sets up JAX's devices; call it before anything asks JAX for one.
+
+    A collective on CPU devices blocks a thread of XLA's pool, and too small a pool deadlocks. Every
+    thread beyond the cores slows the operations down, which XLA splits over all of them
+    (`docs/speed.md`). So the pool has one more than there are devices: enough where one program
+    runs at a time (see `data_parallel`), and that with a single collective, as ours.
+    Its size is read from NPROC when the CPU client is created; a value there that the user set is
+    kept, unless it is smaller than the number of devices.
+
+    Args:
+      config: the run's config; reads `devices.*`, and the batch size or the number of runs that
+        train side by side, whichever is split. The devices are those of this process, for its
+        share of it.
+
+    Raises:
+      UserError: a number that does not divide what is split.
+    """
+    if config.devices.split == "seeds":
+        total, what = len(members(config)), "the number of seeds (times swept values)"
+    else:
+        total, what = config.data.batch_size, "data.batch_size"
+    share, rest = divmod(total, processes.count())
+    if rest:
+        raise UserError(f"{what}={total} does not divide over {processes.count()} processes")
+    count = choose_cpu_devices(config.devices.cpu_devices, share, available_cores(), what)
+    asked = os.environ.get("NPROC", "")
+    if not asked.isdigit() or int(asked) < count:
+        os.environ["NPROC"] = str(max(count + 1, available_cores()))
+    jax.config.update("jax_num_cpu_devices", count)
+    if config.devices.deterministic:
+        flags = os.environ.get("XLA_FLAGS", "")
+        if "xla_gpu_deterministic_ops" not in flags:
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+
+
+def make_mesh(devices: list[Any] | None = None) -> Mesh:
+    """One axis, `data`, over the given devices (default all).
+
+    The axis is of type Auto: with JAX's default, Explicit, gradients of `nn.scan` outside
+    `shard_map` fail.
+    """
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def check_split(split: str, batch_size: int, num_members: int, mesh: Mesh) -> None:
+    """Raises UserError unless the devices of `mesh` divide what is split over them."""
+    if split == "seeds" and jax.process_count() > 1:
+        raise UserError("devices.split=seeds is for one process; use batch, or a launch a seed")
+    if split == "seeds" and num_members % mesh.size:
+        raise UserError(
+            f"devices.split=seeds: {num_members} runs (num_seeds times the swept values) do not"
+            f" divide over {mesh.size} devices; use a multiple of these, or devices.split=batch"
+        )
+    if split == "batch" and batch_size % mesh.size:
+        raise UserError(
+            f"data.batch_size={batch_size} does not divide over {mesh.size} devices;"
+            f" the nearest that does is {max(1, round(batch_size / mesh.size)) * mesh.size}"
+        )
+
+
+def prefers_loops(mesh: Mesh) -> bool:
+    """Whether the members of a device had better train one by one than side by side."""
+    return mesh.devices.flat[0].platform == "cpu"
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> slice:
+    """Rows of a global batch that the devices of this process hold.
+
+    Args:
+      batch_size: examples over all devices.
+      mesh: from `make_mesh`.
+
+    Raises:
+      UserError: the processes have different numbers of devices.
+    """
+    owners = [device.process_index for device in mesh.devices.flat]
+    own = owners.count(jax.process_index())
+    first = owners.index(jax.process_index())
+    # What `place` relies on: equal shares, each in one piece.
+    if owners != sorted(owners) or {owners.count(owner) for owner in owners} != {own}:
+        raise UserError(
+            "the processes of this run have different numbers of devices; give each the same"
+            " (on a CPU: devices.cpu_devices)"
+        )
+    each = batch_size // mesh.size
+    return slice(first * each, (first + own) * each)
+
+
+class _OneAtATime:
+    """A compiled function that returns when its results are there."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.lower = function.lower
+
+    def __call__(self, *args: Any) -> Any:
+        return jax.block_until_ready(self._function(*args))
+
+
+def data_parallel(
+    step: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...]
+) -> Callable[..., Any]:
+    """Compiles a per-device function over the mesh: `jit(shard_map(step))`.
+
+    `check_vma=False` is part of the maths: with the check on, the gradient of replicated
+    parameters is already summed over the devices, and the step's own `psum` would count it once
+    for each.
+
+    On several CPU devices a call returns when it is done. Calls that JAX dispatched ahead of each
+    other deadlock there in a pool as small as `configure` makes it.
+
+    Args:
+      step: per-device function; reduces over the axis `data` itself.
+      mesh: from `make_mesh`.
+      in_specs: a PartitionSpec per argument (prefix trees allowed).
+      out_specs: the same for the results.
+      donate: arguments whose buffers the results may reuse.
+    """
+    mapped = jax.shard_map(step, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
+    compiled = jax.jit(mapped, donate_argnums=donate)
+    several_cpus = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+    return _OneAtATime(compiled) if several_cpus else compiled
+
+
+def place(tree: Any, mesh: Mesh, spec: P) -> Any:
+    """Puts host arrays onto the mesh; each process brings its own `local_rows` of what is split."""
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree
+    )

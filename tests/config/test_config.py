@@ -1,0 +1,353 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import ml_collections
+import pytest
+from absl import flags
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lrd_jax.config import checks, command_line, defaults, record
+from lrd_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+BASE = str(ROOT / "configs" / "base.py")
+
+
+def parse(*arguments):
+    """Parses in-process; returns the config flag and the other flags."""
+    values = flags.FlagValues()
+    flags.DEFINE_enum("mode", "train", ["train", "eval"], "", flag_values=values)
+    flags.DEFINE_string("workdir", "", "", flag_values=values)
+    return command_line.parse_flags(["main.py", *arguments], values), values
+
+
+def refusal(*arguments):
+    with pytest.raises(UserError) as caught:
+        parse(*arguments)
+    message = str(caught.value)
+    assert message and "\n" not in message and "Traceback" not in message
+    return message
+
+
+def write_config(folder, text):
+    path = folder / "experiment.py"
+    path.write_text(text)
+    return str(path)
+
+
+# ---- Command line ----
+
+
+def test_overrides_reach_the_config_with_their_types():
+    flag, values = parse(
+        f"--config={BASE}",
+        "--config.seed=7",
+        "--config.optim.learning_rate=3e-3",
+        "--config.data.name=digits",
+        "--config.model.head_hidden=(64,32)",
+        "--noconfig.devices.deterministic",
+        "--config.train.num_epochs",
+        "2",
+        "--mode=eval",
+    )
+    config = flag.config
+    assert config.is_locked and values.mode == "eval"
+    assert (config.seed, config.optim.learning_rate, config.train.num_epochs) == (7, 3e-3, 2.0)
+    assert config.model.head_hidden == (64, 32) and config.devices.deterministic is False
+    assert flag.spec == BASE
+    assert flag.overrides == {
+        "seed": 7,
+        "optim.learning_rate": 3e-3,
+        "data.name": "digits",
+        "model.head_hidden": (64, 32),
+        "devices.deterministic": False,
+        "train.num_epochs": 2.0,
+    }
+
+
+def test_untouched_config_is_the_file(tmp_path):
+    flagfile = tmp_path / "flags"
+    flagfile.write_text(f"--config={BASE}\n--config.seed=3\n")
+    config = parse(f"--flagfile={flagfile}")[0].config
+    assert record.differences(defaults.get_config(), config) == ["seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no config: give --config=FILE"),
+        (["--config="], "no config"),
+        (["--config.seed=1"], "no config"),
+        (["--config.seed=1", f"--config={BASE}"], "no config"),
+        ([f"--config={BASE}", f"--config={BASE}"], "--config is given twice"),
+        (["--config=configs/nowhere.py"], "there is no config file 'configs/nowhere.py'"),
+        ([f"--config={ROOT}"], "there is no config file"),
+        ([f"--config={ROOT / 'pyproject.toml'}"], "pyproject.toml' is not a Python file"),
+        ([f"--config={BASE}:H6"], "takes 0 positional arguments"),
+        (["--wrokdir=x"], "'wrokdir'. Did you mean: workdir"),
+        ([f"--config={BASE}", "stray"], "unexpected argument 'stray'"),
+        ([f"--config={BASE}", "--mode=test"], "--mode=test: value should be one of <train|eval>"),
+        ([f"--config={BASE}", "--wrokdir=x"], "'wrokdir'. Did you mean: workdir"),
+        (["--flagfile=/nowhere/flags"], "No such file"),
+    ],
+)
+def test_wrong_command_lines_are_refused_in_one_line(arguments, message):
+    assert message in refusal(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("num_steps=5", "unknown config key 'num_steps': did you mean train.num_steps?"),
+        ("trian.num_steps=5", "did you mean train.num_steps?"),
+        ("train.num_stepz=5", "did you mean train.num_steps?"),
+        ("learning_rat=1", "did you mean optim.learning_rate?"),
+        ("batch_size=1", "batch_size?"),
+        ("zzz=1", "unknown config key 'zzz'; lrd_jax/config/defaults.py lists all keys"),
+        ("=1", "unknown config key ''"),
+        ("train.num_steps.more=1", "unknown config key"),
+        ("train=1", "config.train is a group: set one of its keys"),
+        ("seed=abc", "--config.seed=abc: expected an integer"),
+        ("seed=1.5", "--config.seed=1.5: expected an integer"),
+        ("seed=None", "expected an integer"),
+        ("seed", "Missing value for flag --config.seed"),
+        ("optim.learning_rate=fast", "--config.optim.learning_rate=fast: expected a number"),
+        ("devices.deterministic=maybe", "expected true or false"),
+        ("model.head_hidden=(256", "is not a tuple of int"),
+        ("model.head_hidden=(256,,)", "expected a tuple such as (256,)"),
+        ("model.head_hidden=(1.5,)", "is not a tuple of int"),
+        ("model.head_hidden=(True,)", "is not a tuple of int"),
+        ("model.head_hidden=wide", "is not a tuple of int"),
+    ],
+)
+def test_wrong_overrides_are_refused_in_one_line(override, message):
+    assert message in refusal(f"--config={BASE}", f"--config.{override}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:\n", "SyntaxError"),
+        ("import no_such_module_anywhere\n", "No module named 'no_such_module_anywhere'"),
+        ("x = 1\n", "has no function get_config"),
+        ("def get_config():\n  raise RuntimeError('two\\nlines')\n", "RuntimeError: two lines"),
+        ("def get_config():\n  open('/nowhere/x')\n", "FileNotFoundError"),
+        ("def get_config():\n  return {'seed': 0}\n", "returned dict, not an ml_collections"),
+        (
+            "from lrd_jax.errors import UserError\n"
+            "def get_config():\n  raise UserError('rows are H1, H2')\n",
+            "rows are H1, H2",
+        ),
+    ],
+)
+def test_faulty_config_files_are_refused_in_one_line(tmp_path, text, message):
+    assert message in refusal(f"--config={write_config(tmp_path, text)}")
+
+
+def test_config_argument_reaches_get_config(tmp_path):
+    path = write_config(
+        tmp_path,
+        "from lrd_jax.config import defaults\n"
+        "def get_config(row='none'):\n"
+        "  c = defaults.get_config()\n  c.data.name = row\n  return c\n",
+    )
+    assert parse(f"--config={path}:H6,quick")[0].config.data.name == "H6,quick"
+    assert command_line.load_config(path).data.name == "none"
+
+
+@given(st.sampled_from(["seed", "optim.learning_rate", "model.head_hidden", "data"]), st.text())
+def test_no_value_gets_past_the_one_line_refusal(key, text):
+    try:
+        config = parse(f"--config={BASE}", f"--config.{key}={text}")[0].config
+    except UserError as error:
+        assert str(error)
+    else:
+        assert type(config.seed) is int and type(config.optim.learning_rate) is float
+        assert all(type(width) is int for width in config.model.head_hidden)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([f"--config={BASE}", "--config.num_stpes=3"], "did you mean train.num_steps?"),
+        ([f"--config={BASE}", "--config.optim.learning_rate=nan"], "must be a finite number"),
+    ],
+)
+def test_program_prints_one_line_and_exits_with_2(tmp_path, arguments, message):
+    done = subprocess.run(
+        [sys.executable, "-m", "lrd_jax.main", f"--workdir={tmp_path / 'run'}", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+    assert done.returncode == 2
+    assert done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("lrd_jax: error: ") and message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("configs/urlstm_pmnist.py", "urlstm_pmnist"),
+        ("/a/b/hdetach_copying.py:H6", "hdetach_copying-H6"),
+        ("hdetach_copying.py:H6,quick", "hdetach_copying-H6-quick"),
+        ("x.py:../../etc", "x-..-..-etc"),
+        ("x.py:", "x"),
+    ],
+)
+def test_config_name(spec, name):
+    assert command_line.config_name(spec) == name
+
+
+# ---- Values ----
+
+
+def changed(**values):
+    config = defaults.get_config()
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
+    return config
+
+
+def test_defaults_and_limits_are_legal():
+    checks.validate(defaults.get_config())
+    checks.validate(changed(seed=2**31 - 3, num_seeds=3))
+    checks.validate(changed(train__num_steps=1, train__num_epochs=0.0))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**31),
+        ("num_seeds", 0),
+        ("data.batch_size", 0),
+        ("data.batch_size", 10**20),
+        ("data.name", " "),
+        ("data.data_dir", ""),
+        ("optim.learning_rate", 0.0),
+        ("optim.learning_rate", -1e-3),
+        ("optim.learning_rate", math.nan),
+        ("optim.learning_rate", math.inf),
+        ("optim.clip_norm", math.nan),
+        ("model.head_hidden", (10**20,)),
+        ("train.num_epochs", 0.0),
+        ("train.num_epochs", -math.inf),
+        ("train.num_steps", -1),
+        ("train.eval_every_steps", -1),
+        ("train.checkpoint_every_steps", -5),
+        ("train.log_every_steps", 0),
+        ("eval.split", "validation"),
+        ("eval.batch_size", -1),
+        ("devices.cpu_devices", -1),
+    ],
+)
+def test_illegal_values_are_refused_by_name(key, value):
+    with pytest.raises(UserError) as caught:
+        checks.validate(changed(**{key: value}))
+    message = str(caught.value)
+    assert message.startswith(f"config.{key}={value!r}: must be ") and "\n" not in message
+
+
+def test_seeds_must_stay_in_range_together():
+    with pytest.raises(UserError, match=r"config.seed=2147483647: must be from 0 to 2147483645"):
+        checks.validate(changed(seed=2**31 - 1, num_seeds=3))
+
+
+def test_a_config_without_a_needed_key_is_refused():
+    with pytest.raises(UserError, match=r"no key .num_seeds.: start from lrd_jax.config.defaults"):
+        checks.validate(ml_collections.ConfigDict({"seed": 0}))
+
+
+# ---- Work directory ----
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+integers = st.integers(-(2**31), 2**31)
+values = st.one_of(integers, finite, st.booleans(), st.text(), st.lists(integers).map(tuple))
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), values))
+def test_json_round_trip_keeps_values_and_types(content):
+    config = ml_collections.ConfigDict({"group": content, "top": 1})
+    restored = record.from_json(record.to_json(config, versions={"jax": "0"}, commit="c"))
+    assert restored.to_dict() == config.to_dict() and restored.is_locked
+    for key, value in content.items():
+        assert type(restored.group[key]) is type(value)
+    assert record.differences(config, restored) == []
+
+
+def test_to_json_refuses_nan():
+    with pytest.raises(ValueError, match="JSON"):
+        record.to_json(changed(optim__clip_norm=math.nan))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": null}'])
+def test_damaged_config_json_is_refused(text):
+    with pytest.raises(UserError, match=r"config\.json .*damaged"):
+        record.from_json(text)
+
+
+def test_load_workdir(tmp_path):
+    with pytest.raises(UserError, match="no run in"):
+        record.load_workdir(tmp_path)
+    (tmp_path / "config.json").write_text(record.to_json(defaults.get_config()))
+    assert record.differences(defaults.get_config(), record.load_workdir(tmp_path)) == []
+
+
+def test_differences_name_both_values_and_missing_keys():
+    old, new = changed(model__head_hidden=(1, 2)), changed(seed=3, data__name="mnist")
+    del old.optim.clip_norm
+    assert record.differences(old, new) == [
+        "data.name: 'digits' -> 'mnist'",
+        "model.head_hidden: (1, 2) -> (256,)",
+        "optim.clip_norm: (absent) -> 1.0",
+        "seed: 0 -> 3",
+    ]
+
+
+def test_check_same_lets_only_the_harmless_keys_change():
+    harmless = changed(
+        devices__cpu_devices=2,
+        devices__deterministic=False,
+        data__data_dir="/elsewhere",
+        model__backend="scan",
+        train__log_every_steps=7,
+        train__checkpoint_every_steps=9,
+        eval__split="valid",
+    )
+    record.check_same(defaults.get_config(), harmless)
+    other = changed(optim__learning_rate=0.5, train__num_epochs=3.0, eval__split="valid")
+    with pytest.raises(UserError) as caught:
+        record.check_same(defaults.get_config(), other)
+    message = str(caught.value)
+    assert "optim.learning_rate: 0.001 -> 0.5; train.num_epochs: 30.0 -> 3.0" in message
+    assert "--workdir" in message and "eval" not in message and "\n" not in message
+
+
+def test_eval_overrides_change_the_task_alone():
+    work = changed(seed=5).lock()
+    config = record.eval_overrides(work, {"eval.split": "valid", "data.batch_size": 8})
+    assert record.differences(work, config) == [
+        "data.batch_size: 64 -> 8",
+        "eval.split: 'test' -> 'valid'",
+    ]
+    assert config.is_locked and work.eval.split == "test"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.hidden_size", 5, "config.model.hidden_size cannot be changed"),
+        ("seed", 1, "config.seed cannot be changed"),
+        ("eval.splt", "test", "did you mean eval.split?"),
+        ("data.batch_size", "many", "data.batch_size='many'"),
+    ],
+)
+def test_eval_overrides_refuse_the_rest(key, value, message):
+    with pytest.raises(UserError) as caught:
+        record.eval_overrides(defaults.get_config(), {key: value})
+    assert message in str(caught.value)
