@@ -132,7 +132,7 @@ def jax_calls(job: Job) -> Calls:
 
     from lrd_jax.cells import bfloat16_dot, make_cell
     from lrd_jax.recurrence import Recurrence
-    from lrd_jax.streams import Draws
+    from lrd_jax.streams import StepContext
 
     kind, *path, cell = job.contender.split("-")
     if kind == "products":
@@ -140,7 +140,7 @@ def jax_calls(job: Job) -> Calls:
     elif kind == "flax":
         rnn: Any = nn.RNN(nn.OptimizedLSTMCell(job.units))
 
-        def last(params, x, draws):
+        def last(params, x, context):
             return rnn.apply(params, x)[:, -1]
 
         init = rnn.init
@@ -154,8 +154,9 @@ def jax_calls(job: Job) -> Calls:
             recompute=path == ["recompute"],
         )
 
-        def last(params, x, draws):
-            return model.apply(params, x, draws=draws).last
+        def last(params, x, context):
+            masks = model.draw(context, x.shape[1], x.shape[0])
+            return model.apply(params, x, masks=masks).last
 
         init = model.init
 
@@ -164,10 +165,10 @@ def jax_calls(job: Job) -> Calls:
     def gradient(params, x, step):
         local = x.shape[0]
         first = jax.lax.axis_index(devices.AXIS) * local
-        draws = Draws(jax.random.fold_in(jax.random.key(0), step), first)
+        context = StepContext(jax.random.fold_in(jax.random.key(0), step), step, first)
 
         def loss(params):
-            return (last(params, x, draws) ** 2).sum() / local
+            return (last(params, x, context) ** 2).sum() / local
 
         grads = gradients(params, x) if kind == "products" else jax.grad(loss)(params)
         return jax.lax.pmean(grads, devices.AXIS)

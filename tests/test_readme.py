@@ -4,10 +4,12 @@ import importlib
 import re
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_python_examples_run():
@@ -18,6 +20,17 @@ def test_python_examples_run():
         exec(block, names)
         assert names["out"].outputs.shape == (8, 100, 64)
         assert names["out"].last.shape == (8, 64)
+        # What it says of h-detach is so: training calls differ from evaluation in the gradient.
+        ours, params, x = names["ours"], names["params"], names["x"]
+
+        def gradient(**how):
+            return jax.grad(lambda p, how=how: ours.apply(p, x, **how).last.sum())(params)
+
+        blocked = gradient(rngs={"h_detach": jax.random.key(1)})
+        for one, other in zip(
+            *map(jax.tree.leaves, (blocked, gradient(deterministic=True))), strict=True
+        ):
+            assert jnp.abs(one - other).max() > 0
 
 
 def test_results_table_is_what_the_results_say(monkeypatch):

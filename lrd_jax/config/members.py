@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from lrd_jax.errors import UserError
 
 # Key of the group `sweep` -> the key whose place its values take. The optimizer and the draws of
-# `detach.*` read theirs by these names; an objective finds all of them in `Draws.swept`.
+# `detach.*` read theirs by these names; an objective finds all of them in `StepContext.values`.
 SWEPT = {
     "learning_rate": "optim.learning_rate",
     "clip_norm": "optim.clip_norm",

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 from lrd_jax.recurrence import Recurrence
-from lrd_jax.streams import Draws, dropout
+from lrd_jax.streams import StepContext, dropout
 
 
 class Readout(NamedTuple):
@@ -81,8 +81,7 @@ class LanguageModel(nn.Module):
         tokens: Array,
         carry: tuple[Carry, ...],
         start: Array,
-        draws: Draws | None = None,
-        detach_active: Array | bool = True,
+        step: StepContext | None = None,
     ) -> tuple[Array, Readout, tuple[Carry, ...]]:
         """Reads a window of every stream.
 
@@ -90,8 +89,7 @@ class LanguageModel(nn.Module):
           tokens: `(batch, time)` int32.
           carry: the state after the window before, leaves `(batch, d)`.
           start: where a stream begins and takes the initial state instead, `(batch,)` bool.
-          draws: randomness of a training step, None in evaluation.
-          detach_active: see `Recurrence`.
+          step: a training step, None in evaluation.
 
         Returns:
           Features after each step, `(batch, time, features)`, what makes logits of them, and the
@@ -99,18 +97,19 @@ class LanguageModel(nn.Module):
         """
         initial = self.recurrence.initial_carry(tokens.shape[0])
         carry = jax.tree.map(lambda new, old: jnp.where(start[:, None], new, old), initial, carry)
-        x = self._drop(self.embedding[tokens], "embedding_dropout", draws)
-        out = self.recurrence(x, initial=carry, draws=draws, detach_active=detach_active)
-        features = self._drop(out.outputs, "output_dropout", draws)
+        x = self._drop(self.embedding[tokens], "embedding_dropout", step)
+        masks = self.recurrence.draw(step, x.shape[1], x.shape[0])
+        out = self.recurrence(x, initial=carry, masks=masks)
+        features = self._drop(out.outputs, "output_dropout", step)
         if not self.tie_embeddings:
             return features, Readout(self.output_kernel, self.output_bias), out.final
         if self.recurrence.cell.hidden_size != self.embedding_size:
             features = self.projection(features)
         return features, Readout(self.embedding, None), out.final
 
-    def _drop(self, x: Array, name: str, draws: Draws | None) -> Array:
+    def _drop(self, x: Array, name: str, step: StepContext | None) -> Array:
         """Dropout at the rate of that name, drawn from the stream of that name."""
         rate = getattr(self, name)
-        if not rate or draws is None:
+        if not rate or step is None:
             return x
-        return dropout(x, rate, draws.per_example(name, x.shape[0]))
+        return dropout(x, rate, step.per_example(name, x.shape[0]))

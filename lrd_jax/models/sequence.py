@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from lrd_jax.arrays import Array
-from lrd_jax.recurrence import Drawn, Recurrence, RecurrenceOutput
-from lrd_jax.streams import Draws
+from lrd_jax.recurrence import Masks, Recurrence, RecurrenceOutput
+from lrd_jax.streams import StepContext
 
 
 class Head(nn.Module):
@@ -68,39 +68,30 @@ class SequenceModel(nn.Module):
         """Maps values `(batch, time, n)` to what the first cell reads."""
         return x if self.embedding is None else self.embedding(x)
 
-    def run(
-        self,
-        x: Array,
-        draws: Draws | None = None,
-        detach_active: Array | bool = True,
-        drawn: Drawn | None = None,
-    ) -> RecurrenceOutput:
-        """Runs the recurrence over the values of sequences; options as for `Recurrence`."""
-        options = {"draws": draws, "detach_active": detach_active, "drawn": drawn}
-        return self.recurrence(self.embed(x), **options)
+    def run(self, x: Array, masks: Masks) -> RecurrenceOutput:
+        """Runs the recurrence over the values of sequences, with what `Recurrence.draw` gave."""
+        return self.recurrence(self.embed(x), masks=masks)
 
     def rerun(
-        self, x: Array, before: RecurrenceOutput, starts: Array, drawn: Drawn
+        self, x: Array, before: RecurrenceOutput, starts: Array, masks: Masks
     ) -> RecurrenceOutput:
         """Runs windows of them again, see `Recurrence.rerun`."""
-        return self.recurrence.rerun(self.embed(x), before, starts, drawn)
+        return self.recurrence.rerun(self.embed(x), before, starts, masks)
 
-    def read(self, features: Array, draws: Draws | None = None) -> Array:
+    def read(self, features: Array, step: StepContext | None = None) -> Array:
         """Maps `features` to the head's outputs."""
-        return self.head(features, None if draws is None else draws.shared("dropconnect_head"))
+        return self.head(features, None if step is None else step.shared("dropconnect_head"))
 
-    def __call__(
-        self, x: Array, draws: Draws | None = None, detach_active: Array | bool = True
-    ) -> tuple[Array, RecurrenceOutput]:
+    def __call__(self, x: Array, step: StepContext | None = None) -> tuple[Array, RecurrenceOutput]:
         """Returns the head's outputs and all that the recurrence gave.
 
         Args:
           x: `(batch, time, n)`.
-          draws: randomness of a training step, None in evaluation.
-          detach_active: see `Recurrence`.
+          step: a training step, None in evaluation.
         """
-        out = self.run(x, draws, detach_active)
-        return self.read(self.features(out), draws), out
+        masks = self.recurrence.draw(step, x.shape[1], x.shape[0])
+        out = self.run(x, masks)
+        return self.read(self.features(out), step), out
 
 
 class SequenceClassifier(SequenceModel):

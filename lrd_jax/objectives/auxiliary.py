@@ -31,8 +31,8 @@ from lrd_jax.objectives.base import Sums, blank, encode
 from lrd_jax.objectives.baselines import Frequencies, Moments
 from lrd_jax.objectives.segments import Segments
 from lrd_jax.objectives.sequence import SequenceObjective
-from lrd_jax.recurrence import SCOPES, Drawn, RecurrenceOutput, take_states, take_windows
-from lrd_jax.streams import Draws
+from lrd_jax.recurrence import SCOPES, Masks, RecurrenceOutput, take_states, take_windows
+from lrd_jax.streams import StepContext
 
 KINDS = {
     "none": (),
@@ -139,46 +139,45 @@ class Auxiliary:
 
     def loss(
         self,
-        params: Any,
+        variables: Any,
         carry: Any,
         batch: dict[str, Array],
-        draws: Draws | None,
-        step: Array | int,
+        step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        stored, mask = batch["inputs"], batch["mask"]
+        params, stored, mask = variables["params"], batch["inputs"], batch["mask"]
         examples, length = stored.shape[:2]
         main = self._main(params)
-        active = self.horizon.detach_active(step, self.task.off_last_epochs)
-        drawn = self._model.recurrence.draw(draws, length, examples, active)
+        masks = self._model.recurrence.draw(self.task.in_force(step), length, examples)
         differentiated = main if self._differentiates_pass else jax.lax.stop_gradient(main)
         whole = self._model.apply(
-            {"params": differentiated}, self.task.values(stored), drawn=drawn, method="run"
+            {**variables, "params": differentiated}, self.task.values(stored), masks, method="run"
         )
-        rerun = functools.partial(self._rerun, main, stored, whole, drawn)
+        rerun = functools.partial(self._rerun, main, stored, whole, masks)
 
         # ---- The task's loss --------------------------------------------------------------------
         out = whole
-        if self._labels_window and draws is not None:
+        if self._labels_window and step is not None:
             out = rerun(jnp.array([length - self._labels_window]), self._labels_window)
         features = self.task.model.features(out)
         if self._labels_stopped:
             features = jax.lax.stop_gradient(features)
-        outputs = self.task.model.apply({"params": main}, features, draws, method="read")
+        outputs = self.task.model.apply({"params": main}, features, step, method="read")
         total, sums = self.task.score(outputs, batch)
-        total = jnp.where(self.horizon.is_joint(step), total, 0)
+        if step is not None:
+            total = jnp.where(self.horizon.is_joint(step.number), total, 0)
 
         # ---- The auxiliary losses ---------------------------------------------------------------
         losses = {}
         for kind in self.kinds:
             segments = self.segments[kind]
-            if draws is None:
+            if step is None:
                 anchors, starts = map(jnp.asarray, segments.spread(self.aux.n_anchors))
             else:
-                anchors, starts = segments.draw(draws, self.aux.n_anchors, self.aux.scope, examples)
-            state = self._states(kind, whole, anchors, None if draws is None else rerun)
+                anchors, starts = segments.draw(step, self.aux.n_anchors, self.aux.scope, examples)
+            state = self._states(kind, whole, anchors, None if step is None else rerun)
             segment = self._cut_out(kind, stored, starts)
-            outputs = self._decode(kind, params, state, segment, draws, step)
+            outputs = self._decode(kind, params, state, segment, step)
             each = self._cost(outputs, segment[:, 1:])
             losses[kind] = each.reshape(-1, examples).mean(0)
         mean = sum(losses.values()) / len(losses)
@@ -216,12 +215,13 @@ class Auxiliary:
         """
         stored, result = batch["inputs"], {}
         main = self._main(params)
-        whole = self._model.apply({"params": main}, self.task.values(stored), method="run")
+        masks = self._model.recurrence.draw(None, stored.shape[1], len(stored))
+        whole = self._model.apply({"params": main}, self.task.values(stored), masks, method="run")
         for kind, segments in self.segments.items():
             anchors, starts = segments.spread(1)
             state = self._states(kind, whole, jnp.asarray(anchors), None)
             segment = self._cut_out(kind, stored, jnp.asarray(starts))
-            decode = functools.partial(self._decode, kind, params, state, segment, None, 0)
+            decode = functools.partial(self._decode, kind, params, state, segment, None)
             alone = None
             if self.aux.decoder_feed != "none":
                 alone = self._in_order(kind, self._seen(decode(alone=True)))
@@ -252,13 +252,13 @@ class Auxiliary:
         main: Any,
         stored: Array,
         whole: RecurrenceOutput,
-        drawn: Drawn,
+        masks: Masks,
         starts: Array,
         size: int,
     ) -> RecurrenceOutput:
         """Runs windows of the sequences again, from stopped states."""
         values = self.task.values(take_windows(stored, starts, size))
-        args = (values, whole, starts, drawn)
+        args = (values, whole, starts, masks)
         return self._window_model.apply({"params": main}, *args, method="rerun")
 
     def _states(self, kind: str, whole: RecurrenceOutput, anchors: Array, rerun: Any) -> Carry:
@@ -304,8 +304,7 @@ class Auxiliary:
         params: Any,
         state: Carry,
         segment: Array,
-        draws: Draws | None,
-        step: Array | int,
+        step: StepContext | None,
         alone: bool = False,
     ) -> Array:
         """What the decoder says of the steps of segments after their first.
@@ -315,8 +314,7 @@ class Auxiliary:
           params: of the whole network.
           state: where it starts from, leaves `(anchors * batch, d)`.
           segment: from `_cut_out`.
-          draws: this step's randomness; None in evaluation.
-          step: updates applied so far.
+          step: the training step; None in evaluation.
           alone: whether it reads its own outputs, however it was trained.
 
         Returns:
@@ -324,16 +322,16 @@ class Auxiliary:
         """
         values = self._decoder_values(segment[:, :-1])
         own = key = None
-        if draws is not None:
-            key = draws.shared(f"dropconnect_{kind}")
+        if step is not None:
+            key = step.shared(f"dropconnect_{kind}")
         if alone or self.aux.decoder_feed == "scheduled":
             rows, steps = values.shape[:2]
-            if draws is None:
+            if step is None:
                 own = jnp.ones((rows, steps), bool)
             else:
-                rate, anchors = self.horizon.phase_progress(step), self.aux.n_anchors
+                rate, anchors = self.horizon.phase_progress(step.number), self.aux.n_anchors
                 draw = functools.partial(jax.random.bernoulli, p=rate, shape=(anchors, steps))
-                keys = draws.per_example(f"feed_{kind}", rows // anchors)
+                keys = step.per_example(f"feed_{kind}", rows // anchors)
                 own = jnp.swapaxes(jax.vmap(draw)(keys), 0, 1).reshape(rows, steps)
             own = own.at[:, 0].set(False)
         decoder: Any = self.decoders[kind]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lrd_jax.arrays import Array
 from lrd_jax.data.spec import Dataset, DataSpec
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 
 Sums = dict[str, tuple[Array, Array]]  # metric name -> (sum over examples, number counted)
 
@@ -59,21 +59,19 @@ class Objective(Protocol):
 
     def loss(
         self,
-        params: Any,
+        variables: Any,
         carry: Any,
         batch: dict[str, Array],
-        draws: Draws | None,
-        step: Array | int,
+        step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """Loss of one seed on this device's slice of a batch.
 
         Args:
-          params: from `init`.
+          variables: `params` from `init`, and perhaps `perturbations` of the main network.
           carry: from `initial_carry` or the batch before.
           batch: arrays with leading axis `batch`; `mask` is 1 for real examples, 0 for padding,
             and may have further axes: `(batch, time)` where each token counts.
-          draws: this step's randomness; None in evaluation, which never draws.
-          step: updates applied so far, for schedules.
+          step: the training step; None in evaluation, which never draws.
 
         Returns:
           The loss summed over the real examples (the step divides by the global number of them),

@@ -15,7 +15,7 @@ from lrd_jax.models import LanguageModel, make_recurrence
 from lrd_jax.objectives.base import Sums
 from lrd_jax.objectives.sequence import SequenceObjective
 from lrd_jax.objectives.softmax import cross_entropy
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 
 
 class Language(SequenceObjective):
@@ -65,16 +65,14 @@ class Language(SequenceObjective):
 
     def loss(
         self,
-        params: Any,
+        variables: Any,
         carry: Any,
         batch: dict[str, Array],
-        draws: Draws | None,
-        step: Array | int,
+        step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        active = self.horizon.detach_active(step, self.off_last_epochs)
         outputs: Any = self.model.apply(
-            {"params": params}, batch["inputs"], carry, batch["start"], draws, active
+            variables, batch["inputs"], carry, batch["start"], self.in_force(step)
         )
         features, readout, carry = outputs
         mask = batch["mask"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from lrd_jax.arrays import Array
 from lrd_jax.errors import UserError
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Segments:
     def _start(self, anchor: Any, gap: Any) -> Any:
         return anchor - gap - self.size if self.kind == "reconstruct" else anchor + gap
 
-    def draw(self, draws: Draws, count: int, scope: str, batch: int) -> tuple[Array, Array]:
+    def draw(self, step: StepContext, count: int, scope: str, batch: int) -> tuple[Array, Array]:
         """Draws anchors, uniformly.
 
         Args:
-          draws: randomness of a training step.
+          step: the training step.
           count: anchors.
           scope: `batch`: the mini-batch shares them; `example`: each example has its own.
           batch: examples on this device.
@@ -85,8 +85,8 @@ class Segments:
 
         stream = f"anchors_{self.kind}"
         if scope == "batch":
-            return one(draws.shared(stream))
-        anchors, starts = jax.vmap(one)(draws.per_example(stream, batch))
+            return one(step.shared(stream))
+        anchors, starts = jax.vmap(one)(step.per_example(stream, batch))
         return anchors.T, starts.T
 
     def spread(self, count: int) -> tuple[np.ndarray, np.ndarray]:

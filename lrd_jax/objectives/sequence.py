@@ -24,7 +24,7 @@ from lrd_jax.models import (
     supervised_reach,
 )
 from lrd_jax.objectives.base import Sums, blank, encode
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 
 logger = logging.getLogger(__name__)
 
@@ -79,17 +79,34 @@ class SequenceObjective:
         """What the model's embedding takes: the stored numbers for a table, else encoded ones."""
         return stored if self._looks_up else encode(stored, self.spec)
 
-    def outputs(
-        self, params: Any, batch: dict[str, Array], draws: Draws | None, step: Array | int
-    ) -> Array:
-        """What the network says of a batch; arguments as in `Objective.loss`."""
-        active = self.horizon.detach_active(step, self.off_last_epochs)
-        apply = functools.partial(self.model.apply, {"params": params})
-        out = apply(self.values(batch["inputs"]), draws, active, method="run")
+    def in_force(self, step: StepContext | None) -> StepContext | None:
+        """A step with h- and c-detach switched off in the run's last epochs."""
+        if step is None or not self.off_last_epochs:
+            return step
+        active = self.horizon.detach_active(step.number, self.off_last_epochs)
+        recurrence = self.model.recurrence
+        rates = {
+            name: step.value(name, getattr(recurrence, name)) for name in ("p_block", "c_block")
+        }
+        return step.with_values(
+            **{
+                name: rate
+                if not isinstance(rate, jax.Array) and rate == 0
+                else jnp.where(active, rate, 0)
+                for name, rate in rates.items()
+            }
+        )
+
+    def outputs(self, variables: Any, batch: dict[str, Array], step: StepContext | None) -> Array:
+        """Outputs of the network for a batch; arguments as in `Objective.loss`."""
+        apply = functools.partial(self.model.apply, variables)
+        x = self.values(batch["inputs"])
+        masks = self.model.recurrence.draw(self.in_force(step), x.shape[1], x.shape[0])
+        out = apply(x, masks, method="run")
         features = self.model.features(out)
         if self._stops:
             features = jax.lax.stop_gradient(features)
-        return apply(features, draws, method="read")
+        return apply(features, step, method="read")
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """What the network's outputs cost.
@@ -105,14 +122,13 @@ class SequenceObjective:
 
     def loss(
         self,
-        params: Any,
+        variables: Any,
         carry: Any,
         batch: dict[str, Array],
-        draws: Draws | None,
-        step: Array | int,
+        step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        total, sums = self.score(self.outputs(params, batch, draws, step), batch)
+        total, sums = self.score(self.outputs(variables, batch, step), batch)
         return total, (sums, carry)
 
     def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:

@@ -1,15 +1,17 @@
 """Time: stacks of recurrent layers, unrolled fast, with what stops and holds their state."""
 
-from lrd_jax.recurrence.controls import Drawn, truncation_cuts
+from lrd_jax.recurrence.controls import Masks, truncation_cuts
+from lrd_jax.recurrence.perturbations import perturbations
 from lrd_jax.recurrence.stack import SCOPES, STACK_MASKS, Recurrence, RecurrenceOutput
 from lrd_jax.recurrence.windows import take_states, take_windows
 
 __all__ = [
     "SCOPES",
     "STACK_MASKS",
-    "Drawn",
+    "Masks",
     "Recurrence",
     "RecurrenceOutput",
+    "perturbations",
     "take_states",
     "take_windows",
     "truncation_cuts",

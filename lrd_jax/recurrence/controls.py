@@ -10,7 +10,7 @@ from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.recurrence.windows import take_windows
-from lrd_jax.streams import Draws
+from lrd_jax.streams import Streams
 
 
 class Controls(NamedTuple):
@@ -76,21 +76,20 @@ def detach_mask(
     p: float | Array,
     scope: str,
     stream: str,
-    draws: Draws,
+    streams: Streams,
     length: int,
     batch: int,
-    active: Array | bool,
 ) -> Array | None:
     """Draws at which steps the gradient is blocked (Arpit et al. 2019, arXiv:1810.03023, alg. 1).
 
     Args:
-      p: probability of blocking, in [0, 1]; the number 0 draws nothing. A swept one is an array.
+      p: probability of blocking, in [0, 1]; the number 0 draws nothing. One that is
+        swept, or switched off at some steps, is an array.
       scope: `batch`: one draw a step for the mini-batch; `example`: one for each example.
       stream: name of the random stream.
-      draws: this step's randomness.
+      streams: this step's randomness.
       length: time steps.
       batch: examples on this device.
-      active: False switches blocking off without recompiling (`detach.off_last_epochs`).
 
     Returns:
       `(time,)` or `(time, batch)` booleans, True = blocked; None if p is 0.
@@ -98,14 +97,14 @@ def detach_mask(
     if not isinstance(p, jax.Array) and p == 0:
         return None
     if scope == "batch":
-        mask = jax.random.bernoulli(draws.shared(stream), p, (length,))
+        mask = jax.random.bernoulli(streams.shared(stream), p, (length,))
     else:
-        keys = draws.per_example(stream, batch)
+        keys = streams.per_example(stream, batch)
         mask = jax.vmap(lambda key: jax.random.bernoulli(key, p, (length,)))(keys).T
-    return mask & active
+    return mask
 
 
-class Drawn(NamedTuple):
+class Masks(NamedTuple):
     """What one training step drew for a `Recurrence`, by layer; None where nothing is drawn.
 
     Attributes:
@@ -118,7 +117,7 @@ class Drawn(NamedTuple):
     block_c: tuple[Array | None, ...]
     keep: tuple[Array | None, ...]
 
-    def windows(self, starts: Array, size: int, batch: int) -> Drawn:
+    def windows(self, starts: Array, size: int, batch: int) -> Masks:
         """The part of the draws that windows see, cut out as by `take_windows`."""
 
         def of_mask(mask: Array | None) -> Array | None:
@@ -127,7 +126,7 @@ class Drawn(NamedTuple):
             whole = jnp.broadcast_to(mask[:, None] if mask.ndim == 1 else mask, (len(mask), batch))
             return take_windows(whole.T, starts, size).T
 
-        return Drawn(
+        return Masks(
             tuple(map(of_mask, self.block_h)),
             tuple(map(of_mask, self.block_c)),
             tuple(None if k is None else take_windows(k, starts, size) for k in self.keep),

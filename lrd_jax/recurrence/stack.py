@@ -14,7 +14,7 @@ from lrd_jax.cells.base import Carry, RecurrentCell
 from lrd_jax.errors import UserError
 from lrd_jax.recurrence.controls import (
     Controls,
-    Drawn,
+    Masks,
     detach_mask,
     stop_where,
     truncation_cuts,
@@ -22,7 +22,7 @@ from lrd_jax.recurrence.controls import (
 )
 from lrd_jax.recurrence.unroll import choose_backend, unroll
 from lrd_jax.recurrence.windows import take_states
-from lrd_jax.streams import Draws, keep_mask
+from lrd_jax.streams import RngStreams, Streams, keep_mask
 
 SCOPES = ("batch", "example")
 
@@ -139,40 +139,68 @@ class Recurrence(nn.Module):
         return jax.tree.map(lambda p, z: jnp.broadcast_to(p, z.shape), learnt, zero)
 
     @nn.nowrap
-    def draw(
-        self, draws: Draws | None, length: int, batch: int, detach_active: Array | bool = True
-    ) -> Drawn:
-        """Draws what a training step needs; in evaluation (draws None) nothing.
+    def streams_in_use(self) -> tuple[str, ...]:
+        """Names of the `rngs` that a training call draws from."""
+        rates = {
+            "h_detach": self.p_block,
+            "c_detach": self.c_block,
+            "dropout": self.dropout if self.num_layers > 1 else 0,
+        }
+        return tuple(name for name, rate in rates.items() if rate)
+
+    @nn.nowrap
+    def draw(self, streams: Streams | None, length: int, batch: int) -> Masks:
+        """Draws what a training step needs.
 
         Args:
-          draws: randomness of the step.
+          streams: randomness of the step; None in evaluation, which draws nothing.
           length: time steps.
           batch: examples on this device.
-          detach_active: see `__call__`.
         """
         nothing = (None,) * self.num_layers
-        if draws is None:
-            return Drawn(nothing, nothing, nothing)
+        if streams is None:
+            return Masks(nothing, nothing, nothing)
+        blocks = (
+            (streams.value("p_block", self.p_block), "h_detach"),
+            (streams.value("c_block", self.c_block), "c_detach"),
+        )
 
         def masks(layer: int) -> list[Array | None]:
             suffix = "" if self.stack_mask == "shared" else f"_{layer}"
-            p_block = draws.swept.get("p_block", self.p_block)
-            c_block = draws.swept.get("c_block", self.c_block)
             return [
-                detach_mask(p, self.mask_scope, name + suffix, draws, length, batch, detach_active)
-                for p, name in ((p_block, "h_detach"), (c_block, "c_detach"))
+                detach_mask(p, self.mask_scope, name + suffix, streams, length, batch)
+                for p, name in blocks
             ]
 
         def keep(layer: int) -> Array | None:
             if not (layer and self.dropout):
                 return None
             width = self.cell.hidden_size * (2 if self.bidirectional else 1)
-            keys = draws.per_example(f"dropout_{layer}", batch)
+            keys = streams.per_example(f"dropout_{layer}", batch)
             return keep_mask(self.dropout, keys, (length, width))
 
         layers = range(self.num_layers)
         block_h, block_c = zip(*map(masks, layers), strict=True)
-        return Drawn(block_h, block_c, tuple(map(keep, layers)))
+        return Masks(block_h, block_c, tuple(map(keep, layers)))
+
+    def _rng_streams(self, deterministic: bool | None) -> RngStreams | None:
+        """The streams of Flax's `rngs` where a call draws, None where it does not.
+
+        Raises:
+          UserError: the call should draw, or was not told whether to, and rngs are missing.
+        """
+        needed = self.streams_in_use()
+        missing = [name for name in needed if not self.has_rng(name)]
+        if deterministic or not needed or (missing and self.is_initializing()):
+            return None
+        if missing:
+            given = ", ".join(f"'{name}': key" for name in needed)
+            lacks = (
+                f"this call draws and lacks the rngs {', '.join(missing)}: give rngs={{{given}}}"
+            )
+            otherwise = ", or deterministic=True for none" if deterministic is None else ""
+            raise UserError(lacks + otherwise)
+        return RngStreams({name: self.make_rng(name) for name in needed})
 
     def advance(
         self, carries: tuple[Carry, ...], x: Array, cut: Array | None = None
@@ -195,7 +223,7 @@ class Recurrence(nn.Module):
         return tuple(new)
 
     def rerun(
-        self, x: Array, before: RecurrenceOutput, starts: Array, drawn: Drawn
+        self, x: Array, before: RecurrenceOutput, starts: Array, masks: Masks
     ) -> RecurrenceOutput:
         """Runs windows of sequences again, each from the stopped state that it began with.
 
@@ -206,7 +234,7 @@ class Recurrence(nn.Module):
           x: the windows' inputs, `(windows * batch, size, n)`, from `take_windows`.
           before: of the whole sequences, read from the initial state on.
           starts: as for `take_windows`.
-          drawn: of the whole sequences.
+          masks: of the whole sequences.
         """
         batch, size = before.last.shape[0], x.shape[1]
 
@@ -218,7 +246,7 @@ class Recurrence(nn.Module):
         stopped = lax.stop_gradient(before.layers)
         previous = tuple(take_states(states, jnp.maximum(starts - 1, 0)) for states in stopped)
         initial = jax.tree.map(entering, self.initial_carry(batch), previous)
-        return self(x, initial=initial, drawn=drawn.windows(starts, size, batch))
+        return self(x, initial=initial, masks=masks.windows(starts, size, batch))
 
     def __call__(
         self,
@@ -226,9 +254,8 @@ class Recurrence(nn.Module):
         *,
         initial: tuple[Carry, ...] | None = None,
         lengths: Array | None = None,
-        draws: Draws | None = None,
-        detach_active: Array | bool = True,
-        drawn: Drawn | None = None,
+        deterministic: bool | None = None,
+        masks: Masks | None = None,
     ) -> RecurrenceOutput:
         """Runs the stack over a batch of sequences.
 
@@ -237,19 +264,23 @@ class Recurrence(nn.Module):
           initial: state before the first step; None = zero or learnt.
           lengths: valid steps of each example, `(batch,)`; the rest is padding that changes
             neither results nor gradients. None = all.
-          draws: randomness of a training step; None in evaluation, which never draws.
-          detach_active: False switches h-detach and c-detach off for this call.
-          drawn: what `draw` gave, instead of `draws`.
+          deterministic: as in `nn.Dropout`. True draws nothing; False draws from the `rngs`
+            `h_detach`, `c_detach` and `dropout`, those whose rate is above 0; None (in a call whose
+            rates are not all 0) draws where they are given. `init` needs `params` alone.
+          masks: what `draw` gave, instead.
 
         Returns:
           A `RecurrenceOutput`.
+
+        Raises:
+          UserError: a rate is above 0, and neither rngs nor `deterministic=True` are given.
         """
         batch, length = x.shape[:2]
         carries = self.initial_carry(batch) if initial is None else initial
         valid = None if lengths is None else jnp.arange(length)[:, None] < lengths
         cut = truncation_cuts(self.truncate_steps, length, lengths, self.truncate_from)
-        if drawn is None:
-            drawn = self.draw(draws, length, batch, detach_active)
+        if masks is None:
+            masks = self.draw(self._rng_streams(deterministic), length, batch)
 
         y = jnp.swapaxes(x, 0, 1)  # time first: the scan slices its leading axis
         if valid is not None:
@@ -260,10 +291,10 @@ class Recurrence(nn.Module):
         layers: list[Carry] = []
         directions = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
-            keep = drawn.keep[layer]
+            keep = masks.keep[layer]
             if keep is not None:
                 y = jnp.where(jnp.swapaxes(keep, 0, 1), y / (1.0 - self.dropout), 0)
-            controls = Controls(drawn.block_h[layer], drawn.block_c[layer], cut, valid)
+            controls = Controls(masks.block_h[layer], masks.block_c[layer], cut, valid)
             outputs = []
             for direction in range(directions):
                 index = layer * directions + direction

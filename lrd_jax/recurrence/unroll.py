@@ -9,6 +9,7 @@ from lrd_jax.recurrence.controls import (
     Controls,
 )
 from lrd_jax.recurrence.fused import unroll_fused
+from lrd_jax.recurrence.perturbations import perturbed
 from lrd_jax.recurrence.scan import unroll_scan
 
 BACKENDS = ("auto", "scan", "fused")
@@ -56,6 +57,12 @@ def unroll(
       The state after the last step, and the states after every step, leaves `(time, batch, d)`.
     """
     x = x.astype(cell.param_dtype)
+    if perturbed(cell):
+        if backend not in ("auto", "scan"):
+            raise UserError(
+                f"perturbations stand in the scan path alone: use backend=scan, not {backend}"
+            )
+        backend = "scan"
     if choose_backend(backend, cell) == "fused":
         return unroll_fused(cell, carry, x, controls, recompute)
     return unroll_scan(cell, carry, x, controls)

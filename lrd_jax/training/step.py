@@ -13,7 +13,7 @@ from jax import lax
 from lrd_jax.arrays import Array
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.runtime.devices import AXIS
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 from lrd_jax.training.state import TrainState
 
 
@@ -72,10 +72,10 @@ def train_step(
         params: Any, rng: Array, carry: Any, batch: dict[str, Array], swept: dict[str, Array]
     ) -> tuple[Any, Sums, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), state.step)
-        draws = Draws(key, first, swept)
+        step = StepContext(key, state.step, first, swept)
 
         def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
-            return objective.loss(params, carry, batch, draws, state.step)
+            return objective.loss({"params": params}, carry, batch, step)
 
         grads, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
         return grads, sums, carry
@@ -147,7 +147,7 @@ def eval_step(
     """
 
     def one(params: Any, carry: Any) -> tuple[Sums, Any]:
-        return objective.loss(params, carry, batch, None, 0)[1]
+        return objective.loss({"params": params}, carry, batch, None)[1]
 
     sums, carry = _over_seeds(one, one_by_one)(params, carry)
     return lax.psum(sums, AXIS) if split == "batch" else sums, carry

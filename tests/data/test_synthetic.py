@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs.base import get_config
 
+from configs.base import get_config
 from lrd_jax.config.horizon import Horizon, make_horizon
 from lrd_jax.data import make_dataset
 from lrd_jax.data.builders.synthetic import stream
@@ -140,7 +140,7 @@ def score(task, batch, outputs):
     objective = make_objective(config, task.spec, Horizon(10, 10))
     objective.outputs = lambda *_: jnp.asarray(outputs)
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
-    total, (sums, _) = objective.loss({}, (), batch, None, 0)
+    total, (sums, _) = objective.loss({}, (), batch, None)
     assert total == sums["loss"][0]
     return {name: float(value / count) for name, (value, count) in sums.items()}
 

@@ -18,7 +18,7 @@ from lrd_jax.models import Head, build, make_decoder
 from lrd_jax.models.embedding import Table
 from lrd_jax.objectives import make_objective
 from lrd_jax.objectives.segments import Segments
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 from lrd_jax.training.optimizer import make_optimizer
 
 T, B, D = 12, 3, 6
@@ -73,13 +73,14 @@ def losses(objective, params, batch, draws=None, step=0):
 
     @jax.jit
     def means(params, batch, step):
-        sums = objective.loss(params, (), batch, draws, step)[1][0]
+        context = None if draws is None else draws._replace(number=step)
+        sums = objective.loss({"params": params}, (), batch, context)[1][0]
         return {name: total / count for name, (total, count) in sums.items()}
 
     return means(params, batch, step)
 
 
-DRAWS = Draws(jax.random.key(3))
+DRAWS = StepContext(jax.random.key(3))
 
 
 # ---- Anchors and segments ---------------------------------------------------------------------
@@ -90,7 +91,7 @@ def test_anchors_change_and_stay_legal(kind, legal):
     # ORC-17
     segments = Segments(kind, 784, 600)
     assert (segments.first, segments.last) == legal
-    draw = jax.jit(jax.vmap(lambda key: segments.draw(Draws(key), 2, "batch", 8)))
+    draw = jax.jit(jax.vmap(lambda key: segments.draw(StepContext(key), 2, "batch", 8)))
     anchors, starts = draw(jax.random.split(jax.random.key(0), 3000))
     assert (anchors.min(), anchors.max()) == legal and len(np.unique(anchors)) > 180
     assert (anchors[:, 0] != anchors[:, 1]).any()
@@ -116,7 +117,7 @@ def test_no_legal_anchor_is_an_error(kind, size, gap):
 @pytest.mark.parametrize("kind", ["reconstruct", "predict"])
 def test_a_random_gap_uses_all_of_the_sequence(kind):
     segments = Segments(kind, 30, 5, -1)
-    draw = jax.vmap(lambda key: segments.draw(Draws(key), 1, "batch", 1))
+    draw = jax.vmap(lambda key: segments.draw(StepContext(key), 1, "batch", 1))
     anchors, starts = (x[:, 0] for x in draw(jax.random.split(jax.random.key(0), 20_000)))
     gaps = anchors - starts - 5 if kind == "reconstruct" else starts - anchors
     assert gaps.min() == 0 and gaps.max() == 25 - (kind == "reconstruct")
@@ -135,12 +136,12 @@ def test_the_decoder_reads_all_but_the_last_and_says_all_but_the_first(kind, rev
     objective, params, batch = make_case(NUMBERS, **{"aux.kind": kind, "aux.reverse": reverse})
     seen = {}
 
-    def decode(kind, params, state, segment, draws, step):
+    def decode(kind, params, state, segment, step):
         seen.update(state=state, segment=segment)
         return jnp.zeros((len(segment), 4, 2))
 
     objective._decode = decode
-    objective.loss(params, (), batch, None, 0)
+    objective.loss({"params": params}, (), batch, None)
     anchor = 8 if kind == "reconstruct" else 4  # the middle of 5..11 and of 0..7
     start = anchor - 5 if kind == "reconstruct" else anchor
     expected = batch["inputs"][:, start : start + 5]
@@ -318,7 +319,7 @@ def test_the_weight_scales_the_auxiliary_gradient():
         objective, params, batch = make_case(NUMBERS, phases, **{"aux.weight": weight})
 
         def total(params, step, objective=objective, batch=batch):
-            return objective.loss(params, (), batch, DRAWS, step)[0]
+            return objective.loss({"params": params}, (), batch, DRAWS._replace(number=step))[0]
 
         gradient = jax.jit(jax.grad(total))
         found[weight] = gradient(params, 0), gradient(params, 10)
@@ -371,14 +372,15 @@ def decode(objective, params, batch, **options):
     """Outputs for the middle segment, and the segment."""
     anchors, starts = map(jnp.asarray, objective.segments["reconstruct"].spread(1))
     segment = objective._cut_out("reconstruct", batch["inputs"], starts)
-    whole = objective._model.apply(
-        {"params": objective._main(params)}, objective.task.values(batch["inputs"]), method="run"
-    )
+    main, x = {"params": objective._main(params)}, objective.task.values(batch["inputs"])
+    masks = objective._model.recurrence.draw(None, T, B)
+    whole = objective._model.apply(main, x, masks, method="run")
     state = objective._states("reconstruct", whole, anchors, None)
     call = functools.partial(objective._decode, "reconstruct", params, state, **options)
 
-    def run(segment, draws=None, step=0):
-        return jax.jit(lambda segment, step: call(segment, draws, step))(segment, step)
+    def run(segment, draws=None, number=0):
+        step = None if draws is None else draws._replace(number=number)
+        return jax.jit(call)(segment, step)
 
     return run, segment
 
@@ -497,7 +499,7 @@ def test_a_table_is_one_parameter_and_moves_once(embedding, places):
     tx = make_optimizer(make_config(**{"optim.learning_rate": 0.5}).optim, Horizon(20, 10))
 
     def total(params):
-        return objective.loss(params, (), batch, DRAWS, 0)[0] / B
+        return objective.loss({"params": params}, (), batch, DRAWS)[0] / B
 
     grads = jax.jit(jax.grad(total))(params)
     updates, _ = tx.update(grads, tx.init(params), params)
@@ -518,7 +520,7 @@ def test_a_shared_table_gets_gradient_from_both_readers():
     objective.segments = {"reconstruct": types.SimpleNamespace(draw=lambda *_: fixed, first=5)}
 
     def total(params):
-        return objective.loss(params, (), batch | {"inputs": inputs}, DRAWS, 0)[0]
+        return objective.loss({"params": params}, (), batch | {"inputs": inputs}, DRAWS)[0]
 
     table = jax.jit(jax.grad(total))(params)["embedding"]["table"]
     live = np.flatnonzero(jnp.abs(table).max(-1))

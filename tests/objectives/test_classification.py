@@ -37,7 +37,9 @@ def make_batch(mask):
 
 
 def loss(objective, params, batch):
-    total, (sums, carry) = objective.loss(params, objective.initial_carry(5), batch, None, 0)
+    total, (sums, carry) = objective.loss(
+        {"params": params}, objective.initial_carry(5), batch, None
+    )
     assert carry == ()
     return total, sums
 

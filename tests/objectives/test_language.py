@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from configs.base import get_config
 from flax import traverse_util
 
+from configs.base import get_config
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.text import TextDataset
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import UserError
 from lrd_jax.objectives import make_objective
 from lrd_jax.runtime import devices
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 from lrd_jax.training import program as program_module
 from lrd_jax.training.checkpoints import Checkpoints
 
@@ -127,7 +127,7 @@ def test_a_tied_embedding_is_one_parameter_moved_once():
     table = params["embedding"]
     parts = jax.grad(loss, argnums=(0, 1))(table, table)
     assert all(np.abs(part).max() > 1e-3 for part in parts)
-    whole = jax.grad(lambda p: objective.loss(p, carry, batch, None, 0)[0])(params)
+    whole = jax.grad(lambda p: objective.loss({"params": p}, carry, batch, None)[0])(params)
     np.testing.assert_allclose(whole["embedding"], sum(parts), rtol=1e-4, atol=1e-5)
 
 
@@ -142,7 +142,7 @@ def test_every_cell_carries_its_state(cell):
     objective, params = make_case(model__cell=cell)
     short, long = make_data(LENGTH), make_data(2 * LENGTH)
     carry, total = objective.initial_carry(STREAMS), 0.0
-    compiled = jax.jit(lambda carry, batch: objective.loss(params, carry, batch, None, 0))
+    compiled = jax.jit(lambda carry, batch: objective.loss({"params": params}, carry, batch, None))
     for step in range(2):
         loss, (sums, carry) = compiled(carry, batch_of(short, step))
         total += loss
@@ -159,10 +159,10 @@ def test_a_stream_that_starts_takes_the_initial_state():
     batch = batch_of(make_data())
     junk = jax.tree.map(lambda c: c + 7, objective.initial_carry(STREAMS))
     zero = objective.initial_carry(STREAMS)
-    fresh = [objective.loss(params, carry, batch, None, 0)[0] for carry in (junk, zero)]
+    fresh = [objective.loss({"params": params}, carry, batch, None)[0] for carry in (junk, zero)]
     assert fresh[0] == fresh[1]
     on = batch | {"start": jnp.zeros(STREAMS, bool)}
-    assert objective.loss(params, zero, on, None, 0)[0] != fresh[0]
+    assert objective.loss({"params": params}, zero, on, None)[0] != fresh[0]
 
 
 @pytest.mark.parametrize("rate", ["embedding_dropout", "dropout", "output_dropout"])
@@ -171,18 +171,18 @@ def test_dropout_is_of_training_alone_and_keyed_by_the_stream(rate):
     batch, carry = batch_of(make_data()), objective.initial_carry(STREAMS)
 
     compiled = jax.jit(
-        lambda carry, batch, draws: objective.loss(params, carry, batch, draws, 0)[0]
+        lambda carry, batch, step: objective.loss({"params": params}, carry, batch, step)[0]
     )
 
     def loss(draws, rows=slice(None)):
         part = jax.tree.map(lambda leaf: leaf[rows], batch)
         return float(compiled(objective.initial_carry(len(part["mask"])), part, draws))
 
-    plain = float(make_case()[0].loss(params, carry, batch, None, 0)[0])
+    plain = float(make_case()[0].loss({"params": params}, carry, batch, None)[0])
     assert loss(None) == pytest.approx(plain, rel=1e-6)
-    draws = Draws(jax.random.key(1))
+    draws = StepContext(jax.random.key(1))
     assert loss(draws) != loss(None) and loss(draws) == loss(draws)
-    assert loss(draws) != loss(Draws(jax.random.key(2)))
+    assert loss(draws) != loss(StepContext(jax.random.key(2)))
     halves = loss(draws, slice(0, 4)) + loss(draws._replace(first=4), slice(4, 8))
     assert halves == pytest.approx(loss(draws), rel=1e-5)
 
@@ -287,7 +287,7 @@ def test_evaluation_counts_every_token_whatever_the_batch(monkeypatch):
     trainer = make_trainer(monkeypatch, 1)
     objective = trainer.objective
     whole_loss = jax.jit(
-        lambda p, batch: objective.loss(p, objective.initial_carry(1), batch, None, 0)[0]
+        lambda p, batch: objective.loss({"params": p}, objective.initial_carry(1), batch, None)[0]
     )
     params = trainer.init().params
     tokens = trainer.dataset._splits["valid"]

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs.base import get_config
 
+from configs.base import get_config
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.builders.synthetic import stream
 from lrd_jax.data.synthetic import Adding, Copying, SyntheticDataset
 from lrd_jax.objectives import make_objective
 from lrd_jax.runtime import devices
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 from lrd_jax.training import program as program_module
 
 TASKS = {
@@ -62,8 +62,8 @@ def make_case(task, **overrides):
 def test_the_loss_is_that_of_its_definition(name):
     task = TASKS[name]
     objective, params, batch = make_case(task)
-    outputs = np.asarray(objective.outputs(params, batch, None, 0), np.float64)
-    total, (sums, carry) = objective.loss(params, (), batch, None, 0)
+    outputs = np.asarray(objective.outputs({"params": params}, batch, None), np.float64)
+    total, (sums, carry) = objective.loss({"params": params}, (), batch, None)
     targets = np.asarray(batch["targets"])
     if name == "adding":
         assert outputs.shape == (8, 1)
@@ -86,16 +86,16 @@ def test_each_step_is_labelled_from_its_own_state(name):
     task = TASKS[name]
     objective, params, batch = make_case(task)
     changed = dict(batch, inputs=batch["inputs"].at[:, -3].set(5))
-    one, other = (objective.outputs(params, b, None, 0) for b in (batch, changed))
+    one, other = (objective.outputs({"params": params}, b, None) for b in (batch, changed))
     np.testing.assert_array_equal(one[:, :-3], other[:, :-3])
     assert (jnp.abs(one[:, -3:] - other[:, -3:]).max(axis=(0, 2)) > 0).all()
 
 
 def gradients(objective):
-    """A compiled function of parameters, batch, draws and step: metrics and gradients."""
+    """A compiled function of parameters, batch and step: metrics and gradients."""
 
-    def loss(params, batch, draws, step):
-        total, (sums, _) = objective.loss(params, (), batch, draws, step)
+    def loss(params, batch, step):
+        total, (sums, _) = objective.loss({"params": params}, (), batch, step)
         return total, sums
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -107,7 +107,7 @@ def test_padding_changes_nothing(name):
     masked = dict(batch, mask=batch["mask"].at[5:].set(0))
     half = jax.tree.map(lambda x: x[:5], batch)
     function = gradients(objective)
-    results = [function(params, b, None, 0) for b in (masked, half)]
+    results = [function(params, b, None) for b in (masked, half)]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *results)
 
 
@@ -115,10 +115,10 @@ def test_padding_changes_nothing(name):
 def test_h_detach_changes_gradients_alone(name):
     # ORC-11, and ORC-12 in the epochs that `off_last_epochs` switches off.
     objective, params, batch = make_case(TASKS[name], **{"detach.off_last_epochs": 1})
-    function, draws = gradients(objective), Draws(jax.random.key(1))
-    (loss, _), plain = function(params, batch, None, 0)
-    (blocked_loss, _), blocked = function(params, batch, draws, 0)
-    (_, _), off = function(params, batch, draws, 10)
+    function, step = gradients(objective), StepContext(jax.random.key(1))
+    (loss, _), plain = function(params, batch, None)
+    (blocked_loss, _), blocked = function(params, batch, step)
+    (_, _), off = function(params, batch, step._replace(number=10))
     assert blocked_loss == pytest.approx(float(loss), rel=1e-6)
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), plain, off)
     kernels = [g["recurrence"]["layer_0"]["recurrent_kernel"] for g in (plain, blocked)]

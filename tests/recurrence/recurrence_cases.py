@@ -7,7 +7,7 @@ import numpy as np
 from lrd_jax.cells import make_cell
 from lrd_jax.cells.gates import GATE_CODES
 from lrd_jax.recurrence import Recurrence
-from lrd_jax.streams import Draws
+from lrd_jax.streams import StepContext
 
 B, T, N, D = 3, 7, 2, 6
 
@@ -65,7 +65,13 @@ def inputs(seed=1, dtype=jnp.float64):
 
 
 def draws(seed=0, first=0):
-    return Draws(jax.random.key(seed), first)
+    return StepContext(jax.random.key(seed), first=first)
+
+
+def drawing(model, params, x, context, **arguments):
+    """A training call: with the masks that a step draws."""
+    masks = model.draw(context, x.shape[1], x.shape[0])
+    return model.apply(params, x, masks=masks, **arguments)
 
 
 def weighted(out, seed=5):

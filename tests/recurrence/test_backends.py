@@ -23,6 +23,7 @@ from tests.recurrence.recurrence_cases import (
     T,
     assert_close,
     build,
+    drawing,
     draws,
     has_memory,
     inputs,
@@ -107,7 +108,7 @@ def results(name, options, paths=tuple(PATHS), vmap=False):
             model, _ = build(name, **options, **PATHS[path])
 
             def loss(params, x, initial, model=model):
-                out = model.apply(params, x, initial=initial, lengths=lengths, draws=draws(2))
+                out = drawing(model, params, x, draws(2), initial=initial, lengths=lengths)
                 return weighted(out), out
 
             gradient = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
@@ -170,7 +171,7 @@ def test_vmapped_seed_is_its_own_run(x64):
     params = random_tree(jax.tree.map(lambda p: jnp.stack([p, p]), params), 3)
 
     def gradient(params, x):
-        return jax.grad(lambda p: weighted(model.apply(p, x, draws=draws())))(params)
+        return jax.grad(lambda p: weighted(drawing(model, p, x, draws())))(params)
 
     together = jax.jit(jax.vmap(gradient, (0, None)))(params, inputs())
     for seed in range(2):
@@ -183,7 +184,7 @@ def test_without_jit(x64):
     model, params = build("lstm", p_block=0.5, backend="fused")
 
     def loss(params):
-        return weighted(model.apply(params, inputs(), draws=draws()))
+        return weighted(drawing(model, params, inputs(), draws()))
 
     assert_close(jax.grad(loss)(params), jax.jit(jax.grad(loss))(params), 1e-12)
 
@@ -303,7 +304,7 @@ def test_no_loop_copies_what_is_stored(name, option, vmap):
     x = inputs(dtype=jnp.float32)
 
     def loss(params, x):
-        out = model.apply(params, x, draws=draws(), lengths=lengths and jnp.array(lengths))
+        out = drawing(model, params, x, draws(), lengths=lengths and jnp.array(lengths))
         return (out.last**2).sum()
 
     gradient = jax.grad(loss)
@@ -337,7 +338,7 @@ def test_bfloat16_products(name):
         model = model.clone(cell=model.cell.clone(dot=dot))
 
         def loss(params):
-            out = model.apply(params, x, draws=draws())
+            out = drawing(model, params, x, draws())
             return (out.outputs**2).sum(), out
 
         return jax.jit(jax.grad(loss, has_aux=True))(params)

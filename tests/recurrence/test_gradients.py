@@ -21,6 +21,7 @@ from tests.recurrence.recurrence_cases import (
     assert_equal,
     build,
     differ,
+    drawing,
     draws,
     has_memory,
     inputs,
@@ -99,12 +100,17 @@ def test_orc_11_forward_is_bit_identical(name, backend):
     plain = jax.jit(model.apply)(params, x)
     for scope, p, seed in (("batch", 1.0, 0), ("batch", 0.5, 1), ("example", 0.5, 2)):
         detached = model.clone(p_block=p, c_block=c_block, mask_scope=scope)
-        out = jax.jit(lambda p, x, m=detached, s=seed: m.apply(p, x, draws=draws(s)))(params, x)
+        out = jax.jit(lambda p, x, m=detached, s=seed: drawing(m, p, x, draws(s)))(params, x)
         assert_equal(out, plain)
 
 
-def gradient(model, params, x, **arguments):
-    return jax.jit(jax.grad(lambda p: weighted(model.apply(p, x, **arguments))))(params)
+def gradient(model, params, x, context=None):
+    def loss(params):
+        if context is None:
+            return weighted(model.apply(params, x, deterministic=True))
+        return weighted(drawing(model, params, x, context))
+
+    return jax.jit(jax.grad(loss))(params)
 
 
 @over(ALL, ("lstm",))
@@ -113,11 +119,11 @@ def test_orc_12_p_zero_is_the_plain_gradient(name, backend, x64):
     model, params = build(name, backend=backend)
     blocked = model.clone(p_block=0.7)
     plain = gradient(model, params, inputs())
-    assert_equal(gradient(model, params, inputs(), draws=draws()), plain)
-    off = gradient(blocked, params, inputs(), draws=draws(), detach_active=jnp.array(False))
+    assert_equal(gradient(model, params, inputs(), draws()), plain)
+    off = gradient(blocked, params, inputs(), draws().with_values(p_block=jnp.array(0.0)))
     assert_close(off, plain, 1e-14)
     assert_equal(gradient(blocked, params, inputs()), plain)
-    assert differ(gradient(blocked, params, inputs(), draws=draws()), plain)
+    assert differ(gradient(blocked, params, inputs(), draws()), plain)
 
 
 def test_orc_12_last_epochs():
@@ -271,7 +277,7 @@ def example_gradients(model, params, x, draws, **arguments):
     """Gradient of each example's own loss, all in one batch: rows of d loss_b / d x_b."""
 
     def loss(x):
-        return (model.apply(params, x, draws=draws, **arguments).outputs ** 2).sum()
+        return (drawing(model, params, x, draws, **arguments).outputs ** 2).sum()
 
     return jax.jit(jax.grad(loss))(x)
 
@@ -319,7 +325,7 @@ def test_detaching_changes_no_other_stream(x64):
     """Dropout masks and initial parameters are the same for every p, so results are too."""
 
     def run(model, params, draws):
-        return jax.jit(lambda p, x: model.apply(p, x, draws=draws))(params, inputs())
+        return jax.jit(lambda p, x: drawing(model, p, x, draws))(params, inputs())
 
     outputs = []
     for p in (0.0, 0.5):
@@ -334,7 +340,7 @@ def test_evaluation_draws_nothing(x64):
     """Without draws, dropout and detaching are off, whatever their rates."""
     model, params = build("lstm", num_layers=2, dropout=0.5, p_block=1.0, c_block=1.0)
     plain = model.clone(dropout=0.0, p_block=0.0, c_block=0.0)
-    assert_equal(model.apply(params, inputs()), plain.apply(params, inputs()))
+    assert_equal(model.apply(params, inputs(), deterministic=True), plain.apply(params, inputs()))
     assert_equal(gradient(model, params, inputs()), gradient(plain, params, inputs()))
 
 
@@ -346,14 +352,12 @@ def test_layers_share_a_draw_or_have_their_own(kind, x64):
         options = {"num_layers": 2, "stack_mask": stack_mask, "mask_scope": scope, kind: 0.5}
         model, params = build("rnn" if kind == "p_block" else "lstm", **options)
         x = inputs()[:, :1]
-        zero = model.apply(params, x).final
+        zero = model.apply(params, x, deterministic=True).final
         field = "h" if kind == "p_block" else "c"
 
         def layers(key):
             def own(initial, layer):
-                found = model.apply(
-                    params, x, initial=initial, draws=draws()._replace(key=key)
-                ).final
+                found = drawing(model, params, x, draws()._replace(key=key), initial=initial).final
                 return getattr(found[layer], field).sum()
 
             reach = [getattr(jax.grad(own)(zero, k)[k], field) for k in range(2)]
@@ -373,13 +377,11 @@ def test_h_and_c_have_masks_of_their_own(x64):
     """One step of an LSTM with both at 1/2: all four combinations occur."""
     model, params = build("lstm", p_block=0.5, c_block=0.5)
     x = inputs()[:, :1]
-    zero = model.apply(params, x).final
+    zero = model.apply(params, x, deterministic=True).final
 
     def blocked(key):
         def final(initial):
-            return weighted(
-                model.apply(params, x, initial=initial, draws=draws()._replace(key=key))
-            )
+            return weighted(drawing(model, params, x, draws()._replace(key=key), initial=initial))
 
         flow = jax.grad(final)(zero)[0]
         return jnp.stack([(flow.h == 0).all(), (flow.c == 0).all()])
@@ -414,7 +416,7 @@ def test_truncation_counts_from_the_end_of_each_example(name, backend, x64):
         detached = model.clone(p_block=p, mask_scope="example")
 
         def last(x, m=detached):
-            out = m.apply(params, x, lengths=jnp.array(lengths), draws=draws())
+            out = drawing(m, params, x, draws(), lengths=jnp.array(lengths))
             return weighted(out.last)
 
         reached = np.abs(jax.jit(jax.grad(last))(inputs())).max(axis=2)

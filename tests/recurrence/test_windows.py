@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lrd_jax.recurrence import take_windows, truncation_cuts
-from lrd_jax.streams import Draws
-from tests.recurrence.recurrence_cases import B, N, T, build
+from lrd_jax.streams import StepContext
+from tests.recurrence.recurrence_cases import B, N, T, build, drawing
 
 
 def test_windows_are_cut_out_window_by_window():
@@ -26,17 +26,17 @@ def test_a_window_repeats_what_the_whole_did(x64, mask_scope, starts):
     options = {"num_layers": 2, "dropout": 0.4, "p_block": 0.5, "learn_initial": True}
     model, params = build("urlstm", mask_scope=mask_scope, **options)
     x, starts = jax.random.normal(jax.random.key(1), (B, T, N), jnp.float64), jnp.array(starts)
-    drawn = model.draw(Draws(jax.random.key(2)), T, B)
+    masks = model.draw(StepContext(jax.random.key(2)), T, B)
 
     @jax.jit
     def run(params, x):
-        whole = model.apply(params, x, drawn=drawn)
+        whole = model.apply(params, x, masks=masks)
         windows = take_windows(x, starts, 4)
-        return whole, model.apply(params, windows, whole, starts, drawn, method="rerun")
+        return whole, model.apply(params, windows, whole, starts, masks, method="rerun")
 
     whole, again = run(params, x)
     np.testing.assert_allclose(again.outputs, take_windows(whole.outputs, starts, 4), rtol=1e-12)
-    plain = model.apply(params, x, draws=Draws(jax.random.key(2)))
+    plain = drawing(model, params, x, StepContext(jax.random.key(2)))
     np.testing.assert_array_equal(plain.outputs, whole.outputs)
 
 

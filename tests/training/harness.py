@@ -103,8 +103,9 @@ class Stream:
     def initial_carry(self, batch_size):
         return {"s": jnp.ones((batch_size, self.width))}
 
-    def loss(self, params, carry, batch, draws, step):
-        del draws, step
+    def loss(self, variables, carry, batch, step):
+        del step
+        params = variables["params"]
         s = carry["s"] / 2 + batch["inputs"][:, 0, :1] + params["w"]
         total = (s.mean(axis=1) * batch["mask"]).sum() * self.width
         return total, ({"loss": (total, batch["mask"].sum())}, {"s": s})
@@ -124,7 +125,8 @@ class Mean:
         del batch_size
         return ()
 
-    def loss(self, params, carry, batch, draws, step):
-        del draws, step
+    def loss(self, variables, carry, batch, step):
+        del step
+        params = variables["params"]
         total = (batch["inputs"][:, 0, 0] * batch["mask"]).sum() + 0 * params["w"].sum()
         return total, ({"loss": (total, batch["mask"].sum())}, carry)

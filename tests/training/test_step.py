@@ -164,9 +164,9 @@ def test_split_seeds_communicate_nothing(monkeypatch):
 
 def test_the_checker_finds_a_collective_inside_a_loop(monkeypatch):
     class Chatty(Mean):
-        def loss(self, params, carry, batch, draws, step):
+        def loss(self, variables, carry, batch, step):
             def body(total, x):
-                return lax.psum(total + x @ params["w"], AXIS), None
+                return lax.psum(total + x @ variables["params"]["w"], AXIS), None
 
             xs = jnp.swapaxes(batch["inputs"][..., :1], 0, 1)
             total = lax.scan(body, jnp.zeros(len(batch["mask"])), xs)[0].sum()
