@@ -31,18 +31,15 @@ import argparse
 import json
 import math
 import pathlib
-import platform
-import resource
 import statistics
 import sys
-import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
 
 import bench_worker  # noqa: E402
+from bench_contenders import CELLS, Job, work  # noqa: E402
 from bench_worker import Worker  # noqa: E402
 
 from lrd_jax.reporting import provenance  # noqa: E402
@@ -54,12 +51,6 @@ SHAPES = {
     "goal": list(GOAL_SHAPES),
     "grid": GRID,
     "quick": [(128, 64, 128), (784, 64, 128)],
-}
-CELLS: dict[str, tuple[dict[str, Any], float]] = {  # model options, p_block
-    "lstm": ({"cell": "lstm"}, 0.0),
-    "hdetach": ({"cell": "lstm"}, 0.5),
-    "urlstm": ({"cell": "urlstm"}, 0.0),
-    "gru": ({"cell": "gru"}, 0.0),
 }
 CONTENDERS = (
     *(f"ours-{path}-{cell}" for cell in CELLS for path in ("fused", "scan")),
@@ -85,269 +76,23 @@ GOALS = (
 _LONG_S = 2.0  # a call that takes longer needs no untimed one before it
 
 
-class Job(NamedTuple):
-    """What one worker process measures."""
-
-    contender: str
-    steps: int
-    batch: int
-    units: int
-    inputs: int
-
-
-# ---- Workers: two calls without arguments, training step and forward pass, that wait for the end
-
-
-class Calls(NamedTuple):
-    """What a worker offers; `peak` is in bytes, over what the process held before."""
-
-    train: Callable[[], None]
-    forward: Callable[[], None]
-    peak: Callable[[], int]
-    device: Callable[[], str]
-    versions: dict[str, str]
-
-
-def resident() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib if sys.platform == "darwin" else kib * 1024
-
-
-def jax_calls(job: Job) -> Calls:
-    """Ours and Flax's: `jit(shard_map)` over all devices, gradients averaged once."""
-    from configs import base
-    from lrd_jax.runtime import devices
-
-    config: Any = base.get_config()
-    config.data.batch_size = job.batch
-    config.devices.deterministic = False
-    devices.configure(config)
-
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from jax.sharding import PartitionSpec as P
-
-    from lrd_jax.cells import bfloat16_dot, make_cell
-    from lrd_jax.recurrence import Recurrence
-    from lrd_jax.streams import StepContext
-
-    kind, *path, cell = job.contender.split("-")
-    if kind == "products":
-        init, last, gradients = products(job)
-    elif kind == "flax":
-        rnn: Any = nn.RNN(nn.OptimizedLSTMCell(job.units))
-
-        def last(params, x, context):
-            return rnn.apply(params, x)[:, -1]
-
-        init = rnn.init
-    else:
-        options, p_block = CELLS[cell]
-        rounded: dict[str, Any] = {"dot": bfloat16_dot} if path == ["bfloat16"] else {}
-        model: Any = Recurrence(
-            make_cell({"hidden_size": job.units, **options}).clone(**rounded),
-            p_block=p_block,
-            backend="scan" if path == ["scan"] else "fused",
-            recompute=path == ["recompute"],
-        )
-
-        def last(params, x, context):
-            masks = model.draw(context, x.shape[1], x.shape[0])
-            return model.apply(params, x, masks=masks).last
-
-        init = model.init
-
-    mesh = devices.make_mesh()
-
-    def gradient(params, x, step):
-        local = x.shape[0]
-        first = jax.lax.axis_index(devices.AXIS) * local
-        context = StepContext(jax.random.fold_in(jax.random.key(0), step), step, first)
-
-        def loss(params):
-            return (last(params, x, context) ** 2).sum() / local
-
-        grads = gradients(params, x) if kind == "products" else jax.grad(loss)(params)
-        return jax.lax.pmean(grads, devices.AXIS)
-
-    split = P(devices.AXIS)
-    train = devices.data_parallel(gradient, mesh, (P(), split, P()), P(), ())
-    forward = devices.data_parallel(
-        lambda params, x: last(params, x, None), mesh, (P(), split), split, ()
-    )
-    x = np.random.default_rng(0).standard_normal((job.batch, job.steps, job.inputs), np.float32)
-    params = jax.jit(init)(jax.random.key(0), jnp.zeros((1, 2, job.inputs)))
-    params, x = devices.place(params, mesh, P()), devices.place(x, mesh, split)
-    count = 0
-
-    def run_train():
-        nonlocal count
-        count += 1
-        jax.block_until_ready(train(params, x, np.int32(count)))
-
-    device = jax.devices()[0]
-    before = resident()
-
-    def peak() -> int:
-        if device.platform == "cpu":
-            return resident() - before
-        return (device.memory_stats() or {}).get("peak_bytes_in_use", 0)
-
-    return Calls(
-        run_train,
-        lambda: jax.block_until_ready(forward(params, x)),
-        peak,
-        provenance.device_description,
-        provenance.versions(),
-    )
-
-
-def products(job: Job) -> tuple[Callable[..., Any], ...]:
-    """The products of an LSTM over time alone: one a step forward, one a step back, one after.
-
-    Returns what `jax_calls` calls `init` and `last`, and the stand-in for a gradient.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    units = job.units
-
-    def init(key, x):
-        # The states go through the first block, which keeps their size at any number of steps.
-        keeping = jax.nn.initializers.orthogonal()(key, (units, units))
-        return jnp.concatenate([keeping, jax.random.normal(key, (units, 3 * units))], axis=1)
-
-    def forward(kernel, x):
-        def step(h, _):
-            z = h @ kernel
-            return z[:, :units], (h, z)
-
-        start = jnp.broadcast_to(x[:, 0, :1], (x.shape[0], units))
-        return jax.lax.scan(step, start, None, length=x.shape[1])
-
-    def gradients(kernel, x):
-        last, (states, z) = forward(kernel, x)
-
-        def step(d, z):
-            dz = jnp.concatenate([d, z[:, units:]], axis=1)
-            return dz @ kernel.T, dz
-
-        _, dz = jax.lax.scan(step, last, z, reverse=True)
-        return states.reshape(-1, units).T @ dz.reshape(-1, 4 * units)
-
-    return init, lambda kernel, x, draws: forward(kernel, x)[0], gradients
-
-
-def torch_calls(job: Job) -> Calls:
-    """PyTorch's own modules, and loops over cells it has not, eager, scripted or compiled."""
-    import torch  # pyright: ignore[reportMissingImports]
-
-    torch.set_flush_denormal(True)
-    torch.manual_seed(0)
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda" if cuda else "cpu")
-    way, cell = job.contender.split("-")
-    steps, batch, units = job.steps, job.batch, job.units
-    x = torch.randn(steps, batch, job.inputs, device=device)
-
-    if way == "torch":
-        module = getattr(torch.nn, cell.upper())(job.inputs, units).to(device)
-        parameters = list(module.parameters())
-
-        def last():
-            return module(x)[0][-1]
-
-    else:
-        bound = units**-0.5
-        shapes = ((job.inputs, 4 * units), (units, 4 * units), (4 * units,))
-        wx, wh, b = parameters = [
-            torch.empty(shape, device=device).uniform_(-bound, bound).requires_grad_()
-            for shape in shapes
-        ]
-        loop = torch_loop(cell, way.removeprefix("torch_"))
-        zero = torch.zeros(batch, units, device=device)
-        p_block = CELLS[cell][1]
-
-        def last():
-            bias = b
-            if cell == "urlstm":  # the refine gate, second, is shifted by minus the forget bias
-                bias = b - torch.nn.functional.pad(b[:units], (units, 2 * units))
-            zs = (torch.matmul(x, wx) + bias).unbind(0)
-            blocked = (torch.rand(steps) < p_block).tolist()
-            return loop(list(zs), zero, zero, wh, blocked)
-
-    def wait():
-        if cuda:
-            torch.cuda.synchronize()
-
-    def train():
-        for parameter in parameters:
-            parameter.grad = None
-        (last() ** 2).sum().div(batch).backward()
-        wait()
-
-    def forward():
-        with torch.no_grad():
-            last()
-        wait()
-
-    before = resident()
-    name = f"{torch.cuda.get_device_name()} (cuda)" if cuda else platform.machine()
-    return Calls(
-        train,
-        forward,
-        lambda: torch.cuda.max_memory_allocated() if cuda else resident() - before,
-        lambda: f"{name}, {torch.get_num_threads()} threads",
-        {"torch": torch.__version__, "cudnn": str(torch.backends.cudnn.version())},
-    )
-
-
-def torch_loop(cell: str, way: str) -> Callable[..., Any]:
-    """The loop over time, `(list of (batch, 4 d), h, c, W_h, blocked) -> last h`."""
-    import torch  # pyright: ignore[reportMissingImports]
-    import torch_cells  # beside this file
-
-    step, loop = {
-        "hdetach": (torch_cells.lstm_step, torch_cells.lstm_loop),
-        "urlstm": (torch_cells.urlstm_step, torch_cells.urlstm_loop),
-    }[cell]
-    if way == "script":
-        return torch.jit.script(loop)
-    if way == "eager":
-        return loop
-    # The step, not the loop: that would be compiled unrolled, for minutes.
-    step = torch.compile(step)
-
-    def compiled(zs, h, c, wh, blocked):
-        for z, stop in zip(zs, blocked, strict=True):
-            h, c = step(z, h.detach() if stop else h, c, wh)
-        return h
-
-    return compiled
-
-
-def work(job: Job) -> None:
-    """A worker: answers each line of stdin with a line of JSON on stdout."""
-    answer = bench_worker.answers()
-    calls = (torch_calls if job.contender.startswith("torch") else jax_calls)(job)
-
-    def timed(call: Callable[[], None]) -> float:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    answer(compile_s=timed(calls.train), compile_forward_s=timed(calls.forward))
-    for line in sys.stdin:
-        if line.strip() == "end":
-            answer(peak_bytes=calls.peak(), device=calls.device(), versions=calls.versions)
-            return
-        answer(seconds=timed(calls.train if line.strip() == "train" else calls.forward))
-
-
 # ---- The run ---------------------------------------------------------------------------------
+
+
+def start(job: Job) -> Worker:
+    """Starts a contender; `<name>@<checkout>` by the script, and with the package, of another."""
+    name, _, checkout = job.contender.partition("@")
+    script = (
+        pathlib.Path(checkout, "scripts", pathlib.Path(__file__).name) if checkout else __file__
+    )
+    worker = Worker(str(script), job._replace(contender=name))
+    worker.record["contender"] = f"{name}@{commit_of(checkout)}" if checkout else name
+    return worker
+
+
+def commit_of(checkout: str) -> str:
+    """The commit of another checkout, ten digits of it."""
+    return provenance.commit(pathlib.Path(checkout, "lrd_jax"))[:10]
 
 
 def turn(worker: Worker, seconds: float) -> bool:
@@ -370,7 +115,7 @@ def measure(jobs: list[Job], repeats: int, seconds: float) -> list[dict[str, Any
     workers = []
     try:
         for job in jobs:  # one after the other: compiling is timed as well
-            workers.append(worker := Worker(__file__, job))
+            workers.append(worker := start(job))
             worker.record.update(worker.ask(), train_s=[], forward_s=[])
         for _ in range(repeats):
             if not any([turn(worker, seconds) for worker in workers]):
@@ -409,10 +154,23 @@ def medians(records: list[dict[str, Any]], shape: tuple[int, int, int]) -> dict[
 
 def yardstick(times: dict[str, float], contender: str) -> tuple[float, float]:
     """Times of PyTorch's module (LSTM, or GRU for a GRU) and of its fastest loop over the cell."""
-    cell = contender.rpartition("-")[2]
+    cell = contender.partition("@")[0].rpartition("-")[2]
     module = times.get("torch-gru" if cell == "gru" else "torch-lstm", math.nan)
     loops = [s for c, s in times.items() if c.startswith("torch_") and c.endswith(f"-{cell}")]
     return module, min(loops, default=math.nan)
+
+
+def against_checkout(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each of ours against the same contender of another checkout: ratios of the medians."""
+    found = []
+    for shape in dict.fromkeys(map(shape_of, records)):
+        times = medians(records, shape)
+        for twin in (name for name in times if "@" in name):
+            name, _, commit = twin.partition("@")
+            if name in times:
+                entry = {"shape": shape, "contender": name, "commit": commit}
+                found.append({**entry, "ratio": times[name] / times[twin]})
+    return found
 
 
 def table(records: list[dict[str, Any]]) -> str:
@@ -530,6 +288,14 @@ def parse_contenders(text: str) -> list[str]:
     return names
 
 
+def parse_checkout(text: str) -> str:
+    """The folder of a checkout, absolute."""
+    path = pathlib.Path(text).expanduser().resolve()
+    if not (path / "scripts" / pathlib.Path(__file__).name).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is no checkout of this project")
+    return str(path)
+
+
 def main() -> None:
     """Runs what the command line asks for."""
     parser = argparse.ArgumentParser(
@@ -542,6 +308,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="work of each, about")
     parser.add_argument("--inputs", type=int, default=1, help="features of one time step")
     parser.add_argument("--output", type=pathlib.Path, help="without suffix; default in results/")
+    parser.add_argument(
+        "--checkout",
+        type=parse_checkout,
+        help="folder of another checkout: ours from there takes turns with ours",
+    )
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -554,12 +325,17 @@ def main() -> None:
     records: list[dict[str, Any]] = []
     for steps, batch, units in shapes:
         print(f"{steps}x{batch}x{units} ...", file=sys.stderr, flush=True)
-        jobs = [Job(name, steps, batch, units, options.inputs) for name in contenders]
+        names = list(contenders)
+        if options.checkout:
+            names += [f"{c}@{options.checkout}" for c in contenders if c.startswith("ours-")]
+        jobs = [Job(name, steps, batch, units, options.inputs) for name in names]
         records += measure(jobs, repeats, options.seconds)
 
     config = {"repeats": repeats, "seconds": options.seconds, "inputs": options.inputs}
     result: dict[str, Any] = bench_worker.result(__file__, records, goals(records))
     result["config"] = config
+    if options.checkout:
+        result["against_checkout"] = against_checkout(records)
     device = " ".join(result["devices"])
     slug = "gpu" if "gpu" in device or "cuda" in device else "cpu"
     output = options.output or ROOT / "results" / f"bench_recurrence_{slug}"
@@ -567,6 +343,11 @@ def main() -> None:
     output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     plot(records, output.with_suffix(".png"))
     print(table(records))
+    for entry in result.get("against_checkout", []):
+        shape = "x".join(map(str, entry["shape"]))
+        print(
+            f"{shape}: {entry['contender']} takes {entry['ratio']:.3f} of {entry['commit']}'s time"
+        )
     for goal in result["goals"]:
         shape = "x".join(map(str, goal["shape"]))
         verdict = "met" if goal["met"] else "MISSED"

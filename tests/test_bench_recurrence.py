@@ -71,3 +71,18 @@ def test_run(tmp_path):
         assert found["compile_s"] > found["median_train_s"] > 0
     assert {"jax", "flax"} <= set(result["versions"])
     assert output.with_suffix(".png").stat().st_size > 1000
+
+
+def test_another_checkout_takes_turns(tmp_path):
+    """Its worker runs its own package; the ratio is of the medians."""
+    output = tmp_path / "bench"
+    command = [sys.executable, str(SCRIPT), "--shapes=4x2x3", "--contenders=ours-scan-lstm"]
+    command += [f"--checkout={SCRIPT.parents[1]}", "--repeats=3", f"--output={output}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(output.with_suffix(".json").read_text())
+    own, other = result["records"]
+    assert other["contender"].startswith(f"{own['contender']}@")
+    assert "error" not in own and "error" not in other
+    (entry,) = result["against_checkout"]
+    assert entry["ratio"] == own["median_train_s"] / other["median_train_s"]
