@@ -44,7 +44,7 @@ def refuse_derivative(function: Callable[..., Any]) -> Callable[..., Any]:
     def refuse(primals: Any, tangents: Any) -> Any:
         raise UserError(
             "second derivatives with detaching or truncation in force are beyond the fused path;"
-            ' use backend="scan", or switch p_block, c_block and truncate_steps off'
+            ' use backend="scan", or p_block, c_block and truncate_steps of 0'
         )
 
     run.defjvp(refuse)
