@@ -23,6 +23,7 @@ from lrd_jax.recurrence.controls import (
     Controls,
     where_mask,
 )
+from lrd_jax.recurrence.second_order import derivative_of, refuse_derivative, stops_gradients
 
 _NARROW = 4  # input features up to which the projection stays in the loop
 
@@ -84,6 +85,9 @@ def unroll_fused(
 
     The input projection is hoisted out of the loop, but for an input of a few features: there the
     product costs less than writing its result, `(time, batch, K)`, and reading it back.
+
+    The gradient is differentiable in turn, to any order: then the loop of the backward pass hands
+    gradients out instead of writing them in place. Where gradients are stopped, that is refused.
     """
     update, additive, dot = cell.update, cell.additive, cell.dot
     narrow = x.shape[-1] <= _NARROW
@@ -123,14 +127,12 @@ def unroll_fused(
         needed = None if recompute or additive else source
         return (final, states), (weights, x, before, kept, needed, controls)
 
-    def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+    def pull_back(
+        residuals: Any, d_final: Any, d_states: Any, in_place: bool = False
+    ) -> tuple[Any, ...]:
+        """Gradients of all arguments, from those of the results; None = zero by construction."""
         weights, x, before, kept, source, controls = residuals
         (kernel_in, _), (kernel, bias) = weights
-        d_final, d_states = jax.tree.map(
-            lambda d: None if isinstance(d, SymbolicZero) else d,
-            cotangents,
-            is_leaf=lambda d: isinstance(d, SymbolicZero),
-        )
         d_final = jax.tree.map(
             lambda s, d: jnp.zeros_like(s[0]) if d is None else d,
             before,
@@ -139,9 +141,8 @@ def unroll_fused(
         )
         kernel_t = kernel.T
 
-        def step(state: Any, inputs: Any) -> tuple[Any, Any]:
-            d, stored = state  # pre-activations of the steps to come, gradients of those done
-            at, carry, source, controls, d_state = inputs
+        def step(d: Any, inputs: Any) -> tuple[Any, Any]:
+            z, carry, source, controls, d_state = inputs
             zx: Any = project(weights, source) if narrow and source is not None else source
             d = jax.tree.map(
                 lambda d, e: d if e is None else d + e, d, d_state, is_leaf=lambda e: e is None
@@ -151,7 +152,6 @@ def unroll_fused(
                 valid = controls.valid
                 held = jax.tree.map(lambda d: where_mask(valid, jnp.zeros_like(d), d), d)
                 d = jax.tree.map(lambda d: where_mask(valid, d, 0.0), d)
-            z = _read(0)(stored, at)
             if additive:
                 _, pull = jax.vjp(lambda carry, z: update(carry, z, jnp.zeros_like(z)), carry, z)
                 d, dz = pull(d)
@@ -172,7 +172,22 @@ def unroll_fused(
             if controls.cut is not None:
                 cut = controls.cut
                 d = jax.tree.map(lambda d: where_mask(cut, jnp.zeros_like(d), d), d)
+            return d, (dz, dzx)
+
+        def step_in_place(state: Any, inputs: Any) -> tuple[Any, Any]:
+            d, stored = state  # pre-activations of the steps to come, gradients of those done
+            at, inputs = inputs
+            d, (dz, dzx) = step(d, (_read(0)(stored, at), *inputs))
             return (d, _write(0)(stored, dz, at)), dzx
+
+        def loop(d: Any, kept: Array, inputs: Any) -> tuple[Any, Any, Any]:
+            """Through steps in a row: gradients of the state before and the pre-activations."""
+            if in_place:
+                steps = (jnp.arange(len(kept)), inputs)
+                (d, dzh), dzx = lax.scan(step_in_place, (d, kept), steps, reverse=True)
+            else:
+                d, (dzh, dzx) = lax.scan(step, d, (kept, *inputs), reverse=True)
+            return d, dzh, dzx
 
         def gradient(rows: list[Array], dz: Array) -> Array:
             """Gradient of the stacked weights that `rows` were multiplied with."""
@@ -188,8 +203,7 @@ def unroll_fused(
                     kept = kept + project(weights, x)
                 else:
                     source = x if narrow else project(weights, x)
-            inputs = (jnp.arange(len(x)), before, source, controls, d_states)
-            (d, dzh), dzx = lax.scan(step, (d, kept), inputs, reverse=True)
+            d, dzh, dzx = loop(d, kept, (before, source, controls, d_states))
             # With a column of ones for the bias, one pass over dz gives all gradients.
             from_input = [x, jnp.ones_like(x[..., :1])]
             if additive:
@@ -227,6 +241,20 @@ def unroll_fused(
             (d, d_weights), each = lax.scan(add_stretch, (d, d_weights), earlier, reverse=True)
             parts = [each.reshape(-1, *each.shape[2:]), *parts]
         return d_weights, d, jnp.concatenate(parts), None
+
+    if stops_gradients(controls):
+        forward = refuse_derivative(forward)
+        differentiable = refuse_derivative(functools.partial(pull_back, in_place=True))
+    else:
+        differentiable = derivative_of(pull_back, functools.partial(pull_back, in_place=True))
+
+    def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
+        d_final, d_states = jax.tree.map(
+            lambda d: None if isinstance(d, SymbolicZero) else d,
+            cotangents,
+            is_leaf=lambda d: isinstance(d, SymbolicZero),
+        )
+        return differentiable(residuals, d_final, d_states)
 
     @jax.custom_vjp
     def run(weights: Any, carry: Any, x: Any, controls: Any) -> Any:

@@ -63,6 +63,12 @@ class RecurrenceOutput(NamedTuple):
 class Recurrence(nn.Module):
     """A stack of recurrent layers unrolled over time, batch first.
 
+    Gradients can be differentiated in turn, on every backend and under `vmap`: `jax.grad` or
+    `jax.jvp` of a gradient, `jax.hessian`. On the fused path they cannot while detaching or
+    truncation is in force (UserError; `backend="scan"` can). Nor can JAX take forward mode
+    straight through that path's custom gradient, or a gradient of forward mode (`jax.jvp`,
+    `jax.jacfwd` and `jax.linearize` of the call itself: TypeError): `backend="scan"` again.
+
     Attributes:
       cell: an unbound cell; every layer and direction gets its own copy, with its own parameters.
       num_layers: layers, each reading the outputs of the one below.
