@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.data import make_dataset
@@ -51,12 +51,16 @@ class Trainer:
       members: the runs that train side by side, in the order of the state's leading axis.
     """
 
-    def __init__(self, config: Any, dataset: Dataset | None = None) -> None:
+    def __init__(
+        self, config: Any, dataset: Dataset | None = None, mesh: Mesh | None = None
+    ) -> None:
         """Builds everything that can be wrong before anything is written.
 
         Args:
           config: the run's config.
           dataset: in the place of the one that the config describes.
+          mesh: in the place of all devices of this machine; those that only describe a machine will
+            do, for compiling.
 
         Raises:
           UserError: a config value or a data set that does not fit.
@@ -80,7 +84,7 @@ class Trainer:
         )
         self.objective: Objective = make_objective(config, self.dataset.spec, self.horizon)
         tx = make_optimizer(config.optim, self.horizon)
-        self.mesh = make_mesh()
+        self.mesh = make_mesh() if mesh is None else mesh
         self.members = members(config)
         self._split: str = config.devices.split
         check_split(self._split, batch_size, len(self.members), self.mesh)
@@ -161,10 +165,20 @@ class Trainer:
 
         Of several processes each reads the rows of its own devices.
         """
+        return place(self._host_batch(step), self.mesh, self._batch_spec)
+
+    def _host_batch(self, step: int) -> dict[str, np.ndarray]:
         seeds = [member.seed for member in self.members]
         each = {seed: self.dataset.train_batch(seed, step, self._rows) for seed in set(seeds)}
-        stacked = jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
-        return place(stacked, self.mesh, self._batch_spec)
+        return jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
+
+    def lower_train_step(self) -> jax.stages.Lowered:
+        """The training step, ready to be compiled; no device is touched."""
+        sharding = NamedSharding(self.mesh, self._batch_spec)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._host_batch(0)
+        )
+        return self.train_step.lower(self.template(), batch)
 
     def _local_rows(self, batch_size: int) -> slice:
         """Rows of a batch that this process holds: all of them where the seeds are split."""
