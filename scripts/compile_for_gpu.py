@@ -113,7 +113,9 @@ def tables(found: Any, length: int) -> str:
     for part in found.loops:
         for kernel in part.kernels:
             numbers = (kernel.registers, kernel.spilled, kernel.shared)
-            kernels.append([kernel.name, part.name, *("?" if n is None else str(n) for n in numbers)])
+            kernels.append(
+                [kernel.name, part.name, *("?" if n is None else str(n) for n in numbers)]
+            )
     everything = [kernel for part in (*found.loops, found.outside) for kernel in part.kernels]
     spilling = sum(bool(kernel.spilled) for kernel in everything)
     memory = ", ".join(f"{name} {size / 2**20:.1f}" for name, size in found.memory.items())

@@ -206,7 +206,7 @@ def _taken(folder: Path, ptxas: Path) -> Iterator[tuple[str, tuple[int, int, int
 
 
 def _memory(compiled: jax.stages.Compiled) -> dict[str, int]:
-    sizes = compiled.memory_analysis()
+    sizes: Any = compiled.memory_analysis()
     memory = {
         "arguments": sizes.argument_size_in_bytes,
         "results": sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
