@@ -82,5 +82,8 @@ def compile_and_dump(lowered: jax.stages.Lowered, folder: Path) -> jax.stages.Co
       lowered: for what `devices` returned.
       folder: empty; `report` reads it.
     """
-    options = {"xla_dump_to": str(folder), "xla_dump_emitter_re": "ptx"}
+    options: dict[str, str | bool] = {
+        "xla_dump_to": str(folder),
+        "xla_dump_emitter_re": "ptx",
+    }
     return lowered.compile(compiler_options=options)
