@@ -151,7 +151,8 @@ def get_config() -> ml_collections.ConfigDict:
     # JAX devices on a CPU, without effect on a GPU; 0 = the most cores that divide what is split
     v.cpu_devices = 0
     v.split = "batch"  # batch: every step over all devices | seeds: whole runs, no communication
-    v.deterministic = True  # GPU: bit-reproducible kernels
+    # GPU: the same kernels in every process, none chosen by its time, so that resuming is exact
+    v.deterministic = True
     return c
 
 

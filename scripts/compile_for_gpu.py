@@ -5,8 +5,8 @@
     python scripts/compile_for_gpu.py configs/hdetach_copying.py:H1 --config.model.backend=scan
 
 It needs no GPU, but the compiler for one: `pip install 'lrd-jax[gpu-compile]'`, best into an
-environment of its own. It needs no data either: black images, a single word over and over, or
-really drawn sequences stand in, of the shapes that the config says.
+environment of its own. It needs no data either: noise stands in, of the shapes that the config
+says (`lrd_jax/data/stand_in.py`).
 
 The training step is the one of `lrd_jax.main`, lowered for one GPU and compiled to the end by
 XLA and NVIDIA's assembler. What only a GPU at hand would change: XLA times several kernels for a

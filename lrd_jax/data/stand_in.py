@@ -1,4 +1,4 @@
-"""Data sets without their data: right in every shape and type, for compiling a run beforehand."""
+"""Data sets without their data, for compiling or timing a run: right in every shape and type."""
 
 from typing import Any
 
@@ -18,9 +18,8 @@ _TOKENS = 1_000_000
 def make_stand_in(config: Any) -> Dataset:
     """Builds what stands in for the data set of a config; nothing is downloaded or prepared.
 
-    Images are black, words all the same, the copying and the adding task really drawn. A text of
-    one's own (`data.name=text`) is the only thing that is read: it alone says how many symbols
-    there are.
+    Images and words are noise, the copying and the adding task really drawn. A text of one's own
+    (`data.name=text`) is the only thing that is read: it alone says how many symbols there are.
 
     Args:
       config: the run's config.
@@ -31,6 +30,7 @@ def make_stand_in(config: Any) -> Dataset:
     data = config.data
     if data.name not in dataset_names():
         raise unknown_name("data.name", data.name, dataset_names())
+    rng = np.random.default_rng(0)
     if data.name in ("copy", "adding"):
         from lrd_jax.data.synthetic import SyntheticDataset, make_task
 
@@ -39,21 +39,21 @@ def make_stand_in(config: Any) -> Dataset:
         from lrd_jax.data.text import TextDataset
         from lrd_jax.data.vocabulary import Vocabulary
 
-        vocabulary = Vocabulary("word", tuple(map(str, range(_WORDS[data.name]))))
-        texts = {split: _zeros((_TOKENS,), np.int32) for split in SPLITS}
-        return TextDataset(vocabulary, texts, data.length, data.batch_size, "a stand-in")
+        words = _WORDS[data.name]
+        vocabulary = Vocabulary("word", tuple(map(str, range(words))))
+        text = rng.integers(0, words, _TOKENS, np.int32)
+        texts = {split: text for split in SPLITS}
+        return TextDataset(vocabulary, texts, data.length, data.batch_size, "noise")
     if data.name == "text":
         return make_dataset(config)
     from lrd_jax.data.images import image_spec
 
     spec = image_spec(data)
-    examples = (
-        _zeros((_EXAMPLES, spec.length, spec.features), np.uint8),
-        _zeros((_EXAMPLES,), np.int32),
-    )
-    return ArrayDataset(spec, dict.fromkeys(SPLITS, examples), data.batch_size, "a stand-in")
-
-
-def _zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Zeros that take no memory."""
-    return np.broadcast_to(np.zeros((), dtype), shape)
+    pixels = spec.length * spec.features
+    stream = rng.integers(0, spec.values, _EXAMPLES + pixels - 1, np.uint8)
+    # Each example is a window of the stream, so that all of them take no more memory than it.
+    images = np.lib.stride_tricks.sliding_window_view(stream, pixels)
+    labels = rng.integers(0, spec.classes, _EXAMPLES, np.int32)
+    examples = images.reshape(_EXAMPLES, spec.length, spec.features), labels
+    splits = {split: examples for split in SPLITS}
+    return ArrayDataset(spec, splits, data.batch_size, "noise")

@@ -27,11 +27,24 @@ def assert_same_shapes(made):
     for name, array in expected.items():
         assert (batch[name].shape, batch[name].dtype) == (array.shape, array.dtype)
     assert stand_in.num_train >= made.data.batch_size
+    for name in ("inputs", "targets"):
+        assert batch[name].min() >= 0 and len(np.unique(batch[name])) > 1
+        assert not stand_in.spec.values or batch["inputs"].max() < stand_in.spec.values
 
 
 @pytest.mark.parametrize("overrides", [{}, IMAGES, {"data.order": "row"}])
 def test_images(digits_dir, overrides):
     assert_same_shapes(config(digits_dir, **overrides))
+
+
+def test_noise_takes_no_memory_and_is_the_same_again():
+    made = config("none", **{"data.name": "mnist"})
+    first, second = make_stand_in(made), make_stand_in(made)
+    images = first._splits["train"][0]
+    assert images.shape == (50_000, 784, 1)
+    assert images.base is not None  # a view: 39 MB otherwise
+    for name, array in first.train_batch(1, 2, slice(None)).items():
+        np.testing.assert_array_equal(array, second.train_batch(1, 2, slice(None))[name])
 
 
 def test_mnist(mnist_dir):
@@ -60,6 +73,7 @@ def test_words_are_as_many_as_published(tmp_path, name, words):
     batch = stand_in.train_batch(0, 0, slice(None))
     assert stand_in.spec.kind == "language" and stand_in.spec.classes == words
     assert batch["inputs"].shape == (6, 7) and batch["inputs"].dtype == np.int32
+    assert 0 <= batch["inputs"].min() < batch["inputs"].max() < words
 
 
 def test_a_text_of_ones_own_is_read(tmp_path):
