@@ -5,6 +5,10 @@ import os
 # Four devices on any machine. XLA's CPU collectives deadlock when its thread pool, whose size is
 # read from NPROC, is as small as the number of devices (see lrd_jax/runtime/devices.py).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    # A GPU multiplies float32 in TF32, 10 bits, unless it is told otherwise; comparisons here want
+    # the 23. Programs that tests start have it from here too.
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 os.environ["NPROC"] = str(max(16, os.cpu_count() or 1))
 # Most of the time of these tests is compilation, and LLVM's optimizer is more than half of that;
 # what XLA itself does with a program, collectives for instance, stays as it is.

@@ -17,7 +17,7 @@ FLOORS = (
     {"runtime"},
     {"cells"},
     {"recurrence"},
-    {"models", "data", "reporting", "interchange"},
+    {"models", "data", "reporting", "interchange", "kernels"},
     {"objectives"},
     {"evaluation"},
     {"training"},

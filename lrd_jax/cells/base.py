@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from lrd_jax.arrays import Array
+from lrd_jax.cells.materialise import materialise
 from lrd_jax.errors import UserError
 
 Initializer = Callable[..., Array]  # (key, shape, dtype)
@@ -40,10 +41,6 @@ class HiddenCarry(NamedTuple):
 
 
 Carry = LSTMCarry | HiddenCarry
-
-
-# Keeps XLA from fusing a value into its readers, each of which would compute it again.
-materialise = jax.lax.optimization_barrier
 
 
 def bfloat16_dot(x: Array, kernel: Array) -> Array:

@@ -137,7 +137,9 @@ def get_config() -> ml_collections.ConfigDict:
     e: Any = ml_collections.ConfigDict()
     c.eval = e
     e.split = "test"  # train | valid | test, for --mode=eval
-    e.batch_size = 0  # examples per evaluation batch; 0 = the training batch size
+    # Examples per evaluation batch; 0 = the training batch size; independent sequences (all but
+    # text) on a GPU: 2000 in all, divided by the number of runs side by side, if that is more
+    e.batch_size = 0
     e.delays = ()  # copy: evaluate at each of these delays, e.g. (200, 400, 1000); () = data.delay
     e.sample_tokens = 0  # language: write a text of so many tokens instead of evaluating
     e.temperature = 1.0  # of the sample: logits are divided by it; 0 = always the likeliest token
@@ -146,9 +148,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     v: Any = ml_collections.ConfigDict()
     c.devices = v
-    v.cpu_devices = 0  # JAX devices on a CPU; 0 = the most cores that divide what is split
+    # JAX devices on a CPU, without effect on a GPU; 0 = the most cores that divide what is split
+    v.cpu_devices = 0
     v.split = "batch"  # batch: every step over all devices | seeds: whole runs, no communication
-    v.deterministic = True  # GPU: bit-reproducible kernels
+    # GPU: the same kernels in every process, none chosen by its time, so that resuming is exact
+    v.deterministic = True
     return c
 
 

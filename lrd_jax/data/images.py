@@ -32,18 +32,9 @@ def make_dataset(data: Any) -> ArrayDataset:
     Raises:
         UserError: a value that is unknown or does not fit; data that cannot be had.
     """
-    builder_class = IMAGES[data.name]
-    layout = {
-        "permutation": data.permutation,
-        "order": data.order,
-        "pixels_per_step": data.pixels_per_step,
-    }
-    # Bad values are found on an empty set, before anything is downloaded.
-    empty = np.empty((0, *builder_class.IMAGE_SHAPE), np.uint8)
-    _, length, features = to_sequences(empty, **layout).shape
+    # Bad values are found before anything is downloaded.
+    spec, layout = image_spec(data), _layout(data)
     _parse_split(data.valid_split)
-    offset, scale = _scaling(builder_class, data.normalise, data.name)
-    pixels_in_step = features // len(offset)
 
     with prepared(data.name, data.data_dir) as builder:
         records = {split: read_records(builder, split) for split in builder.info.splits}
@@ -56,7 +47,30 @@ def make_dataset(data: Any) -> ArrayDataset:
         train, valid = split_examples(len(inputs), data.valid_split)
         examples["train"] = inputs[train], targets[train]
         examples["validation"] = inputs[valid], targets[valid]
-    spec = DataSpec(
+    splits = {
+        "train": examples["train"],
+        "valid": examples["validation"],
+        "test": examples["test"],
+    }
+    order = data.order if data.permutation == "none" else f"permutation {data.permutation}"
+    return ArrayDataset(spec, splits, data.batch_size, f"{data.name} ({order})")
+
+
+def image_spec(data: Any) -> DataSpec:
+    """Returns the sizes of an image data set as a config wants it read; needs no images.
+
+    Args:
+        data: the group `data` of the config.
+
+    Raises:
+        UserError: a value that is unknown or does not fit.
+    """
+    builder_class = IMAGES[data.name]
+    empty = np.empty((0, *builder_class.IMAGE_SHAPE), np.uint8)
+    _, length, features = to_sequences(empty, **_layout(data)).shape
+    offset, scale = _scaling(builder_class, data.normalise, data.name)
+    pixels_in_step = features // len(offset)
+    return DataSpec(
         kind="classify",
         length=length,
         features=features,
@@ -65,13 +79,15 @@ def make_dataset(data: Any) -> ArrayDataset:
         scale=scale * (pixels_in_step if len(scale) > 1 else 1),
         values=builder_class.PIXEL_MAX + 1,
     )
-    splits = {
-        "train": examples["train"],
-        "valid": examples["validation"],
-        "test": examples["test"],
+
+
+def _layout(data: Any) -> dict[str, Any]:
+    """The arguments of `to_sequences`."""
+    return {
+        "permutation": data.permutation,
+        "order": data.order,
+        "pixels_per_step": data.pixels_per_step,
     }
-    order = data.order if data.permutation == "none" else f"permutation {data.permutation}"
-    return ArrayDataset(spec, splits, data.batch_size, f"{data.name} ({order})")
 
 
 def to_sequences(

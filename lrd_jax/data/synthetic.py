@@ -267,13 +267,21 @@ def make_dataset(data: Any) -> SyntheticDataset:
     Raises:
         UserError: a value that is unknown or out of range.
     """
-    if data.name == "copy":
-        task = Copying(data.preset, data.delay, data.encoding)
-        stored = f"copy/{data.preset}"
-    else:
-        task, stored = Adding(data.length), f"adding/{data.length}"
+    task = make_task(data)
+    stored = f"copy/{data.preset}" if data.name == "copy" else f"adding/{data.length}"
     splits = _fixed_examples(stored, data.data_dir)
     return SyntheticDataset(task, splits, data.batch_size, data.steps_per_epoch)
+
+
+def make_task(data: Any) -> Task:
+    """Returns the task that the group `data` of the config describes.
+
+    Raises:
+        UserError: a value that is unknown or out of range.
+    """
+    if data.name == "copy":
+        return Copying(data.preset, data.delay, data.encoding)
+    return Adding(data.length)
 
 
 @functools.lru_cache(maxsize=1)  # evaluation at several delays reads the same symbols

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,6 +15,9 @@ from jax.sharding import PartitionSpec as P
 from lrd_jax.config.members import members
 from lrd_jax.errors import UserError
 from lrd_jax.runtime import processes
+from lrd_jax.runtime.accelerators import uses_gpu
+
+_log = logging.getLogger(__name__)
 
 AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
 
@@ -55,7 +59,8 @@ def configure(config: Any) -> None:
     (`docs/speed.md`). So the pool has one more than there are devices: enough where one program
     runs at a time (see `data_parallel`), and that with a single collective, as ours.
     Its size is read from NPROC when the CPU client is created; a value there that the user set is
-    kept, unless it is smaller than the number of devices.
+    kept, unless it is smaller than the number of devices. Where a GPU is used, the CPU is left as
+    JAX has it.
 
     Args:
       config: the run's config; reads `devices.*`, and the batch size or the number of runs that
@@ -72,11 +77,14 @@ def configure(config: Any) -> None:
     share, rest = divmod(total, processes.count())
     if rest:
         raise UserError(f"{what}={total} does not divide over {processes.count()} processes")
-    count = choose_cpu_devices(config.devices.cpu_devices, share, available_cores(), what)
-    asked = os.environ.get("NPROC", "")
-    if not asked.isdigit() or int(asked) < count:
-        os.environ["NPROC"] = str(max(count + 1, available_cores()))
-    jax.config.update("jax_num_cpu_devices", count)
+    if not uses_gpu():
+        count = choose_cpu_devices(config.devices.cpu_devices, share, available_cores(), what)
+        asked = os.environ.get("NPROC", "")
+        if not asked.isdigit() or int(asked) < count:
+            os.environ["NPROC"] = str(max(count + 1, available_cores()))
+        jax.config.update("jax_num_cpu_devices", count)
+    elif config.devices.cpu_devices:
+        _log.warning("devices.cpu_devices has no effect: this run uses a GPU")
     if config.devices.deterministic:
         flags = os.environ.get("XLA_FLAGS", "")
         if "xla_gpu_deterministic_ops" not in flags:
@@ -112,6 +120,19 @@ def check_split(split: str, batch_size: int, num_members: int, mesh: Mesh) -> No
 def prefers_loops(mesh: Mesh) -> bool:
     """Whether the members of a device had better train one by one than side by side."""
     return mesh.devices.flat[0].platform == "cpu"
+
+
+def memory_of(device: Any) -> tuple[int, str]:
+    """Bytes that arrays on a device may take, 0 where that is not known, and whose they are."""
+    if device.platform == "cpu":
+        known = "SC_PHYS_PAGES" in os.sysconf_names
+        pages = os.sysconf("SC_PHYS_PAGES") if known else 0
+        return pages * os.sysconf("SC_PAGE_SIZE"), "this machine"
+    try:
+        stats = device.memory_stats() or {}
+    except (NotImplementedError, jax.errors.JaxRuntimeError):  # a device that is only described
+        stats = {}
+    return stats.get("bytes_limit", 0), device.device_kind
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> slice:

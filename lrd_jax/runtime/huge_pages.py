@@ -4,6 +4,8 @@ import os
 import platform
 import sys
 
+from lrd_jax.runtime.accelerators import uses_gpu
+
 _SWITCH = "/sys/kernel/mm/transparent_hugepage/enabled"
 _TUNABLE = "glibc.malloc.hugetlb=1"
 
@@ -13,12 +15,12 @@ def restart_with_huge_pages() -> None:
 
     A training step of a recurrent network on a CPU allocates its stacked states afresh, hundreds of
     megabytes, and touching them in pages of 4 KiB is a good part of its time. glibc reads the
-    switch only when a process starts. Where huge pages are always on, or off, or glibc is older
-    than 2.35, nothing is done; a GLIBC_TUNABLES that already speaks of huge pages is left alone, so
-    this restarts at most once.
+    switch only when a process starts. Where a GPU holds the arrays, where huge pages are always on,
+    or off, or glibc is older than 2.35, nothing is done; a GLIBC_TUNABLES that already speaks of
+    huge pages is left alone, so this restarts at most once.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables:
+    if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables or uses_gpu():
         return
     try:
         with open(_SWITCH) as file:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.config.horizon import Horizon, make_horizon
@@ -27,6 +26,7 @@ from lrd_jax.runtime.devices import (
     data_parallel,
     local_rows,
     make_mesh,
+    memory_of,
     place,
     prefers_loops,
 )
@@ -35,6 +35,7 @@ from lrd_jax.training.state import TrainState, init_state, state_spec, update_be
 from lrd_jax.training.step import eval_step, train_step
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
+_SEQUENCES_ON_GPU = 2000  # that are evaluated at a time, of all members together
 _BATCHES_AHEAD = 2  # evaluation batches that wait for the devices
 Metrics = dict[str, np.ndarray]  # name -> one value per member
 
@@ -51,12 +52,16 @@ class Trainer:
       members: the runs that train side by side, in the order of the state's leading axis.
     """
 
-    def __init__(self, config: Any, dataset: Dataset | None = None) -> None:
+    def __init__(
+        self, config: Any, dataset: Dataset | None = None, mesh: Mesh | None = None
+    ) -> None:
         """Builds everything that can be wrong before anything is written.
 
         Args:
           config: the run's config.
           dataset: in the place of the one that the config describes.
+          mesh: in the place of all devices of this machine; those that only describe a machine will
+            do, for compiling.
 
         Raises:
           UserError: a config value or a data set that does not fit.
@@ -80,7 +85,7 @@ class Trainer:
         )
         self.objective: Objective = make_objective(config, self.dataset.spec, self.horizon)
         tx = make_optimizer(config.optim, self.horizon)
-        self.mesh = make_mesh()
+        self.mesh = make_mesh() if mesh is None else mesh
         self.members = members(config)
         self._split: str = config.devices.split
         check_split(self._split, batch_size, len(self.members), self.mesh)
@@ -88,7 +93,7 @@ class Trainer:
         self._init = functools.partial(
             init_state, objective=self.objective, tx=tx, batch_size=batch_size
         )
-        _check_memory(self._shapes())
+        _check_memory(self._shapes(), self._split, self.mesh)
         spec: Any = state_spec(self._split)
         self._sharding: Any = jax.tree.map(
             functools.partial(NamedSharding, self.mesh), spec, is_leaf=lambda x: isinstance(x, P)
@@ -161,14 +166,37 @@ class Trainer:
 
         Of several processes each reads the rows of its own devices.
         """
+        return place(self._host_batch(step), self.mesh, self._batch_spec)
+
+    def _host_batch(self, step: int) -> dict[str, np.ndarray]:
         seeds = [member.seed for member in self.members]
         each = {seed: self.dataset.train_batch(seed, step, self._rows) for seed in set(seeds)}
-        stacked = jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
-        return place(stacked, self.mesh, self._batch_spec)
+        return jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
+
+    def lower_train_step(self) -> jax.stages.Lowered:
+        """The training step, ready to be compiled; no device is touched."""
+        sharding = NamedSharding(self.mesh, self._batch_spec)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._host_batch(0)
+        )
+        return self.train_step.lower(self.template(), batch)
 
     def _local_rows(self, batch_size: int) -> slice:
         """Rows of a batch that this process holds: all of them where the seeds are split."""
         return slice(None) if self._split == "seeds" else local_rows(batch_size, self.mesh)
+
+    def _own_eval_batch_size(self) -> int:
+        """What `eval.batch_size = 0` stands for.
+
+        A GPU is busy only with many sequences at a time. Where a state goes on from batch to batch
+        the size says where it starts anew, and so what the score is: it does not depend on the
+        device there.
+        """
+        size = self.config.data.batch_size
+        independent = not jax.tree.leaves(self.objective.initial_carry(1))
+        if prefers_loops(self.mesh) or not independent:
+            return size
+        return max(size, _SEQUENCES_ON_GPU // len(self.members))
 
     def evaluate(
         self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
@@ -184,7 +212,7 @@ class Trainer:
           The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
         """
         devices = 1 if self._split == "seeds" else self.mesh.size
-        wanted = self.config.eval.batch_size or self.config.data.batch_size
+        wanted = self.config.eval.batch_size or self._own_eval_batch_size()
         wanted = min(wanted, self.dataset.eval_size(split))  # the rest would be padding
         size = math.ceil(wanted / devices) * devices
         rows = self._local_rows(size)
@@ -215,14 +243,19 @@ def _check_parts(config: Any) -> None:
     make_recurrence(config, length=_ANY_LENGTH)
 
 
-def _check_memory(shapes: TrainState) -> None:
-    """Raises UserError where the state alone is larger than the memory of this machine."""
-    if "SC_PHYS_PAGES" not in os.sysconf_names:
-        return
+def _check_memory(shapes: TrainState, split: str, mesh: Mesh) -> None:
+    """Raises UserError where the state alone is larger than the memory it has to be in.
+
+    The devices of a CPU share the machine's memory; a GPU has its own, of which JAX reserves a part
+    (XLA_PYTHON_CLIENT_MEM_FRACTION).
+    """
     needed = sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes))
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > memory:
+    device = mesh.devices.flat[0]
+    if split == "seeds" and device.platform != "cpu":
+        needed //= mesh.size
+    available, where = memory_of(device)
+    if 0 < available < needed:
         raise UserError(
-            f"parameters and optimizer state need {needed / 2**30:.0f} GiB, and this machine has"
-            f" {memory / 2**30:.0f}; lower model.hidden_size, model.head_hidden or num_seeds"
+            f"parameters and optimizer state need {needed / 2**30:.0f} GiB, and {where} has"
+            f" {available / 2**30:.0f}; lower model.hidden_size, model.head_hidden or num_seeds"
         )

@@ -16,6 +16,7 @@ from tests.recurrence.recurrence_cases import (
     FEW,
     POINTWISE,
     assert_close,
+    drawing,
     draws,
     random_tree,
 )
@@ -53,9 +54,7 @@ def build(name, features=NARROW, **options):
 
     def run(point):
         valid = None if lengths is None else jnp.array(lengths)
-        return model.apply(
-            point.params, point.x, initial=point.initial, lengths=valid, draws=draws(2)
-        )
+        return drawing(model, point.params, point.x, draws(2), initial=point.initial, lengths=valid)
 
     return run, point
 
@@ -279,7 +278,9 @@ def test_evaluation_with_detaching_stops_nothing(x64):
     model = Recurrence(cell, p_block=0.5, c_block=0.5, backend="fused")
     x = jnp.zeros((B, T, NARROW))
     params = jax.eval_shape(model.init, jax.random.key(0), x)
-    jax.eval_shape(jax.hessian(lambda p: (model.apply(p, x).last ** 2).sum()), params)
+    jax.eval_shape(
+        jax.hessian(lambda p: (model.apply(p, x, deterministic=True).last ** 2).sum()), params
+    )
 
 
 def test_forward_mode_straight_through_is_not_possible(x64):

@@ -119,3 +119,32 @@ def test_the_batch_must_divide_over_the_processes(monkeypatch):
     monkeypatch.setattr(processes, "count", lambda: 3)
     with pytest.raises(UserError, match="batch_size=64 does not divide over 3 processes"):
         configure(defaults.get_config())
+
+
+@pytest.mark.parametrize(("asked", "told"), [(0, ""), (3, "devices.cpu_devices has no effect")])
+def test_a_gpu_leaves_the_cpu_as_jax_has_it(monkeypatch, caplog, asked, told):
+    config = defaults.get_config()
+    config.devices.cpu_devices = asked
+    changed = {}
+    monkeypatch.setattr(devices, "uses_gpu", lambda: True)
+    monkeypatch.setattr(devices.jax.config, "update", changed.__setitem__)
+    monkeypatch.setattr(devices.os, "environ", {})
+    configure(config)
+    assert changed == {} and set(devices.os.environ) == {"XLA_FLAGS"}
+    assert "xla_gpu_deterministic_ops=true" in devices.os.environ["XLA_FLAGS"]
+    assert (told in caplog.text) if told else not caplog.text
+
+
+def test_memory_is_the_machines_or_the_devices():
+    total, where = devices.memory_of(jax.devices()[0])
+    assert total > 2**28 and where == "this machine"
+
+    def gpu(stats):
+        return types.SimpleNamespace(platform="gpu", device_kind="H100", memory_stats=stats)
+
+    def unknown():
+        raise NotImplementedError
+
+    assert devices.memory_of(gpu(lambda: {"bytes_limit": 7})) == (7, "H100")
+    for stats in (lambda: None, dict, unknown):
+        assert devices.memory_of(gpu(stats)) == (0, "H100")

@@ -1,0 +1,1 @@
+"""What is particular to GPUs: what XLA makes of a program for one, without one at hand."""
