@@ -48,7 +48,7 @@ def build(name, features=NARROW, **options):
     model = Recurrence(cell=cell.clone(param_dtype=jnp.float64), **options)
     x = jnp.zeros((B, T, features))
     shapes = jax.eval_shape(model.init, jax.random.key(0), x)
-    carry = jax.eval_shape(lambda p: model.apply(p, x).final, shapes)
+    carry = jax.eval_shape(lambda p: model.apply(p, x, deterministic=True).final, shapes)
     initial = None if model.learn_initial else random_tree(carry, 4)
     point = Point(random_tree(shapes, 0, 0.7), random_tree(x, 1), initial)
 
