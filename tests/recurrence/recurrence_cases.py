@@ -44,7 +44,8 @@ FEW = ("rnn", "lstm", "gru", "urlstm", "onlstm")
 
 
 def has_memory(name):
-    return make_cell({"hidden_size": D, "chrono_t_max": 20, **ALL[name]}).has_memory
+    cell = make_cell({"hidden_size": D, "chrono_t_max": 20, **ALL[name]})
+    return "c" in cell.carry_type._fields
 
 
 def build(name, dtype=jnp.float64, **options):

@@ -119,7 +119,7 @@ def results(name, options, paths=tuple(PATHS), vmap=False):
         cells = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
         cell = make_cell({"hidden_size": D, "chrono_t_max": 20, **ALL[name]})
         leaf = jnp.zeros((2, B, D) if vmap else (B, D), jnp.float64)
-        zero = cell.carry_type()(*(leaf for _ in cell.carry_type()._fields))
+        zero = cell.carry_type(*(leaf for _ in cell.carry_type._fields))
         initial = random_tree((zero,) * cells, 4)
     if vmap:
         run = jax.vmap(run, (0, 0, None if initial is None else 0))
@@ -244,7 +244,7 @@ def test_auto_is_fused_where_it_can_be():
         if name not in POINTWISE:
             with pytest.raises(UserError, match=r"model\.backend=scan"):
                 choose_backend("fused", cell)
-    with pytest.raises(UserError, match="auto, scan, fused"):
+    with pytest.raises(UserError, match="auto, linear, fused, scan"):
         choose_backend("fastest", make_cell({"cell": "rnn", "hidden_size": D}))
 
 
