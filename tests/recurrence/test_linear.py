@@ -76,8 +76,15 @@ def both(name, options, dtype, x, seed=0):
     return gradient("scan"), gradient("linear")
 
 
-@pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("averaging", "everything"),
+        ("complex", "everything"),
+        ("mingru", "lengths"),
+        *(pytest.param(n, o, marks=pytest.mark.slow) for n in LINEAR for o in OPTIONS),
+    ],
+)
 def test_equals_single_steps(name, option, x64):
     scan, linear = both(name, OPTIONS[option], jnp.float64, inputs())
     assert_close(linear, scan, 1e-10)
