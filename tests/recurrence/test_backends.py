@@ -117,7 +117,7 @@ def without_c(name, options):
 
 
 def results(name, options, vmap=False):
-    """Per path that runs the cell: all that the recurrence returns, and gradients of a sum of it."""
+    """Per path that runs the cell: all that the recurrence returns, and gradients of a sum."""
     options = dict(without_c(name, options))
     lengths = options.pop("lengths", None)
     lengths = None if lengths is None else jnp.array(lengths)
