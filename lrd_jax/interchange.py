@@ -88,7 +88,7 @@ def import_weights(
         }
     if recurrence.learn_initial:
         for index in range(len(places)):
-            for field in cell.carry_type()._fields:
+            for field in cell.carry_type._fields:
                 params[f"initial_{index}_{field}"] = jnp.zeros(d, cell.param_dtype)
     return {"params": params}
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lrd_jax.cells.base import HiddenCarry, LSTMCarry, RecurrentCell, bfloat16_dot
+from lrd_jax.cells.forms import AdditiveCell, LinearCarry, LinearCell, PointwiseCell
 from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
 from lrd_jax.cells.gru import GatedGRUCell, GRUCell
 from lrd_jax.cells.lstm import LSTMCell
@@ -15,13 +16,17 @@ from lrd_jax.errors import check_choice
 
 __all__ = [
     "CELLS",
+    "AdditiveCell",
     "GRUCell",
     "GatedGRUCell",
     "GatedLSTMCell",
     "HiddenCarry",
     "LSTMCarry",
     "LSTMCell",
+    "LinearCarry",
+    "LinearCell",
     "ONLSTMCell",
+    "PointwiseCell",
     "RNNCell",
     "RecurrentCell",
     "URLSTMCell",

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.materialise import materialise
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, check_choice
 
 Initializer = Callable[..., Array]  # (key, shape, dtype)
 
@@ -40,7 +41,17 @@ class HiddenCarry(NamedTuple):
     h: Array
 
 
-Carry = LSTMCarry | HiddenCarry
+Carry = Any  # a NamedTuple of arrays, batch first, with a field `h`: the cell's `carry_type`
+
+
+def to_real(x: Array) -> Array:
+    """A complex array as pairs of real numbers, `(..., 2)`; a real one as it is."""
+    return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
+
+
+def from_real(x: Array, like: Array) -> Array:
+    """The inverse of `to_real`, for an array of the dtype of `like`."""
+    return lax.complex(x[..., 0], x[..., 1]) if jnp.iscomplexobj(like) else x
 
 
 def bfloat16_dot(x: Array, kernel: Array) -> Array:
@@ -55,16 +66,6 @@ def bfloat16_dot(x: Array, kernel: Array) -> Array:
     """
     operands = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
     return jnp.matmul(*operands, preferred_element_type=jnp.float32)
-
-
-def check_choice(key: str, value: str, known: Iterable[str]) -> None:
-    """Raises `UserError` naming the known values, and the nearest one, unless `value` is known."""
-    known = list(known)
-    if value in known:
-        return
-    nearest = difflib.get_close_matches(str(value), known, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise UserError(f"{key}={value!r} is not known; use one of {', '.join(known)}{hint}")
 
 
 def _uniform_rsqrt(key: Array, shape: tuple[int, int], dtype: Any, hidden_size: int) -> Array:
@@ -90,7 +91,7 @@ KERNEL_INITS: dict[str, Callable[[Array, tuple[int, int], Any, int], Array]] = {
 }
 
 
-class _InputKernel(nn.Module):
+class InputKernel(nn.Module):
     """The parameter `kernel`, `(n, width)`, made when the first input tells its n."""
 
     width: int
@@ -99,35 +100,56 @@ class _InputKernel(nn.Module):
 
     @nn.compact
     def __call__(self, features: int) -> Array:
+        """The kernel for n = `features`."""
         return self.param("kernel", self.init_kernel, (features, self.width), self.param_dtype)
 
 
+# What says which cell is meant, where one is written in no form or in two.
+FORMS = (
+    "AdditiveCell with advance(carry, z), PointwiseCell with update(carry, zx, zh), LinearCell with"
+    " coefficients(x), or RecurrentCell with step(carry, zx, h)"
+)
+_ASKED = {"time", "context"}
+_OLD_WAY = ("additive", "pointwise", "has_memory")  # booleans that once stood for the forms
+
+
 class RecurrentCell(nn.RNNCellBase):
-    """Base of every cell: one time step, split so that time can be unrolled fast.
+    """Base of every cell: any step at all, unrolled by the scan path.
 
-    A step is `update(carry, project(x), recur(h))`. `project` does not depend on the state, so
-    it is applied to all time steps in one matmul before the loop. `update` has no parameters,
-    which lets the fast path form the gradient of the recurrent weights in one matmul after the
-    loop. `h` is `carry.h` or a stopped copy of it: detaching (h-detach) acts on what enters the
-    matrix products, while `update` always sees the attached carry.
+    A step is `step(carry, project(x), h)`. `project` does not depend on the state, so it is applied
+    to all time steps in one matmul before the loop. `h` is what enters the recurrent product: the
+    leaves of the carry that `recurrent_inputs` names, side by side, or a stopped copy of them.
+    Detaching (h-detach) acts on what enters the product, while `carry` is always attached.
 
-    A cell whose recurrence is not of that form (a product inside the nonlinearity, as in the
-    reset-before GRU) overrides `step` and sets `pointwise = False`; it runs on the scan path.
+    A step that asks for more has keyword-only arguments of these names:
+
+    * `time`: the step's index in its sequence, `(batch,)` int32, from 0.
+    * `context`: what `Recurrence` got as `context`, leaves `(batch, ...)`: the same at every step.
+
+    Derived forms say more about the step and are unrolled faster: `PointwiseCell`, `AdditiveCell`
+    and `LinearCell`, in `lrd_jax.cells.forms`. The form is the type, so that a cell cannot claim
+    one that it does not have; a class that overrides what its form fixes is refused.
 
     All pre-activations of a step are packed into one array of width K, sliced by `blocks()`.
-    Parameters: `input/kernel` `(n, K)`, `recurrent_kernel` `(d, K)` and `bias` `(K,)`.
+    Parameters: `input/kernel` `(n, K)`, `recurrent_kernel` `(d, K)` and `bias` `(K,)`; a step that
+    needs others creates them in `setup`.
 
     Attributes:
       hidden_size: number of units, d.
       kernel_init: initialiser of both kernels, a key of `KERNEL_INITS`.
       param_dtype: dtype of the parameters, the state and the computation.
       dot: the matrix product of the recurrence, `jnp.matmul` or one of another precision.
-      pointwise: `step` is `update` of `recur` as above, so the fast path applies.
-      additive: `update` depends on `zx + zh` only.
-      has_memory: the carry is an `LSTMCarry`; otherwise a `HiddenCarry`.
+      carry_type: class attribute, the NamedTuple of the state: `LSTMCarry`, `HiddenCarry`, or any
+        other with a field `h`, the output. c-detach needs a field `c`.
+      recurrent_inputs: class attribute, the leaves of the carry that enter the recurrent product,
+        of d units each.
+      derived: class attribute, leaves of the carry that no step reads, so that they have no learnt
+        initial value.
+      fixed: class attribute, the members that a class of this form must leave as they are.
 
     Raises:
-      UserError: when an attribute has a value the cell cannot work with.
+      UserError: when an attribute has a value the cell cannot work with, or, as a class is
+        defined, when it is not written in one of the forms.
     """
 
     hidden_size: int
@@ -135,21 +157,45 @@ class RecurrentCell(nn.RNNCellBase):
     param_dtype: Any = jnp.float32
     dot: Callable[[Array, Array], Array] = jnp.matmul
 
-    pointwise: ClassVar[bool] = True
-    additive: ClassVar[bool] = True
-    has_memory: ClassVar[bool] = True
+    carry_type: ClassVar[type[Any]]
+    recurrent_inputs: ClassVar[tuple[str, ...]] = ("h",)
+    derived: ClassVar[tuple[str, ...]] = ()
+    fixed: ClassVar[tuple[str, ...]] = ("update", "advance", "coefficients", *_OLD_WAY)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses a class that is not written in its form."""
+        super().__init_subclass__(**kwargs)
+        if "fixed" in cls.__dict__:  # a form
+            return
+        if unknown := sorted(cls.asks() - _ASKED):
+            raise UserError(
+                f"cell {cls.__name__} asks for {unknown[0]!r} at every step; there are"
+                f" {' and '.join(sorted(_ASKED))} to ask for"
+            )
+        form: Any = next(base for base in cls.__mro__ if "fixed" in base.__dict__)
+        for name in form.fixed:
+            if getattr(cls, name, None) is not getattr(form, name, None):
+                raise UserError(
+                    f"cell {cls.__name__} has {name!r}, which is not for a {form.__name__} to set:"
+                    f" the form of a cell is its type, {FORMS}; see docs/new_cell.md"
+                )
 
     def __post_init__(self):
         if self.hidden_size < 1:
             raise UserError(f"hidden_size={self.hidden_size}: a cell needs at least one unit")
         check_choice("kernel_init", self.kernel_init, KERNEL_INITS)
+        if "h" not in getattr(getattr(self, "carry_type", None), "_fields", ()):
+            raise UserError(
+                f"cell {type(self).__name__} needs a class attribute carry_type, a NamedTuple with"
+                " a field h: HiddenCarry, LSTMCarry or one of its own"
+            )
         super().__post_init__()
 
     def setup(self):
         """Creates the parameters."""
         width = sum(self.blocks().values())
-        self.input = _InputKernel(width, self.init_kernel, self.param_dtype)
-        shape = (self.hidden_size, width)
+        self.input = InputKernel(width, self.init_kernel, self.param_dtype)
+        shape = (len(self.recurrent_inputs) * self.hidden_size, width)
         self.recurrent_kernel = self.param(
             "recurrent_kernel", self.init_recurrent_kernel, shape, self.param_dtype
         )
@@ -233,50 +279,69 @@ class RecurrentCell(nn.RNNCellBase):
         return zh if bias is None else zh + bias
 
     @nn.nowrap
-    def update(self, carry: Carry, zx: Array, zh: Array) -> Carry:
-        """The parameter-free rest of the step.
+    def recurrent_input(self, carry: Carry) -> Any:
+        """What of the state enters the recurrent product, `(batch, d)`, wider with more leaves."""
+        leaves = [getattr(carry, name) for name in self.recurrent_inputs]
+        if not leaves:
+            return None
+        return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves, axis=-1)
+
+    def step(self, carry: Carry, zx: Array, h: Any) -> Carry:
+        """One step.
 
         Args:
           carry: state before the step, leaves `(batch, d)`.
           zx: `project(x_t)`, `(batch, K)`.
-          zh: `recur(h)`, `(batch, K)`.
+          h: what enters the recurrent product, `recurrent_input(carry)` or a stopped copy of it.
 
         Returns:
           The state after the step.
         """
         raise NotImplementedError
 
-    def step(self, carry: Carry, zx: Array, h: Array) -> Carry:
-        """One step from projected inputs; `h` is what enters the matrix products."""
-        return self.update(carry, zx, self.recur(h))
+    @classmethod
+    def asks(cls) -> frozenset[str]:
+        """What a step asks for beside carry and input: `time`, `context`, both or neither."""
+        return keywords(cls.step)
 
-    def __call__(self, carry: Carry, inputs: Array) -> tuple[Carry, Array]:
+    def __call__(self, carry: Carry, inputs: Array, **asked: Any) -> tuple[Carry, Array]:
         """One step in Flax's convention, so that the cell works inside stock `nn.RNN`.
 
         Args:
           carry: state before the step.
           inputs: `(batch, n)`.
+          **asked: `time` and `context`, for a cell that asks for them.
 
         Returns:
           The new state and the output h, `(batch, d)`.
-        """
-        carry = type(self).carry_type()(*carry)
-        carry = self.step(carry, self.project(inputs), carry.h)
-        return carry, carry.h
 
-    @classmethod
-    def carry_type(cls) -> type[Carry]:
-        """The NamedTuple of this cell's state."""
-        return LSTMCarry if cls.has_memory else HiddenCarry
+        Raises:
+          UserError: the cell asks for what it was not given, as inside `nn.RNN`.
+        """
+        if missing := sorted(self.asks() - set(asked)):
+            raise UserError(
+                f"{type(self).__name__} needs {' and '.join(missing)} at every step: run it by"
+                " lrd_jax.recurrence.Recurrence"
+            )
+        carry = self.carry_type(*carry)
+        h = self.recurrent_input(carry)
+        carry = self.step(carry, self.project(inputs), h, **asked)
+        return carry, carry.h
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> Carry:
         """Zero state for inputs of shape `input_shape = (batch..., n)`; `rng` is not used."""
         del rng
         zeros = jnp.zeros((*input_shape[:-1], self.hidden_size), self.param_dtype)
-        return self.carry_type()(*(zeros for _ in self.carry_type()._fields))
+        return self.carry_type(*(zeros for _ in self.carry_type._fields))
 
     @property
     def num_feature_axes(self) -> int:
         """Number of feature axes of the input, as Flax's `nn.RNN` asks for it."""
         return 1
+
+
+def keywords(function: Callable[..., Any]) -> frozenset[str]:
+    """Names of the keyword-only arguments."""
+    parameters = inspect.signature(function).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)

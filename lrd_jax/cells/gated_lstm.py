@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lrd_jax.arrays import Array
-from lrd_jax.cells.base import Initializer, LSTMCarry, RecurrentCell, materialise
+from lrd_jax.cells.base import Initializer, LSTMCarry, materialise
+from lrd_jax.cells.forms import AdditiveCell
 from lrd_jax.cells.gates import (
     AUXILIARY_GATES,
     GATE_CODES,
@@ -24,7 +25,7 @@ from lrd_jax.errors import UserError, check_choice
 REFINE_BIASES = ("neg_forget", "zero")
 
 
-class GatedLSTMCell(RecurrentCell):
+class GatedLSTMCell(AdditiveCell):
     r"""LSTM with one of nine forget gates and, by default, the input gate tied to it.
 
     $$c_t = g c_{t-1} + (1 - g) u, \qquad h_t = o \tanh(c_t)$$
@@ -73,6 +74,8 @@ class GatedLSTMCell(RecurrentCell):
     ugi_margin: float = 0.0
     chrono_t_max: float = 0.0
     chunk_size: int = 1
+
+    carry_type: ClassVar[type[Any]] = LSTMCarry
 
     def __post_init__(self):
         check_choice("gates", self.gates, GATE_CODES)
@@ -134,11 +137,11 @@ class GatedLSTMCell(RecurrentCell):
         return self.bias - jnp.pad(self.bias[:d], (d, self.bias.size - 2 * d))
 
     @nn.nowrap
-    def update(self, carry: LSTMCarry, zx: Array, zh: Array) -> LSTMCarry:
-        """The step after the matrix products; shapes as in `RecurrentCell.update`."""
+    def advance(self, carry: LSTMCarry, z: Array) -> LSTMCarry:
+        """The step after the matrix products; shapes as in `AdditiveCell.advance`."""
         auxiliary, main = AUXILIARY_GATES[self.gates[1]], MAIN_GATES[self.gates[0]].activation
         mains = {name: main for name in (auxiliary.forget[0], *auxiliary.input[:-1])}
-        a = self.activate(zx + zh, u=jnp.tanh, **mains)
+        a = self.activate(z, u=jnp.tanh, **mains)
         forget = [a[name] for name in auxiliary.forget]
         if self.tied_input:
             keep = effective_gate(self.gates, *forget)

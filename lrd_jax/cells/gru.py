@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import HiddenCarry, RecurrentCell, materialise
+from lrd_jax.cells.forms import PointwiseCell
 from lrd_jax.cells.gates import AUXILIARY_GATES, MAIN_GATES, BiasOptions, effective_gate
 from lrd_jax.errors import check_choice
 
 GRU_CODES = ("--", "U-", "-R", "UR")
 
 
-class GRUCell(RecurrentCell):
+class GRUCell(PointwiseCell):
     r"""GRU with the reset gate after the recurrent product, as in cuDNN, torch and Flax.
 
     $$s = \sigma(z_s), \qquad k = \sigma(z_k), \qquad z = W_x x_t + W_h h_{t-1} + b$$
@@ -31,8 +32,7 @@ class GRUCell(RecurrentCell):
     keeps its second one, `candidate_bias`, because it is inside the reset.
     """
 
-    additive: ClassVar[bool] = False
-    has_memory: ClassVar[bool] = False
+    carry_type: ClassVar[type[Any]] = HiddenCarry
 
     def setup(self):
         """Creates the parameters."""
@@ -52,7 +52,7 @@ class GRUCell(RecurrentCell):
 
     @nn.nowrap
     def update(self, carry: HiddenCarry, zx: Array, zh: Array) -> HiddenCarry:
-        """The step after the matrix products; shapes as in `RecurrentCell.update`."""
+        """The step after the matrix products; shapes as in `PointwiseCell.update`."""
         d = self.hidden_size
         s, keep = jnp.split(materialise(nn.sigmoid(zx[..., : 2 * d] + zh[..., : 2 * d])), 2, -1)
         u = materialise(jnp.tanh(zx[..., 2 * d :] + s * zh[..., 2 * d :]))
@@ -86,8 +86,7 @@ class GatedGRUCell(RecurrentCell):
     reset_gate: str = "--"
     ugi_margin: float = 0.0
 
-    pointwise: ClassVar[bool] = False
-    has_memory: ClassVar[bool] = False
+    carry_type: ClassVar[type[Any]] = HiddenCarry
 
     def __post_init__(self):
         check_choice("gates", self.gates, GRU_CODES)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lrd_jax.arrays import Array
-from lrd_jax.cells.base import LSTMCarry, RecurrentCell, materialise
+from lrd_jax.cells.base import LSTMCarry, materialise
+from lrd_jax.cells.forms import AdditiveCell
 from lrd_jax.errors import check_choice
 
 BIAS_INITS = ("zeros", "two_uniform")
 
 
-class LSTMCell(RecurrentCell):
+class LSTMCell(AdditiveCell):
     r"""Standard LSTM with a forget gate and an input gate of its own.
 
     $$f = \sigma(z_f), \quad i = \sigma(z_i), \quad u = \tanh(z_u), \quad o = \sigma(z_o)$$
@@ -39,6 +40,8 @@ class LSTMCell(RecurrentCell):
     forget_bias: float = 1.0
     bias_init: str = "zeros"
 
+    carry_type: ClassVar[type[Any]] = LSTMCarry
+
     def __post_init__(self):
         check_choice("bias_init", self.bias_init, BIAS_INITS)
         super().__post_init__()
@@ -58,8 +61,8 @@ class LSTMCell(RecurrentCell):
         return bias.at[: self.hidden_size].add(self.forget_bias)
 
     @nn.nowrap
-    def update(self, carry: LSTMCarry, zx: Array, zh: Array) -> LSTMCarry:
-        """The step after the matrix products; shapes as in `RecurrentCell.update`."""
-        a = self.activate(zx + zh, u=jnp.tanh)
+    def advance(self, carry: LSTMCarry, z: Array) -> LSTMCarry:
+        """The step after the matrix products; shapes as in `AdditiveCell.advance`."""
+        a = self.activate(z, u=jnp.tanh)
         c = materialise(a["f"] * carry.c + a["i"] * a["u"])
         return LSTMCarry(c=c, h=a["o"] * jnp.tanh(c))

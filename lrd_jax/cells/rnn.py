@@ -8,14 +8,15 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from lrd_jax.arrays import Array
-from lrd_jax.cells.base import HiddenCarry, RecurrentCell
+from lrd_jax.cells.base import HiddenCarry
+from lrd_jax.cells.forms import AdditiveCell
 from lrd_jax.errors import check_choice
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu}
 RECURRENT_INITS = ("kernel_init", "identity")
 
 
-class RNNCell(RecurrentCell):
+class RNNCell(AdditiveCell):
     r"""Elman network.
 
     $$h_t = \phi(W_x x_t + W_h h_{t-1} + b)$$
@@ -36,7 +37,7 @@ class RNNCell(RecurrentCell):
     activation: str = "tanh"
     recurrent_init: str = "kernel_init"
 
-    has_memory: ClassVar[bool] = False
+    carry_type: ClassVar[type[Any]] = HiddenCarry
 
     def __post_init__(self):
         check_choice("activation", self.activation, ACTIVATIONS)
@@ -56,7 +57,7 @@ class RNNCell(RecurrentCell):
         return self.init_kernel(key, shape, dtype)
 
     @nn.nowrap
-    def update(self, carry: HiddenCarry, zx: Array, zh: Array) -> HiddenCarry:
-        """The step after the matrix products; shapes as in `RecurrentCell.update`."""
+    def advance(self, carry: HiddenCarry, z: Array) -> HiddenCarry:
+        """The step after the matrix products; shapes as in `AdditiveCell.advance`."""
         del carry
-        return HiddenCarry(ACTIVATIONS[self.activation](zx + zh))
+        return HiddenCarry(ACTIVATIONS[self.activation](z))

@@ -122,7 +122,14 @@ def make_decoder(config: Any, steps: int, outputs: int, embedding: nn.Module | N
 def _make_cell(model: Mapping[str, Any], length: int) -> RecurrentCell:
     """The cell of `config.model`, with the precision that it asks for."""
     cell = make_cell(model, length)
-    return cell.clone(dot=bfloat16_dot) if model["compute_dtype"] == "bfloat16" else cell
+    if model["compute_dtype"] != "bfloat16":
+        return cell
+    if not cell.recurrent_inputs:
+        raise UserError(
+            "model.compute_dtype=bfloat16 rounds the product of the state, and"
+            f" {type(cell).__name__} has none; set it to float32"
+        )
+    return cell.clone(dot=bfloat16_dot)
 
 
 def make_recurrence(config: Any, length: int) -> Recurrence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from lrd_jax.arrays import Array
-from lrd_jax.cells.base import Carry
+from lrd_jax.cells.base import Carry, from_real, to_real
 from lrd_jax.models.sequence import Head
 from lrd_jax.recurrence import Recurrence, truncation_cuts
 
@@ -40,7 +41,14 @@ class Decoder(nn.Module):
         """Creates the projection of the state."""
         cell = self.recurrence.cell
         if cell.hidden_size != self.state_size:
-            self.projection = nn.Dense(len(cell.carry_type()._fields) * cell.hidden_size)
+            state = self._read(cell.initialize_carry(jax.random.key(0), (1, 1)))
+            self.projection = nn.Dense(sum(leaf.size for leaf in state.values()))
+
+    @nn.nowrap
+    def _read(self, state: Carry) -> dict[str, Array]:
+        """What a step reads of a state, as real arrays."""
+        derived = self.recurrence.cell.derived
+        return {k: to_real(leaf) for k, leaf in state._asdict().items() if k not in derived}
 
     def _own_embedding(self, values: Array) -> Array:
         return values if self.embedding is None else self.embedding(values)
@@ -49,8 +57,16 @@ class Decoder(nn.Module):
         """The state of each layer before the first step."""
         cell = self.recurrence.cell
         if cell.hidden_size != self.state_size:
-            projected = self.projection(jnp.concatenate(state, axis=-1))
-            state = type(state)(*jnp.split(projected, len(state), axis=-1))
+            batch = state.h.shape[0]
+            given = [leaf.reshape(batch, -1) for leaf in self._read(state).values()]
+            projected = self.projection(jnp.concatenate(given, axis=-1))
+            state = cell.initialize_carry(jax.random.key(0), (batch, 1))
+            read = self._read(state)
+            ends = itertools.accumulate(leaf.size // batch for leaf in read.values())
+            parts = jnp.split(projected, list(ends)[:-1], axis=-1)
+            for (name, leaf), part in zip(read.items(), parts, strict=True):
+                own = from_real(part.reshape(leaf.shape), getattr(state, name))
+                state = state._replace(**{name: own})
         _, *above = self.recurrence.initial_carry(state.h.shape[0])
         return state, *above
 

@@ -16,24 +16,31 @@ from lrd_jax.streams import Streams
 class Controls(NamedTuple):
     """What happens to the state at each step besides the cell; None means nothing.
 
-    All are boolean with time first: `(time,)` or `(time, batch)`.
+    All but `time` are boolean with time first: `(time,)` or `(time, batch)`. The order at a step:
+    reset, cut, block_h and block_c, the step, hold.
 
     Attributes:
       block_h: h is stopped where it enters the matrix products (h-detach).
       block_c: c is stopped as it enters the step (c-detach).
       cut: the whole state is stopped as it enters the step (truncation).
       valid: False holds the state: the step is padding.
+      reset: the state is put back to its start before the step, `(time, batch)`.
+      time: the step's index in its segment, `(time, batch)` int32; only where the cell asks for it.
     """
 
     block_h: Array | None = None
     block_c: Array | None = None
     cut: Array | None = None
     valid: Array | None = None
+    reset: Array | None = None
+    time: Array | None = None
 
 
 def where_mask(mask: Array, x: Array, y: Array | float) -> Array:
-    """`jnp.where` with a mask `()` or `(batch,)` over `(batch, d)`, time before batch allowed."""
-    return jnp.where(mask[..., None] if mask.ndim else mask, x, y)
+    """`jnp.where` with a mask `()` or `(batch,)` over `(batch, ...)`, time before batch allowed."""
+    if mask.ndim:
+        mask = jnp.expand_dims(mask, tuple(range(mask.ndim, x.ndim)))
+    return jnp.where(mask, x, y)
 
 
 def stop_where(mask: Array | None, tree: Any) -> Any:
@@ -43,21 +50,44 @@ def stop_where(mask: Array | None, tree: Any) -> Any:
     return jax.tree.map(lambda x: where_mask(mask, lax.stop_gradient(x), x), tree)
 
 
+def put_back(mask: Array | None, start: Any, tree: Any) -> Any:
+    """Replaces a state by its start where `mask` is set; no gradient crosses."""
+    if mask is None:
+        return tree
+    return jax.tree.map(lambda new, old: where_mask(mask, new, old), start, tree)
+
+
+def step_index(length: int, resets: Array | None, first: Array) -> Array:
+    """Counts the steps of each segment from 0, those of the first one from `first`, `(batch,)`.
+
+    Returns:
+      `(time, batch)` int32.
+    """
+    time = first + jnp.arange(length)[:, None]
+    return time if resets is None else time - lax.cummax(jnp.where(resets, time, 0))
+
+
 def truncation_cuts(
-    steps: int, length: int, lengths: Array | None = None, counted_from: str = "end"
+    steps: int,
+    length: int,
+    lengths: Array | None = None,
+    counted_from: str = "end",
+    resets: Array | None = None,
 ) -> Array | None:
     """Where the state is stopped so that every gradient reaches back at most `steps` steps.
 
     Counted from the end: the state entering step T - K is stopped, and every K steps before it.
     A loss on the last state therefore reaches exactly K steps; with losses on all steps, each
     reaches the start of its own window of K. Counted from the start, the states entering steps K,
-    2 K, ... are stopped: only losses on the first K steps reach the initial state.
+    2 K, ... are stopped: only losses on the first K steps reach the initial state. With resets
+    each segment is counted like a sequence of its own, the last one ending at `lengths`.
 
     Args:
       steps: K; 0 = no truncation.
       length: T.
       lengths: valid steps of each example, `(batch,)`, where they differ.
       counted_from: `end` or `start`.
+      resets: where a segment begins, `(time, batch)`, on valid steps only.
 
     Returns:
       `(time,)` or `(time, batch)` booleans, None without truncation.
@@ -66,9 +96,17 @@ def truncation_cuts(
         return None
     time = jnp.arange(length)
     if counted_from == "start":
+        if resets is not None:
+            time = step_index(length, resets, jnp.zeros(resets.shape[1], int))
         return (time % steps == 0) & (time > 0)
     end = length if lengths is None else lengths
-    remaining = end - (time if lengths is None else time[:, None])
+    if lengths is not None or resets is not None:
+        time = time[:, None]
+    if resets is not None:  # the next segment's first step, else the end
+        begins = jnp.where(resets, time, end)[1:]
+        last = jnp.broadcast_to(end, resets.shape[1:])[None]
+        end = lax.cummin(jnp.concatenate([begins, last]), reverse=True)
+    remaining = end - time
     return (remaining % steps == 0) & (remaining > 0)
 
 

@@ -1,7 +1,7 @@
 """Fast path: a backward pass of its own, in which the loop over time holds a single product.
 
-It is for cells whose step is `update(carry, zx, h @ U)`. The gradient of `U` is formed in one
-matmul after the loop. Differentiating a scan instead adds an `(d, K)` product and a
+It is for a `PointwiseCell`, whose step is `update(carry, zx, h @ U)`. The gradient of `U` is formed
+in one matmul after the loop. Differentiating a scan instead adds an `(d, K)` product and a
 read-modify-write of the whole weight gradient to every step.
 """
 
@@ -19,10 +19,9 @@ from jax.custom_derivatives import SymbolicZero
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
-from lrd_jax.recurrence.controls import (
-    Controls,
-    where_mask,
-)
+from lrd_jax.cells.forms import AdditiveCell, PointwiseCell
+from lrd_jax.recurrence.controls import Controls, put_back, where_mask
+from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.second_order import derivative_of, refuse_derivative, stops_gradients
 
 _NARROW = 4  # input features up to which the projection stays in the loop
@@ -70,10 +69,18 @@ def _write(axis: int) -> Callable[[Array, Array, Array], Array]:
     return write
 
 
+def refuses(cell: RecurrentCell, options: Options) -> str:
+    """See `unroll.Backend`."""
+    del options
+    if not isinstance(cell, PointwiseCell):
+        return "its step is not update(carry, zx, zh) of a single recurrent product"
+    return ""
+
+
 def unroll_fused(
-    cell: RecurrentCell, carry: Carry, x: Array, controls: Controls, recompute: bool
+    cell: RecurrentCell, carry: Carry, x: Array, controls: Controls, options: Options
 ) -> tuple[Carry, Carry]:
-    """Fast path: custom backward, weight gradient in one matmul after the loop.
+    """See `unroll.Backend`: custom backward, weight gradient in one matmul after the loop.
 
     Stored for the backward pass, per step and example: the state that enters the step (2 d for a
     cell with c) and the pre-activations (K for an additive cell, else twice K: both parts). The
@@ -89,7 +96,10 @@ def unroll_fused(
     The gradient is differentiable in turn, to any order: then the loop of the backward pass hands
     gradients out instead of writing them in place. Where gradients are stopped, that is refused.
     """
-    update, additive, dot = cell.update, cell.additive, cell.dot
+    assert isinstance(cell, PointwiseCell)
+    advance = cell.advance if isinstance(cell, AdditiveCell) else None
+    update, additive, dot = cell.update, advance is not None, cell.dot
+    names, recompute = cell.recurrent_inputs, options.recompute
     narrow = x.shape[-1] <= _NARROW
     weights = (cell.input_weights(x.shape[-1]), cell.recurrent_weights())
 
@@ -106,24 +116,30 @@ def unroll_fused(
         zh = dot(h, kernel)
         return zh if bias is None else zh + bias
 
-    def forward(weights: Any, carry: Carry, x: Array, controls: Controls) -> tuple[Any, Any]:
+    def forward(weights: Any, carry: Any, x: Array, controls: Controls) -> tuple[Any, Any]:
+        carry, start = carry
         source = x if narrow else project(weights, x)
 
         def step(carry: Any, inputs: tuple[Array, Controls]) -> tuple[Any, Any]:
             source, controls = inputs
+            carry = put_back(controls.reset, start, carry)
             zx = project(weights, source) if narrow else source
-            zh = recur(weights, carry.h)
+            zh = recur(weights, cell.recurrent_input(carry))
             new = update(carry, zx, zh)
             if controls.valid is not None:
                 valid = controls.valid
                 new = jax.tree.map(lambda new, old: where_mask(valid, new, old), new, carry)
             kept = None if recompute else (zx + zh if additive else zh)
-            return new, (carry, kept)
+            return new, (carry, kept, None if controls.reset is None else new)
 
-        final, (before, kept) = lax.scan(step, carry, (source, controls))
+        final, (before, kept, states) = lax.scan(step, carry, (source, controls))
         # The state after step t is the one before step t + 1: storing only the latter saves the
         # backward pass a copy, and costs nothing here unless somebody reads all the states.
-        states = jax.tree.map(lambda s, last: jnp.concatenate([s[1:], last[None]]), before, final)
+        # With resets they differ where a segment begins.
+        if controls.reset is None:
+            states = jax.tree.map(
+                lambda s, last: jnp.concatenate([s[1:], last[None]]), before, final
+            )
         needed = None if recompute or additive else source
         return (final, states), (weights, x, before, kept, needed, controls)
 
@@ -140,8 +156,14 @@ def unroll_fused(
             is_leaf=lambda d: d is None,
         )
         kernel_t = kernel.T
+        # Gradients of the state and of the start that resets put back.
+        d_start = None
+        if controls.reset is not None:
+            d_start = jax.tree.map(lambda s: jnp.zeros_like(s[0]), before)
+        d_last = d_final, d_start
 
-        def step(d: Any, inputs: Any) -> tuple[Any, Any]:
+        def step(state: Any, inputs: Any) -> tuple[Any, Any]:
+            d, d_start = state
             z, carry, source, controls, d_state = inputs
             zx: Any = project(weights, source) if narrow and source is not None else source
             d = jax.tree.map(
@@ -152,8 +174,8 @@ def unroll_fused(
                 valid = controls.valid
                 held = jax.tree.map(lambda d: where_mask(valid, jnp.zeros_like(d), d), d)
                 d = jax.tree.map(lambda d: where_mask(valid, d, 0.0), d)
-            if additive:
-                _, pull = jax.vjp(lambda carry, z: update(carry, z, jnp.zeros_like(z)), carry, z)
+            if advance is not None:
+                _, pull = jax.vjp(advance, carry, z)
                 d, dz = pull(d)
                 dzx = None
             else:
@@ -167,13 +189,22 @@ def unroll_fused(
                 dh = where_mask(controls.block_h, jnp.zeros_like(dh), dh)
             if controls.block_c is not None:
                 d = d._replace(c=where_mask(controls.block_c, jnp.zeros_like(d.c), d.c))
-            d = d._replace(h=d.h + dh)
+            width = dh.shape[-1] // len(names)
+            for part, name in enumerate(names):
+                own = dh if len(names) == 1 else dh[..., part * width : (part + 1) * width]
+                d = d._replace(**{name: getattr(d, name) + own})
             if held is not None:
                 d = jax.tree.map(jnp.add, d, held)
             if controls.cut is not None:
                 cut = controls.cut
                 d = jax.tree.map(lambda d: where_mask(cut, jnp.zeros_like(d), d), d)
-            return d, (dz, dzx)
+            if controls.reset is not None:
+                reset = controls.reset
+                d_start = jax.tree.map(
+                    lambda total, d: total + where_mask(reset, d, 0.0), d_start, d
+                )
+                d = jax.tree.map(lambda d: where_mask(reset, jnp.zeros_like(d), d), d)
+            return (d, d_start), (dz, dzx)
 
         def step_in_place(state: Any, inputs: Any) -> tuple[Any, Any]:
             d, stored = state  # pre-activations of the steps to come, gradients of those done
@@ -199,7 +230,7 @@ def unroll_fused(
             """Through steps in a row: gradients of the state before, the weights, the inputs."""
             x, before, kept, source, controls, d_states = stretch
             if recompute:
-                kept = recur(weights, before.h)
+                kept = recur(weights, cell.recurrent_input(before))
                 if additive:
                     kept = kept + project(weights, x)
                 else:
@@ -209,21 +240,22 @@ def unroll_fused(
             from_input = [x, jnp.ones_like(x[..., :1])]
             if additive:
                 dzx = dzh
-                both = gradient([before.h, *from_input], dzh)
+                both = gradient([cell.recurrent_input(before), *from_input], dzh)
                 d_kernel, d_input = jnp.split(both, [kernel.shape[0]])
             else:
-                d_kernel, d_input = gradient([before.h], dzh), gradient(from_input, dzx)
+                d_kernel = gradient([cell.recurrent_input(before)], dzh)
+                d_input = gradient(from_input, dzx)
             d_bias = None if bias is None else dzh.sum((0, 1))
             d_weights = ((d_input[:-1], d_input[-1]), (d_kernel, d_bias))
             return d, d_weights, dzx @ kernel_in.T
 
         everything = (x, before, kept, source, controls, d_states)
         if not recompute:
-            d_carry, d_weights, dx = go_back(d_final, everything)
+            d_carry, d_weights, dx = go_back(d_last, everything)
             return d_weights, d_carry, dx, None
 
         whole, rest = divmod(len(x), _STRETCH)
-        d, d_weights = d_final, jax.tree.map(jnp.zeros_like, weights)
+        d, d_weights = d_last, jax.tree.map(jnp.zeros_like, weights)
         parts: list[Array] = []  # of dx, in the order of time
         if rest:
             latest = jax.tree.map(lambda a: a[-rest:], everything)
@@ -265,7 +297,7 @@ def unroll_fused(
         return forward(*jax.tree.map(lambda p: p.value, args, is_leaf=_is_primal))
 
     run.defvjp(forward_primals, backward, symbolic_zeros=True)
-    return run(weights, carry, x, controls)
+    return run(weights, (carry, options.start), x, controls)
 
 
 def _is_primal(x: Any) -> bool:

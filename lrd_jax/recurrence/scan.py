@@ -1,4 +1,4 @@
-"""Reference path: `nn.scan` over `cell.step`, differentiated by JAX."""
+"""Reference path: `nn.scan` over `cell.step`, differentiated by JAX. Runs every cell."""
 
 from __future__ import annotations
 
@@ -9,24 +9,33 @@ import jax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
-from lrd_jax.recurrence.controls import Controls, stop_where, where_mask
+from lrd_jax.recurrence.controls import Controls, put_back, stop_where, where_mask
+from lrd_jax.recurrence.options import Options, fused_only
 from lrd_jax.recurrence.perturbations import COLLECTION, perturbed
 
 
+def refuses(cell: RecurrentCell, options: Options) -> str:
+    """See `unroll.Backend`; refuses no cell."""
+    del cell
+    return fused_only(options)
+
+
 def unroll_scan(
-    cell: RecurrentCell, carry: Carry, x: Array, controls: Controls
+    cell: RecurrentCell, carry: Carry, x: Array, controls: Controls, options: Options
 ) -> tuple[Carry, Carry]:
-    """Reference path: `nn.scan` over `cell.step`; arguments as for `unroll`, time first."""
-    points = perturbed(cell)
+    """See `unroll.Backend`."""
+    asks, points = cell.asks(), perturbed(cell)
 
     def step(cell: RecurrentCell, carry: Any, inputs: tuple[Array, Controls]) -> tuple[Any, Any]:
         zx, controls = inputs
+        carry = put_back(controls.reset, options.start, carry)
         carry = stop_where(controls.cut, carry)
-        h = stop_where(controls.block_h, carry.h)
+        h = stop_where(controls.block_h, cell.recurrent_input(carry))
         seen = carry
         if controls.block_c is not None:
             seen = carry._replace(c=stop_where(controls.block_c, carry.c))
-        new = cell.step(seen, zx, h)
+        found = {"time": controls.time, "context": options.context}
+        new = cell.step(seen, zx, h, **{name: found[name] for name in asks})
         if points:
             fields = zip(new._fields, new, strict=True)
             new = type(new)(*(cell.perturb(name, value) for name, value in fields))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -10,16 +10,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from lrd_jax.arrays import Array
-from lrd_jax.cells.base import Carry, RecurrentCell
+from lrd_jax.cells.base import Carry, RecurrentCell, from_real, to_real
 from lrd_jax.errors import UserError
-from lrd_jax.recurrence.controls import (
-    Controls,
-    Masks,
-    detach_mask,
-    stop_where,
-    truncation_cuts,
-    where_mask,
-)
+from lrd_jax.recurrence.controls import Masks, detach_mask, stop_where, where_mask
+from lrd_jax.recurrence.options import Options
+from lrd_jax.recurrence.segments import controls_by_direction, reverse
 from lrd_jax.recurrence.unroll import choose_backend, unroll
 from lrd_jax.recurrence.windows import take_states
 from lrd_jax.streams import RngStreams, Streams, keep_mask
@@ -30,13 +25,9 @@ SCOPES = ("batch", "example")
 STACK_MASKS = ("shared", "per_layer")
 
 
-def _reverse(x: Array, lengths: Array | None) -> Array:
-    """Reverses time (axis 0) within each example's valid steps; padding stays in place."""
-    if lengths is None:
-        return x[::-1]
-    time = jnp.arange(x.shape[0])[:, None]
-    index = jnp.where(time < lengths, lengths - 1 - time, time)  # (time, batch)
-    return jnp.take_along_axis(x, index[..., None], axis=0)
+def _rows(leaf: Array, copies: int) -> Array:
+    """A leaf of every example, once for each of its windows."""
+    return jnp.concatenate([leaf] * copies)
 
 
 class RecurrenceOutput(NamedTuple):
@@ -51,6 +42,7 @@ class RecurrenceOutput(NamedTuple):
         `initial` to go on where this window ended.
       layers: states after every step, one per layer and direction (which has its own order of
         time), time first: leaves `(time, batch, d)`, as they come out of the loop.
+      resets: as they were given to the call.
     """
 
     outputs: Array
@@ -58,6 +50,7 @@ class RecurrenceOutput(NamedTuple):
     states: Carry
     final: tuple[Carry, ...]
     layers: tuple[Carry, ...]
+    resets: Array | None = None
 
 
 class Recurrence(nn.Module):
@@ -81,8 +74,9 @@ class Recurrence(nn.Module):
       stack_mask: `shared`: one draw for all layers; `per_layer`.
       truncate_steps: gradients reach back this many steps; 0 = all the way.
       truncate_from: which end of the sequence these are counted from, see `truncation_cuts`.
-      backend: `auto`, `scan` or `fused`.
-      recompute: less memory in the fused path, one more product per step and a little more time.
+      backend: `auto`, or a key of `unroll.BACKENDS`.
+      recompute: of the fused backend: less memory, one more product per step and a little more
+        time.
     """
 
     cell: RecurrentCell
@@ -102,11 +96,17 @@ class Recurrence(nn.Module):
     @nn.nowrap
     def check(self) -> None:
         """Raises UserError where the options do not fit the cell."""
-        choose_backend(self.backend, self.cell)
-        if self.c_block and not self.cell.has_memory:
+        choose_backend(self.backend, self.cell, Options(self.recompute))
+        name = type(self.cell).__name__
+        if self.p_block and not self.cell.recurrent_inputs:
             raise UserError(
-                f"detach.c_block={self.c_block} needs a cell with a memory c,"
-                f" and {type(self.cell).__name__} has none; set it to 0"
+                f"detach.p_block={self.p_block} blocks what enters the product of the state, and"
+                f" {name} has none; set it to 0"
+            )
+        if self.c_block and "c" not in self.cell.carry_type._fields:
+            raise UserError(
+                f"detach.c_block={self.c_block} needs a cell with a memory c, and {name} has none;"
+                " set it to 0"
             )
 
     def setup(self) -> None:
@@ -120,29 +120,34 @@ class Recurrence(nn.Module):
                 cells.append(getattr(self, f"layer_{layer}{suffix}"))
         self.layers = cells
         if self.learn_initial:
+            zero = jax.tree.map(lambda leaf: leaf[0], self._zero_carry(1))
             self.initial = [
-                [
-                    self.param(
-                        f"initial_{index}_{field}",
-                        nn.initializers.zeros,
-                        (c.hidden_size,),
-                        c.param_dtype,
-                    )
-                    for field in c.carry_type()._fields
-                ]
-                for index, c in enumerate(cells)
+                {
+                    name: self.param(f"initial_{index}_{name}", lambda _, v=value: to_real(v))
+                    for name, value in carry._asdict().items()
+                    if name not in self.cell.derived
+                }
+                for index, carry in enumerate(zero)
             ]
+
+    def _zero_carry(self, batch: int) -> tuple[Carry, ...]:
+        """The start of the cells themselves, leaves `(batch, d)`."""
+        return tuple(cell.initialize_carry(jax.random.key(0), (batch, 1)) for cell in self.layers)
 
     def initial_carry(self, batch: int) -> tuple[Carry, ...]:
         """State before the first step, one per layer and direction, leaves `(batch, d)`."""
-        zero = tuple(cell.initialize_carry(jax.random.key(0), (batch, 1)) for cell in self.layers)
+        zero = self._zero_carry(batch)
         if not self.learn_initial:
             return zero
-        learnt = tuple(
-            cell.carry_type()(*leaves)
-            for cell, leaves in zip(self.layers, self.initial, strict=True)
+        return tuple(
+            carry._replace(
+                **{
+                    name: jnp.broadcast_to(from_real(p, leaf := getattr(carry, name)), leaf.shape)
+                    for name, p in learnt.items()
+                }
+            )
+            for carry, learnt in zip(zero, self.initial, strict=True)
         )
-        return jax.tree.map(lambda p, z: jnp.broadcast_to(p, z.shape), learnt, zero)
 
     @nn.nowrap
     def streams_in_use(self) -> tuple[str, ...]:
@@ -209,7 +214,7 @@ class Recurrence(nn.Module):
         return RngStreams({name: self.make_rng(name) for name in needed})
 
     def advance(
-        self, carries: tuple[Carry, ...], x: Array, cut: Array | None = None
+        self, carries: tuple[Carry, ...], x: Array, cut: Array | None = None, **asked: Any
     ) -> tuple[Carry, ...]:
         """One step of a one-directional stack, without h-detach and dropout.
 
@@ -217,19 +222,25 @@ class Recurrence(nn.Module):
           carries: state before the step, one per layer.
           x: `(batch, n)`.
           cut: whether the whole state is stopped first, `()`.
+          **asked: `time`, `(batch,)`, and `context`, for cells that ask for them.
 
         Returns:
           The states after it.
         """
         carries, new = stop_where(cut, carries), []
         for cell, carry in zip(self.layers, carries, strict=True):
-            carry = cell.step(carry, cell.project(x), carry.h)
-            x = carry.h
+            carry, x = cell(carry, x, **asked)
             new.append(carry)
         return tuple(new)
 
     def rerun(
-        self, x: Array, before: RecurrenceOutput, starts: Array, masks: Masks
+        self,
+        x: Array,
+        before: RecurrenceOutput,
+        starts: Array,
+        masks: Masks,
+        *,
+        context: Any = None,
     ) -> RecurrenceOutput:
         """Runs windows of sequences again, each from the stopped state that it began with.
 
@@ -241,18 +252,33 @@ class Recurrence(nn.Module):
           before: of the whole sequences, read from the initial state on.
           starts: as for `take_windows`.
           masks: of the whole sequences.
+          context: of the whole sequences, as for `__call__`.
+
+        Raises:
+          UserError: the sequences have resets, which a window might cross.
         """
+        if before.resets is not None:
+            raise UserError(
+                "windows of auxiliary losses cannot cross resets: run the sequences without resets,"
+                " or without windows"
+            )
         batch, size = before.last.shape[0], x.shape[1]
+        first = starts if starts.ndim == 2 else jnp.repeat(starts[:, None], batch, axis=1)
+        first = first.reshape(-1)
 
         def entering(initial: Array, previous: Array) -> Array:
-            initial = jnp.concatenate([initial] * len(starts))
-            at_start = starts if starts.ndim == 2 else jnp.repeat(starts[:, None], batch, axis=1)
-            return jnp.where((at_start == 0).reshape(-1, 1), initial, previous)
+            return where_mask(first == 0, _rows(initial, len(starts)), previous)
 
         stopped = lax.stop_gradient(before.layers)
         previous = tuple(take_states(states, jnp.maximum(starts - 1, 0)) for states in stopped)
         initial = jax.tree.map(entering, self.initial_carry(batch), previous)
-        return self(x, initial=initial, masks=masks.windows(starts, size, batch))
+        return self(
+            x,
+            initial=initial,
+            masks=masks.windows(starts, size, batch),
+            context=jax.tree.map(lambda leaf: _rows(leaf, len(starts)), context),
+            first_step=first,
+        )
 
     def __call__(
         self,
@@ -262,6 +288,9 @@ class Recurrence(nn.Module):
         lengths: Array | None = None,
         deterministic: bool | None = None,
         masks: Masks | None = None,
+        resets: Array | None = None,
+        context: Any = None,
+        first_step: Array | int = 0,
     ) -> RecurrenceOutput:
         """Runs the stack over a batch of sequences.
 
@@ -274,17 +303,38 @@ class Recurrence(nn.Module):
             `h_detach`, `c_detach` and `dropout`, those whose rate is above 0; None (in a call whose
             rates are not all 0) draws where they are given. `init` needs `params` alone.
           masks: what `draw` gave, instead.
+          resets: where a segment begins inside a sequence, `(batch, time)` booleans: before such a
+            step the state is put back to its zero or learnt start, and no gradient crosses.
+            Truncation is counted within each segment. The layer that reads backwards reads the same
+            segments. So several sequences, packed into one row, are as if run one by one.
+          context: what the cells see at every step, a tree of leaves `(batch, ...)`; for a cell
+            whose step asks for `context`.
+          first_step: index of the first step, one or `(batch,)`, for a cell whose step asks for
+            `time`: where this is a window of longer sequences.
 
         Returns:
           A `RecurrenceOutput`.
 
         Raises:
-          UserError: a rate is above 0, and neither rngs nor `deterministic=True` are given.
+          UserError: a rate is above 0, and neither rngs nor `deterministic=True` are given; a mask
+            of another shape; a cell that asks for a context and gets none, or a context that no
+            cell asks for.
         """
         batch, length = x.shape[:2]
-        carries = self.initial_carry(batch) if initial is None else initial
-        valid = None if lengths is None else jnp.arange(length)[:, None] < lengths
-        cut = truncation_cuts(self.truncate_steps, length, lengths, self.truncate_from)
+        asks = self.cell.asks()
+        self._check_call((batch, length), asks, resets, context)
+        start = self.initial_carry(batch) if initial is None or resets is not None else ()
+        carries = start if initial is None else initial
+        by_direction = controls_by_direction(
+            directions := 2 if self.bidirectional else 1,
+            (batch, length),
+            lengths,
+            resets,
+            self.truncate_steps,
+            self.truncate_from,
+            first_step if "time" in asks else None,
+        )
+        valid = by_direction[0].valid
         if masks is None:
             masks = self.draw(self._rng_streams(deterministic), length, batch)
 
@@ -295,27 +345,29 @@ class Recurrence(nn.Module):
             y = where_mask(valid, y, 0)
         final: list[Carry] = []
         layers: list[Carry] = []
-        directions = 2 if self.bidirectional else 1
         for layer in range(self.num_layers):
             keep = masks.keep[layer]
             if keep is not None:
                 y = jnp.where(jnp.swapaxes(keep, 0, 1), y / (1.0 - self.dropout), 0)
-            controls = Controls(masks.block_h[layer], masks.block_c[layer], cut, valid)
             outputs = []
             for direction in range(directions):
                 index = layer * directions + direction
-                inputs = _reverse(y, lengths) if direction else y
+                inputs = reverse(y, lengths) if direction else y
+                controls = by_direction[direction]._replace(
+                    block_h=masks.block_h[layer], block_c=masks.block_c[layer]
+                )
+                options = Options(self.recompute, None if resets is None else start[index], context)
                 last, every = unroll(
                     self.layers[index],
                     carries[index],
                     inputs,
                     controls,
                     self.backend,
-                    self.recompute,
+                    options,
                 )
                 final.append(last)
                 layers.append(every)
-                outputs.append(_reverse(every.h, lengths) if direction else every.h)
+                outputs.append(reverse(every.h, lengths) if direction else every.h)
             y = outputs[0] if directions == 1 else jnp.concatenate(outputs, axis=-1)
         last = jnp.concatenate([carry.h for carry in final[-directions:]], axis=-1)
         return RecurrenceOutput(
@@ -324,4 +376,21 @@ class Recurrence(nn.Module):
             states=jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), layers[-directions]),
             final=tuple(final),
             layers=tuple(layers),
+            resets=resets,
         )
+
+    @nn.nowrap
+    def _check_call(
+        self, shape: tuple[int, int], asks: frozenset[str], resets: Array | None, context: Any
+    ) -> None:
+        """Raises UserError where arguments of a call do not fit; `shape` is `(batch, time)`."""
+        if resets is not None and (resets.shape != shape or resets.dtype != bool):
+            raise UserError(
+                f"resets is {resets.dtype}{list(resets.shape)}, and must be bool{list(shape)}: one"
+                " a step, (batch, time)"
+            )
+        name = type(self.cell).__name__
+        if "context" in asks and context is None:
+            raise UserError(f"{name} sees a context at every step: give context=")
+        if context is not None and "context" not in asks:
+            raise UserError(f"context is given, and the step of {name} does not ask for one")

@@ -1,38 +1,66 @@
-"""Time: the only place that unrolls a cell; the choice among the ways to do it."""
+"""Time: the only place that unrolls a cell; the table of ways to do it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
-from lrd_jax.errors import UserError
-from lrd_jax.recurrence.controls import (
-    Controls,
-)
-from lrd_jax.recurrence.fused import unroll_fused
+from lrd_jax.errors import UserError, unknown
+from lrd_jax.recurrence import fused, linear, scan
+from lrd_jax.recurrence.controls import Controls
+from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.perturbations import perturbed
-from lrd_jax.recurrence.scan import unroll_scan
-
-BACKENDS = ("auto", "scan", "fused")
 
 
-def choose_backend(backend: str, cell: RecurrentCell) -> str:
-    """Resolves `model.backend` for a cell.
+class Backend(NamedTuple):
+    """A way to unroll time: a file with these two functions, and a row of `BACKENDS`.
 
-    `auto` is `fused` for every cell that allows it; `scripts/bench_recurrence.py` compares the two.
+    Attributes:
+      refuses: `(cell, options)` to why it cannot run them here, "" if it can. A way that only
+        some platform has asks `jax.default_backend()`. The reason ends a sentence that names
+        backend and cell.
+      run: `(cell, carry, x, controls, options)` to the state after the last step and the states
+        after every step; arguments as for `unroll`.
+    """
+
+    refuses: Callable[[RecurrentCell, Options], str]
+    run: Callable[[RecurrentCell, Carry, Array, Controls, Options], tuple[Carry, Carry]]
+
+
+# In the order in which `auto` asks them: the fastest first.
+BACKENDS = {
+    "linear": Backend(linear.refuses, linear.unroll_linear),
+    "fused": Backend(fused.refuses, fused.unroll_fused),
+    "scan": Backend(scan.refuses, scan.unroll_scan),
+}
+
+
+def choose_backend(
+    backend: str,
+    cell: RecurrentCell,
+    options: Options = Options(),  # noqa: B008 - immutable
+) -> str:
+    """Resolves `model.backend` for a cell: `auto` is the first of `BACKENDS` that runs it.
 
     Raises:
-      UserError: unknown backend, or `fused` for a cell whose step it cannot express.
+      UserError: unknown backend, or one that cannot run the cell with these options.
     """
-    if backend not in BACKENDS:
-        raise UserError(f"model.backend={backend!r} is unknown; use one of {', '.join(BACKENDS)}")
-    if backend == "fused" and not cell.pointwise:
-        raise UserError(
-            f"model.backend=fused cannot run {type(cell).__name__}, whose recurrent product stands"
-            " inside a nonlinearity; use model.backend=scan"
-        )
+    if backend != "auto" and backend not in BACKENDS:
+        raise unknown("model.backend=", backend, ("auto", *BACKENDS))
+    reasons = {name: entry.refuses(cell, options) for name, entry in BACKENDS.items()}
+    able = [name for name, reason in reasons.items() if not reason]
+    if backend in able:
+        return backend
+    if backend == "auto" and able:
+        return able[0]
+    name = type(cell).__name__
     if backend == "auto":
-        return "fused" if cell.pointwise else "scan"
-    return backend
+        why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        raise UserError(f"no model.backend runs {name} so: {why}")
+    advice = f"; use model.backend={able[0]}" if able else ""
+    raise UserError(f"model.backend={backend} cannot run {name}: {reasons[backend]}{advice}")
 
 
 def unroll(
@@ -41,7 +69,7 @@ def unroll(
     x: Array,
     controls: Controls = Controls(),  # noqa: B008 - immutable
     backend: str = "auto",
-    recompute: bool = False,
+    options: Options = Options(),  # noqa: B008 - immutable
 ) -> tuple[Carry, Carry]:
     """Applies a cell to a sequence, time first.
 
@@ -49,9 +77,9 @@ def unroll(
       cell: a bound cell.
       carry: state before the first step, leaves `(batch, d)`.
       x: inputs, `(time, batch, n)`; projected for all steps in one matmul.
-      controls: detaching, truncation and padding.
-      backend: `auto`, `scan` or `fused`.
-      recompute: fused path: compute pre-activations again in the backward pass, not store them.
+      controls: detaching, truncation, padding and resets.
+      backend: `auto` or a key of `BACKENDS`.
+      options: what else the call asks for.
 
     Returns:
       The state after the last step, and the states after every step, leaves `(time, batch, d)`.
@@ -63,6 +91,5 @@ def unroll(
                 f"perturbations stand in the scan path alone: use backend=scan, not {backend}"
             )
         backend = "scan"
-    if choose_backend(backend, cell) == "fused":
-        return unroll_fused(cell, carry, x, controls, recompute)
-    return unroll_scan(cell, carry, x, controls)
+    run = BACKENDS[choose_backend(backend, cell, options)].run
+    return run(cell, carry, x, controls, options)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lrd_jax.cells import CELLS, GatedLSTMCell, make_cell
+from lrd_jax.cells import CELLS, AdditiveCell, GatedLSTMCell, PointwiseCell, make_cell
 from lrd_jax.cells.gates import GATE_CODES
 
 D, N, B, T = 6, 3, 2, 4  # units, inputs, batch, steps
@@ -55,8 +55,8 @@ def build(config, dtype=jnp.float32, seed=0):
 def generic(cell, dtype=jnp.float32, seed=1):
     """A random state and a random sequence, batch first."""
     rng = np.random.default_rng(seed)
-    fields = cell.carry_type()._fields
-    carry = cell.carry_type()(*(jnp.array(rng.uniform(-1, 1, (B, D)), dtype) for _ in fields))
+    fields = cell.carry_type._fields
+    carry = cell.carry_type(*(jnp.array(rng.uniform(-1, 1, (B, D)), dtype) for _ in fields))
     return carry, jnp.array(rng.standard_normal((B, T, N)), dtype)
 
 
@@ -248,7 +248,7 @@ def test_hoisted_projection_equals_steps(config):
 
 @all_variants
 def test_step_is_update_after_the_recurrent_product(config):
-    """What the fast path builds on; `pointwise` says whether it may."""
+    """What the fast path builds on; the form says whether it may."""
     cell, params = build(config)
     carry, x = generic(cell)
 
@@ -258,15 +258,14 @@ def test_step_is_update_after_the_recurrent_product(config):
         zx = cell.project(x)
         return zx, zh, cell.update(carry, zx, zh), cell.update(carry, zx + zh, 0 * zh)
 
-    if not cell.pointwise:
-        with pytest.raises(NotImplementedError):
-            nn.apply(parts, cell)(params, carry, x[:, 0])
+    if not isinstance(cell, PointwiseCell):
+        assert not hasattr(cell, "update")
         return
     _, _, new, added = nn.apply(parts, cell)(params, carry, x[:, 0])
     expected, _ = cell.apply(params, carry, x[:, 0])
     assert_close(new, expected, 1e-6)
     gap = max(float(jnp.abs(a - e).max()) for a, e in zip(added, expected, strict=True))
-    assert (gap < 1e-6) == cell.additive
+    assert (gap < 1e-6) == isinstance(cell, AdditiveCell)
 
 
 @all_variants
@@ -277,7 +276,7 @@ def test_state_keeps_shape_and_dtype(config, x64):
         for inputs in ("uint8", "float32", "float64"):
             x = jax.ShapeDtypeStruct((B, N), inputs)
             end, h = jax.eval_shape(cell.apply, params, start, x)
-            assert type(start) is type(end) is cell.carry_type()
+            assert type(start) is type(end) is cell.carry_type
             for leaf in (*start, *end, h):
                 assert (leaf.shape, leaf.dtype) == ((B, D), dtype)
 

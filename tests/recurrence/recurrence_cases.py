@@ -8,6 +8,7 @@ from lrd_jax.cells import make_cell
 from lrd_jax.cells.gates import GATE_CODES
 from lrd_jax.recurrence import Recurrence
 from lrd_jax.streams import StepContext
+from tests.recurrence.linear_cells import LINEAR
 
 B, T, N, D = 3, 7, 2, 6
 
@@ -44,13 +45,19 @@ FEW = ("rnn", "lstm", "gru", "urlstm", "onlstm")
 
 
 def has_memory(name):
-    return make_cell({"hidden_size": D, "chrono_t_max": 20, **ALL[name]}).has_memory
+    return "c" in cell_of(name).carry_type._fields
+
+
+def cell_of(name, dtype=jnp.float64):
+    """A cell of `ALL` or of the tests' linear ones."""
+    if name in LINEAR:
+        return LINEAR[name](D, param_dtype=dtype)
+    return make_cell({"hidden_size": D, "chrono_t_max": 20, **ALL[name]}).clone(param_dtype=dtype)
 
 
 def build(name, dtype=jnp.float64, **options):
     """A recurrence with generic parameters: no bias or initial state is zero."""
-    cell = make_cell({"hidden_size": D, "chrono_t_max": 20, **ALL[name]}).clone(param_dtype=dtype)
-    model = Recurrence(cell=cell, **options)
+    model = Recurrence(cell=cell_of(name, dtype), **options)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((B, T, N), dtype))
     return model, random_tree(shapes, 0, 0.7)
 

@@ -1,4 +1,4 @@
-"""The fused path against the scan path: results and all gradients, to 1e-10 in float64."""
+"""Every backend against the scan: results and all gradients, to 1e-10 in float64."""
 
 import math
 import re
@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from lrd_jax.cells import bfloat16_dot, make_cell
+from lrd_jax.cells.base import to_real
 from lrd_jax.errors import UserError
 from lrd_jax.recurrence import Recurrence, fused
 from lrd_jax.recurrence.controls import Controls
-from lrd_jax.recurrence.unroll import choose_backend, unroll
+from lrd_jax.recurrence.options import Options
+from lrd_jax.recurrence.unroll import BACKENDS, choose_backend, unroll
+from tests.recurrence.linear_cells import LINEAR
 from tests.recurrence.recurrence_cases import (
     ALL,
     FEW,
@@ -23,6 +26,7 @@ from tests.recurrence.recurrence_cases import (
     T,
     assert_close,
     build,
+    cell_of,
     drawing,
     draws,
     has_memory,
@@ -32,11 +36,10 @@ from tests.recurrence.recurrence_cases import (
 )
 
 LENGTHS = (T, 3, 1)
-PATHS = {
-    "scan": {"backend": "scan"},
-    "fused": {"backend": "fused"},
-    "recompute": {"backend": "fused", "recompute": True},
-}
+RESETS = np.zeros((B, T), bool)
+RESETS[0, [2, 5]] = RESETS[1, [0, 1, 4]] = True
+PATHS = {name: {"backend": name} for name in BACKENDS}
+PATHS["recompute"] = {"backend": "fused", "recompute": True}
 
 # Options of the recurrence, `lengths`, and `initial`: the state before the first step is given.
 OPTIONS = {
@@ -55,6 +58,27 @@ OPTIONS = {
         "p_block": 0.4,
         "c_block": 0.4,
         "mask_scope": "example",
+    },
+    "resets": {"resets": RESETS, "initial": True},
+    "resets-truncate-detach": {
+        "resets": RESETS,
+        "lengths": LENGTHS,
+        "truncate_steps": 2,
+        "p_block": 0.4,
+        "c_block": 0.4,
+    },
+    "resets-everything": {
+        "resets": RESETS,
+        "bidirectional": True,
+        "num_layers": 2,
+        "dropout": 0.3,
+        "p_block": 0.4,
+        "c_block": 0.4,
+        "mask_scope": "example",
+        "truncate_steps": 3,
+        "truncate_from": "start",
+        "learn_initial": True,
+        "lengths": (T, 5, 1),
     },
     "stack": {"num_layers": 2, "dropout": 0.5, "learn_initial": True},
     "stack-per_layer": {
@@ -88,14 +112,25 @@ def short_stretches(monkeypatch):
 
 def without_c(name, options):
     """The options that this cell has."""
-    return options if has_memory(name) else {k: v for k, v in options.items() if k != "c_block"}
+    lacks = set() if has_memory(name) else {"c_block"}
+    lacks |= {"p_block"} if name in LINEAR else set()
+    return {k: v for k, v in options.items() if k not in lacks}
 
 
-def results(name, options, paths=tuple(PATHS), vmap=False):
-    """Per path: everything the recurrence returns, and all gradients of a sum over all of it."""
+def results(name, options, vmap=False):
+    """Per path that runs the cell: all that the recurrence returns, and gradients of a sum."""
     options = dict(without_c(name, options))
     lengths = options.pop("lengths", None)
     lengths = None if lengths is None else jnp.array(lengths)
+    resets = options.pop("resets", None)
+    call = {"lengths": lengths, "resets": None if resets is None else jnp.array(resets)}
+    paths = {
+        path: settings
+        for path, settings in PATHS.items()
+        if not BACKENDS[settings["backend"]].refuses(
+            cell_of(name), Options(settings.get("recompute", False))
+        )
+    }
     given = options.pop("initial", False)
     _, params = build(name, **options)
     x = inputs()
@@ -105,10 +140,11 @@ def results(name, options, paths=tuple(PATHS), vmap=False):
     def run(params, x, initial):
         found = {}
         for path in paths:
-            model, _ = build(name, **options, **PATHS[path])
+            model, _ = build(name, **options, **paths[path])
 
             def loss(params, x, initial, model=model):
-                out = drawing(model, params, x, draws(2), initial=initial, lengths=lengths)
+                out = drawing(model, params, x, draws(2), initial=initial, **call)
+                out = jax.tree.map(to_real, out._replace(resets=None))
                 return weighted(out), out
 
             gradient = jax.grad(loss, argnums=(0, 1, 2), has_aux=True)
@@ -118,9 +154,7 @@ def results(name, options, paths=tuple(PATHS), vmap=False):
     initial = None
     if given:
         cells = options.get("num_layers", 1) * (2 if options.get("bidirectional") else 1)
-        cell = make_cell({"hidden_size": D, "chrono_t_max": 20, **ALL[name]})
-        leaf = jnp.zeros((2, B, D) if vmap else (B, D), jnp.float64)
-        zero = cell.carry_type()(*(leaf for _ in cell.carry_type()._fields))
+        zero = cell_of(name).initialize_carry(None, (2, B, N) if vmap else (B, N))
         initial = random_tree((zero,) * cells, 4)
     if vmap:
         run = jax.vmap(run, (0, 0, None if initial is None else 0))
@@ -132,6 +166,7 @@ def check(name, options, vmap=False):
     reference = found.pop("scan")
     gradients = jax.tree.leaves(reference[0][0])
     assert all(np.abs(g).max() > 1e-3 for g in gradients[:1])  # the loss does reach the weights
+    assert found
     for path in found.values():
         assert_close(path, reference, 1e-10)
 
@@ -139,7 +174,9 @@ def check(name, options, vmap=False):
 FAST = [(name, "lengths-truncate-detach") for name in FEW]
 FAST += [("lstm", "everything"), ("lstm", "plain"), ("urlstm", "c_detach")]
 FAST += [("gru", "h_detach-example"), ("rnn", "truncate-1")]
-FULL = [(n, o) for n in POINTWISE for o in OPTIONS if (n, o) not in FAST]
+FAST += [("lstm", "resets-everything"), ("gru", "resets"), ("urlstm", "resets-truncate-detach")]
+FAST += [("mingru", "resets-everything"), ("complex", "lengths-truncate-detach")]
+FULL = [(n, o) for n in (*POINTWISE, *LINEAR) for o in OPTIONS if (n, o) not in FAST]
 
 
 @pytest.mark.parametrize(("name", "option"), FAST)
@@ -245,7 +282,7 @@ def test_auto_is_fused_where_it_can_be():
         if name not in POINTWISE:
             with pytest.raises(UserError, match=r"model\.backend=scan"):
                 choose_backend("fused", cell)
-    with pytest.raises(UserError, match="auto, scan, fused"):
+    with pytest.raises(UserError, match="auto, linear, fused, scan"):
         choose_backend("fastest", make_cell({"cell": "rnn", "hidden_size": D}))
 
 

@@ -507,7 +507,7 @@ def test_learnt_initial_state(x64):
 
     weights = {"params": {k: v for k, v in params["params"].items() if k not in names}}
     state = [jnp.broadcast_to(params["params"][f"initial_0_{k}"], (B, D)) for k in "ch"]
-    given = (model.cell.carry_type()(*state),)
+    given = (model.cell.carry_type(*state),)
     expected = model.clone(learn_initial=False).apply(weights, inputs(), initial=given)
     assert_close(model.apply(params, inputs()), expected, 1e-14)
     flow = gradient(model, params, inputs())["params"]
