@@ -46,6 +46,7 @@ def test_linear(files):
     """The parallel scan equals single steps: the page's own check, and the authors' number."""
     runpy.run_path(str(files / "check_linear.py"))
     import mingru  # pyright: ignore[reportMissingImports] - written by the fixture
+
     from lrd_jax.recurrence import Recurrence
 
     model = Recurrence(mingru.MinGRUCell(1))

@@ -42,6 +42,21 @@ class HiddenCarry(NamedTuple):
 
 Carry = Any  # a NamedTuple of arrays, batch first, with a field `h`: the cell's `carry_type`
 
+
+class ParameterGroup(NamedTuple):
+    """Parameters of a cell that learn at a rate and with a decay of their own (`optim.groups`).
+
+    Attributes:
+      names: of the cell's parameters, or of modules that hold them.
+      rate: factor on the learning rate.
+      weight_decay: of all of them; None: as the others, `optim.weight_decay` on matrices.
+    """
+
+    names: tuple[str, ...]
+    rate: float = 1.0
+    weight_decay: float | None = None
+
+
 # Keeps XLA from fusing a value into its readers, each of which would compute it again.
 materialise = jax.lax.optimization_barrier
 
@@ -147,6 +162,7 @@ class RecurrentCell(nn.RNNCellBase):
         of d units each.
       derived: class attribute, leaves of the carry that no step reads, so that they have no learnt
         initial value.
+      groups: class attribute, parameters with a learning rate and decay of their own.
       fixed: class attribute, the members that a class of this form must leave as they are.
 
     Raises:
@@ -162,6 +178,7 @@ class RecurrentCell(nn.RNNCellBase):
     carry_type: ClassVar[type[Any]]
     recurrent_inputs: ClassVar[tuple[str, ...]] = ("h",)
     derived: ClassVar[tuple[str, ...]] = ()
+    groups: ClassVar[tuple[ParameterGroup, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ("update", "advance", "coefficients", *_OLD_WAY)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
