@@ -23,7 +23,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "new_cell.md"
 def files(tmp_path, monkeypatch):
     """Every block of the page, in the file that its first line names."""
     blocks = re.findall(r"^```python (\S+)\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
-    assert [name for name, _ in blocks] == ["janet.py", "configs/janet_pdigits.py", "check.py"]
+    names = ["janet.py", "configs/janet_pdigits.py", "check.py", "mingru.py", "check_linear.py"]
+    assert [name for name, _ in blocks] == names
     for name, code in blocks:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -31,13 +32,28 @@ def files(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield tmp_path
-    CELLS.pop("janet", None)
-    sys.modules.pop("janet", None)
+    for name in ("janet", "mingru"):
+        CELLS.pop(name, None)
+        sys.modules.pop(name, None)
 
 
 def test_check(files):
     """Scan equals fused, and the gradient is right: the page's own check."""
     runpy.run_path(str(files / "check.py"))
+
+
+def test_linear(files):
+    """The parallel scan equals single steps: the page's own check, and the authors' number."""
+    runpy.run_path(str(files / "check_linear.py"))
+    import mingru  # pyright: ignore[reportMissingImports] - written by the fixture
+
+    from lrd_jax.recurrence import Recurrence
+
+    model = Recurrence(mingru.MinGRUCell(1))
+    x = jnp.array([1, -0.5, 2.0]).reshape(1, 3, 1)
+    kernel = jnp.array([[0.3, 0.5]])  # YAR-05: W_z, W_h, no biases
+    params = {"layer_0": {"input": {"kernel": kernel}, "bias": jnp.zeros(2)}}
+    assert model.apply({"params": params}, x).last[0, 0] == pytest.approx(1.149641481, abs=1e-6)
 
 
 def test_inside_stock_flax(files):

@@ -6,7 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from lrd_jax.cells.base import HiddenCarry, LSTMCarry, RecurrentCell, bfloat16_dot
+from lrd_jax.cells.base import (
+    HiddenCarry,
+    LSTMCarry,
+    ParameterGroup,
+    RecurrentCell,
+    bfloat16_dot,
+)
 from lrd_jax.cells.forms import AdditiveCell, LinearCarry, LinearCell, PointwiseCell
 from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
 from lrd_jax.cells.gru import GatedGRUCell, GRUCell
@@ -26,6 +32,7 @@ __all__ = [
     "LinearCarry",
     "LinearCell",
     "ONLSTMCell",
+    "ParameterGroup",
     "PointwiseCell",
     "RNNCell",
     "RecurrentCell",

@@ -44,6 +44,21 @@ class HiddenCarry(NamedTuple):
 Carry = Any  # a NamedTuple of arrays, batch first, with a field `h`: the cell's `carry_type`
 
 
+class ParameterGroup(NamedTuple):
+    """Parameters of a cell that learn at a rate and with a decay of their own (`optim.groups`).
+
+    Attributes:
+      names: of the cell's parameters, or of modules that hold them.
+      rate: factor on the learning rate.
+      weight_decay: of all of them; None: as the others, `optim.weight_decay` on matrices.
+    """
+
+    names: tuple[str, ...]
+    rate: float = 1.0
+    weight_decay: float | None = None
+
+
+
 def to_real(x: Array) -> Array:
     """A complex array as pairs of real numbers, `(..., 2)`; a real one as it is."""
     return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x
@@ -145,6 +160,7 @@ class RecurrentCell(nn.RNNCellBase):
         of d units each.
       derived: class attribute, leaves of the carry that no step reads, so that they have no learnt
         initial value.
+      groups: class attribute, parameters with a learning rate and decay of their own.
       fixed: class attribute, the members that a class of this form must leave as they are.
 
     Raises:
@@ -160,6 +176,7 @@ class RecurrentCell(nn.RNNCellBase):
     carry_type: ClassVar[type[Any]]
     recurrent_inputs: ClassVar[tuple[str, ...]] = ("h",)
     derived: ClassVar[tuple[str, ...]] = ()
+    groups: ClassVar[tuple[ParameterGroup, ...]] = ()
     fixed: ClassVar[tuple[str, ...]] = ("update", "advance", "coefficients", *_OLD_WAY)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

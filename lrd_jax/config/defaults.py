@@ -109,6 +109,7 @@ def get_config() -> ml_collections.ConfigDict:
     o.clip_norm = 1.0  # global gradient norm; 0 = no clipping
     o.clip_scope = "all"  # all | cell: which parameters the norm covers
     o.weight_decay = 0.0  # adamw; never on biases
+    o.groups = True  # rates and decays that a cell names for parameters of its own are in force
     o.schedule = "constant"  # constant | cosine | step
     o.warmup_steps = 0  # linear warm-up to the peak, steps; the schedule starts after it
     o.decay_every_epochs = 0  # step: epochs between two decays

@@ -98,7 +98,11 @@ def truncation_cuts(
     if counted_from == "start":
         if resets is not None:
             time = step_index(length, resets, jnp.zeros(resets.shape[1], int))
-        return (time % steps == 0) & (time > 0)
+        cuts = (time % steps == 0) & (time > 0)
+        if lengths is None:
+            return cuts
+        # A cut in the padding would stop what goes back to the last valid step.
+        return cuts.reshape(length, -1) & (jnp.arange(length)[:, None] < lengths)
     end = length if lengths is None else lengths
     if lengths is not None or resets is not None:
         time = time[:, None]

@@ -20,6 +20,7 @@ from jax.custom_derivatives import SymbolicZero
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
 from lrd_jax.cells.forms import AdditiveCell, PointwiseCell
+from lrd_jax.errors import UserError, one_line
 from lrd_jax.recurrence.controls import Controls, put_back, where_mask
 from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.second_order import derivative_of, refuse_derivative, stops_gradients
@@ -69,6 +70,21 @@ def _write(axis: int) -> Callable[[Array, Array, Array], Array]:
     return write
 
 
+def _without_parameters(function: Callable[..., Carry]) -> Callable[..., Carry]:
+    """A method of a cell that has no parameters, saying so where it wants one."""
+
+    def called(*args: Any) -> Carry:
+        try:
+            return function(*args)
+        except AttributeError as error:
+            raise UserError(
+                f"the step of {type(function.__self__).__name__} may not read parameters"
+                f" ({one_line(str(error))}): derive it from RecurrentCell, and override step"
+            ) from error
+
+    return called
+
+
 def refuses(cell: RecurrentCell, options: Options) -> str:
     """See `unroll.Backend`."""
     del options
@@ -97,8 +113,11 @@ def unroll_fused(
     gradients out instead of writing them in place. Where gradients are stopped, that is refused.
     """
     assert isinstance(cell, PointwiseCell)
-    advance = cell.advance if isinstance(cell, AdditiveCell) else None
-    update, additive, dot = cell.update, advance is not None, cell.dot
+    pure: Any = cell.clone(parent=None, name=None)  # has no parameters
+    update, advance = _without_parameters(pure.update), None
+    if additive := isinstance(cell, AdditiveCell):
+        advance = _without_parameters(pure.advance)
+    dot = cell.dot
     names, recompute = cell.recurrent_inputs, options.recompute
     narrow = x.shape[-1] <= _NARROW
     weights = (cell.input_weights(x.shape[-1]), cell.recurrent_weights())

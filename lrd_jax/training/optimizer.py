@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lrd_jax.arrays import Array
+from lrd_jax.cells import ParameterGroup
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.errors import UserError
 
@@ -105,12 +107,35 @@ def _in_cell(params: Any) -> Any:
     )
 
 
-def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformationExtraArgs:
+def _scaled(schedule: optax.Schedule, factor: float, step: Any) -> Any:
+    return factor * schedule(step)
+
+
+def _in_groups(groups: Sequence[ParameterGroup]) -> Callable[[Any], Any]:
+    """Returns what labels each parameter with the index of its group, -1 where it has none."""
+
+    def label(path: Any, _: Any) -> int:
+        keys = [str(getattr(key, "key", key)) for key in path]
+        cells = [i for i, key in enumerate(keys) if key.startswith("layer_")]
+        own = keys[cells[-1] + 1] if cells and cells[-1] + 1 < len(keys) else None
+        return next((i for i, group in enumerate(groups) if own in group.names), -1)
+
+    return lambda params: jax.tree_util.tree_map_with_path(label, params)
+
+
+def make_optimizer(
+    optim: Any, horizon: Horizon, groups: Sequence[ParameterGroup] = ()
+) -> optax.GradientTransformationExtraArgs:
     """Builds clip -> update rule -> learning rate from `config.optim`.
 
     Clipping is by global norm over all parameters, or over the recurrence alone
     (`clip_scope=cell`). Weight decay is decoupled and leaves biases alone, since shrinking a gate
     bias shortens the time scale it was initialised to. Pre-training leaves the head alone.
+
+    Args:
+      optim: `config.optim`.
+      horizon: length of the run.
+      groups: parameters of the cells with a rate and decay of their own.
 
     Returns:
       The optimizer. Its `update` takes `learning_rate`, `clip_norm` and `weight_decay` by keyword
@@ -128,9 +153,11 @@ def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformation
         weight_decay: float | Array = optim.weight_decay,
         **_: Array,
     ) -> optax.GradientTransformation:
-        rules: dict[str, Callable[[optax.Schedule], optax.GradientTransformation]] = {
+        rules: dict[str, Callable[..., optax.GradientTransformation]] = {
             "adam": optax.adam,
-            "adamw": lambda rate: optax.adamw(rate, weight_decay=weight_decay, mask=_is_matrix),
+            "adamw": lambda rate, decay=weight_decay, mask=_is_matrix: optax.adamw(
+                rate, weight_decay=decay, mask=mask
+            ),
             # Smoothing 0.99, epsilon outside the root: the PyTorch defaults that the papers' code
             # used.
             "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False),
@@ -146,7 +173,15 @@ def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformation
             clip = optax.identity()
         if optim.clip_scope == "cell":
             clip = optax.masked(clip, _in_cell)
-        rule = rules[optim.name](make_schedule(optim, horizon, learning_rate))
+        schedule = make_schedule(optim, horizon, learning_rate)
+        rule = rules[optim.name](schedule)
+        if groups:
+            own: dict[Any, optax.GradientTransformation] = {-1: rule}
+            for index, group in enumerate(groups):
+                decay = () if group.weight_decay is None else (group.weight_decay, None)
+                rate = functools.partial(_scaled, schedule, group.rate)
+                own[index] = rules[optim.name](rate, *(decay if optim.name == "adamw" else ()))
+            rule = optax.partition(own, _in_groups(groups))
         if horizon.pretrain_steps:
             fresh = rules[optim.name](make_schedule(optim, horizon.joint, learning_rate))
             rule = _hold_head(rule, fresh, horizon.pretrain_steps)
@@ -155,6 +190,11 @@ def make_optimizer(optim: Any, horizon: Horizon) -> optax.GradientTransformation
     if optim.weight_decay and optim.name != "adamw":
         raise UserError(
             f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw (it is {optim.name})"
+        )
+    if optim.name != "adamw" and any(group.weight_decay for group in groups):
+        raise UserError(
+            "the cell names parameters with a weight decay of their own, which needs"
+            f" optim.name=adamw (it is {optim.name}); or set optim.groups=False"
         )
     if optim.clip_scope not in ("all", "cell"):
         raise UserError(f"optim.clip_scope={optim.clip_scope!r} is unknown; use all or cell")

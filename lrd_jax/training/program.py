@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lrd_jax.cells import CELLS, ParameterGroup
 from lrd_jax.config.horizon import Horizon, make_horizon
 from lrd_jax.config.members import check_values, members
 from lrd_jax.data import make_dataset
@@ -84,7 +85,7 @@ class Trainer:
             pretrain_epochs=config.aux.pretrain_epochs if config.aux.kind != "none" else 0.0,
         )
         self.objective: Objective = make_objective(config, self.dataset.spec, self.horizon)
-        tx = make_optimizer(config.optim, self.horizon)
+        tx = make_optimizer(config.optim, self.horizon, _groups(config))
         self.mesh = make_mesh() if mesh is None else mesh
         self.members = members(config)
         self._split: str = config.devices.split
@@ -239,7 +240,7 @@ class Trainer:
 
 def _check_parts(config: Any) -> None:
     """Raises UserError where optimizer or recurrence would refuse the config, whatever the data."""
-    make_optimizer(config.optim, Horizon(1, 1))
+    make_optimizer(config.optim, Horizon(1, 1), _groups(config))
     make_recurrence(config, length=_ANY_LENGTH)
 
 
@@ -259,3 +260,9 @@ def _check_memory(shapes: TrainState, split: str, mesh: Mesh) -> None:
             f"parameters and optimizer state need {needed / 2**30:.0f} GiB, and {where} has"
             f" {available / 2**30:.0f}; lower model.hidden_size, model.head_hidden or num_seeds"
         )
+
+
+def _groups(config: Any) -> tuple[ParameterGroup, ...]:
+    """What the cell says of parameters of its own, unless `optim.groups` switches it off."""
+    cell = CELLS.get(config.model.cell)
+    return cell.groups if cell is not None and config.optim.groups else ()

@@ -239,6 +239,29 @@ def test_a_step_may_have_parameters(x64):
         model.clone(backend="fused").check()
 
 
+class WrongNormedCell(AdditiveCell):
+    """Its `advance` has a gain, which the gradient of the fast path would not see."""
+
+    carry_type = HiddenCarry
+
+    def setup(self):
+        super().setup()
+        self.gain = self.param("gain", nn.initializers.ones, (self.hidden_size,), self.param_dtype)
+
+    @nn.nowrap
+    def blocks(self):
+        return {"h": self.hidden_size}
+
+    def advance(self, carry, z):
+        return HiddenCarry(jnp.tanh(self.gain * z))
+
+
+def test_parameters_in_a_form_without_them_are_refused():
+    x = jnp.zeros((B, T, N))
+    with pytest.raises(UserError, match=r"WrongNormedCell may not read parameters \(.*gain"):
+        Recurrence(WrongNormedCell(D)).init(jax.random.key(0), x)
+
+
 class AttentionCell(RecurrentCell):
     """An LSTM-like step that looks into a memory at every step, and fades with time."""
 

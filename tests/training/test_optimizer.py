@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from lrd_jax.cells import ParameterGroup
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.errors import UserError
 from lrd_jax.training.optimizer import make_optimizer, make_schedule
@@ -138,3 +139,63 @@ def test_wrong_values_are_refused(overrides, message):
 def test_a_decay_that_ends_or_reverses_learning_is_refused(rate):
     with pytest.raises(UserError, match=r"optim\.decay_rate"):
         make_optimizer(optim(schedule="step", decay_every_epochs=1, decay_rate=rate), HORIZON)
+
+
+# ---- Parameters with a rate and a decay of their own ------------------------------------------
+
+
+GROUPS = (ParameterGroup(("decay", "step"), 0.5, 0.0), ParameterGroup(("input",), 0.25))
+CELL = {
+    "recurrence": {
+        "layer_0": {
+            "decay": jnp.ones((2, 2)),
+            "input": {"kernel": jnp.ones((2, 2))},
+            "recurrent_kernel": jnp.ones((2, 2)),
+            "bias": jnp.ones(2),
+        }
+    },
+    "head": {"decay": jnp.ones((2, 2))},  # of the same name, but not the cell's
+}
+
+
+def cell_updates(groups, horizon=HORIZON, **overrides):
+    tx = make_optimizer(optim(**overrides), horizon, groups)
+    state = tx.init(CELL)
+    found, _ = tx.update(jax.tree.map(jnp.ones_like, CELL), state, CELL)
+    return jax.tree.map(lambda u: float(u.mean()), found), state
+
+
+def test_groups_have_a_rate_and_a_decay_of_their_own():
+    options = {"name": "adamw", "learning_rate": 0.1, "weight_decay": 0.3, "clip_norm": 0.0}
+    found, _ = cell_updates(GROUPS, **options)
+    layer = found["recurrence"]["layer_0"]
+    # AdamW's first step is -rate (1 + decay * weight), all gradients and weights being 1.
+    assert layer["decay"] == pytest.approx(-0.05, rel=1e-5)
+    assert layer["input"]["kernel"] == pytest.approx(-0.025 * 1.3, rel=1e-5)
+    assert layer["recurrent_kernel"] == pytest.approx(-0.13, rel=1e-5)
+    assert layer["bias"] == pytest.approx(-0.1, rel=1e-5)
+    assert found["head"]["decay"] == pytest.approx(-0.13, rel=1e-5)
+    # Pre-training holds the head, and the groups keep their rates.
+    held, _ = cell_updates(GROUPS, Horizon(20, 10, pretrain_steps=5), **options)
+    assert held["head"]["decay"] == 0
+    assert held["recurrence"]["layer_0"]["decay"] == pytest.approx(-0.05, rel=1e-5)
+
+
+def test_a_group_of_a_swept_rate():
+    tx = make_optimizer(optim(name="sgd", learning_rate=7.0, clip_norm=0.0), HORIZON, GROUPS)
+    args = jax.tree.map(jnp.ones_like, CELL), tx.init(CELL), CELL
+    found = tx.update(*args, learning_rate=jnp.array(0.2))[0]["recurrence"]["layer_0"]
+    np.testing.assert_allclose(found["decay"], -0.1, rtol=1e-6)
+    np.testing.assert_allclose(found["bias"], -0.2, rtol=1e-6)
+
+
+def test_without_groups_the_state_is_the_same():
+    states = [cell_updates(groups)[1] for groups in ((), GROUPS)]
+    plain = make_optimizer(optim(), HORIZON).init(CELL)
+    assert jax.tree.structure(states[0]) == jax.tree.structure(plain)
+    assert jax.tree.structure(states[1]) != jax.tree.structure(plain)
+
+
+def test_a_decay_of_its_own_needs_adamw():
+    with pytest.raises(UserError, match=r"needs optim.name=adamw \(it is sgd\)"):
+        make_optimizer(optim(name="sgd"), HORIZON, (ParameterGroup(("decay",), 1.0, 0.1),))
