@@ -214,10 +214,10 @@ STOPS = {
 }
 
 
-def value_of_a_gradient(loss, point, direction):
-    """The loss that comes with a gradient, differentiated again."""
+def value_of_a_pullback(loss, point, direction):
+    """The loss that comes with a pullback nobody calls: the forward pass alone, twice over."""
     del direction
-    return jax.grad(lambda point: jax.value_and_grad(loss)(point)[0])(point)
+    return jax.grad(lambda point: jax.vjp(loss, point)[0])(point)
 
 
 def hessian(loss, point, direction):
@@ -235,7 +235,7 @@ REFUSED = [
     penalty,
     compiled_penalty,
     hessian,
-    value_of_a_gradient,
+    value_of_a_pullback,
 ]
 
 
@@ -251,6 +251,14 @@ def test_refused_where_gradients_are_stopped(stop, recompute, x64):
             with pytest.raises(UserError, match='backend="scan"') as refused:
                 jax.eval_shape(call, *args)
             assert "\n" not in str(refused.value)
+
+
+def test_value_of_a_pullback(x64):
+    """Where it is not refused, it is the gradient."""
+    run, point = build("rnn", backend="fused")
+    loss = loss_on(("last",), run)
+    found = jax.jit(lambda point: (value_of_a_pullback(loss, point, point), jax.grad(loss)(point)))
+    assert_close(*found(point), 1e-12)
 
 
 @pytest.mark.parametrize("stop", STOPS)
