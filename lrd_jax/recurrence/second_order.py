@@ -34,10 +34,9 @@ def derivative_of(plain: Callable[..., Any], fast: Callable[..., Any]) -> Callab
 def refuse_derivative(function: Callable[..., Any]) -> Callable[..., Any]:
     """Returns `function`, which raises UserError where somebody differentiates it.
 
-    A gradient that was stopped by hand, in the backward pass alone, is not the gradient of what
-    the forward pass computes: differentiated again by JAX, it would lack the stops in every term
-    that comes through the stored states. Values are no better off: JAX differentiates those of a
-    gradient's forward pass once more, and nothing is stopped there.
+    The fused path stops gradients by hand, in its backward pass alone. Where JAX differentiates
+    that pass once more, the stops lack in every term that comes through the states stored for it;
+    where it differentiates the forward pass (the value that comes with a `jax.vjp`), in all.
     """
     run = jax.custom_jvp(function)
 
