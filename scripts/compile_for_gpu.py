@@ -9,9 +9,9 @@ environment of its own. It needs no data either: noise stands in, of the shapes 
 says (`lrd_jax/data/stand_in.py`).
 
 The training step is the one of `lrd_jax.main`, lowered for one GPU and compiled to the end by
-XLA and NVIDIA's assembler. What only a GPU at hand would change: XLA times several kernels for a
-matrix product there and takes the fastest, here its default; and `devices.deterministic` is off,
-since XLA refuses it without a GPU.
+XLA and NVIDIA's assembler. What only a GPU at hand would change is the kernels for matrix products:
+there XLA may take one of cuBLAS or, with `devices.deterministic=false`, the fastest of several that
+it times; here it takes a default of its own.
 
 Each line of the first table is a loop of the program, usually over time, or what is outside of
 loops: how often it runs in a training step, and for each run the kernels launched and the copies.
@@ -89,14 +89,16 @@ def compile_for(config: Any, arch: str) -> tuple[Any, Any]:
 
     from lrd_jax.data.stand_in import make_stand_in
     from lrd_jax.kernels import deviceless, report
-    from lrd_jax.runtime.devices import make_mesh
+    from lrd_jax.runtime.devices import DETERMINISTIC, make_mesh
     from lrd_jax.training.program import Trainer
 
     mesh = make_mesh(list(deviceless.devices(TARGETS[arch])))
     trainer = Trainer(config, make_stand_in(config), mesh)
+    flags = DETERMINISTIC if config.devices.deterministic else ()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            compiled = deviceless.compile_and_dump(trainer.lower_train_step(), Path(folder))
+            lowered = trainer.lower_train_step()
+            compiled = deviceless.compile_and_dump(lowered, Path(folder), flags)
         except jax.errors.JaxRuntimeError as error:
             raise RunError(f"XLA did not compile it for {arch}: {error}") from error
         return report.read(Path(folder), compiled, deviceless.assembler()), trainer

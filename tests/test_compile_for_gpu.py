@@ -131,7 +131,7 @@ def test_the_scan_of_urlstm_pmnist_on_an_h100(compiler, tmp_path):
     assert step["per_time_step"]["kernels"] <= 10
     assert step["per_time_step"]["copies"] <= 2
     assert [loop["runs"] for loop in step["loops"]] == [784, 784]
-    assert len(step["outside"]["kernels"]) <= 55
+    assert len(step["outside"]["kernels"]) <= 65
     for part in (*step["loops"], step["outside"]):
         for kernel in part["kernels"]:
             assert 0 < kernel["registers"] <= 255 and kernel["spilled"] == 0, kernel

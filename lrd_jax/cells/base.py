@@ -58,7 +58,6 @@ class ParameterGroup(NamedTuple):
     weight_decay: float | None = None
 
 
-
 def to_real(x: Array) -> Array:
     """A complex array as pairs of real numbers, `(..., 2)`; a real one as it is."""
     return jnp.stack([x.real, x.imag], axis=-1) if jnp.iscomplexobj(x) else x

@@ -2,7 +2,7 @@
 
 XLA's compiler for GPUs is in the wheel of JAX's CUDA plugin, and asks NVIDIA's assembler for the
 last step; neither wants a device, only a description of one. What differs from a compilation beside
-a GPU: nothing is timed, so where XLA would try several kernels for a product, it takes its default.
+a GPU: nothing is timed or asked of cuBLAS, so for a product XLA takes a default kernel of its own.
 """
 
 from __future__ import annotations
@@ -75,15 +75,20 @@ def devices(target: Target, count: int = 1) -> Sequence[Any]:
     return topology.devices
 
 
-def compile_and_dump(lowered: jax.stages.Lowered, folder: Path) -> jax.stages.Compiled:
+def compile_and_dump(
+    lowered: jax.stages.Lowered, folder: Path, flags: Sequence[str] = ()
+) -> jax.stages.Compiled:
     """Compiles a program for the devices it was lowered for; XLA writes its results to a folder.
 
     Args:
       lowered: for what `devices` returned.
       folder: empty; `report` reads it.
+      flags: of XLA, to be set.
     """
-    options: dict[str, str | bool] = {
-        "xla_dump_to": str(folder),
-        "xla_dump_emitter_re": "ptx",
-    }
+    options: dict[str, str | bool] = dict.fromkeys(flags, True)
+    options |= {"xla_dump_to": str(folder), "xla_dump_emitter_re": "ptx"}
+    if "xla_gpu_deterministic_ops" in options and jax.__version_info__ >= (0, 12):
+        # Products go to cuBLAS then, whose choices only a GPU can list; Triton's stand for them.
+        option = "xla_gpu_experimental_deterministic_ops_triton"
+        options[option] = "DETERMINISTIC_OPS_TRITON_MODE_UNCHECKED"
     return lowered.compile(compiler_options=options)

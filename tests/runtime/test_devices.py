@@ -131,7 +131,6 @@ def test_a_gpu_leaves_the_cpu_as_jax_has_it(monkeypatch, caplog, asked, told):
     monkeypatch.setattr(devices.os, "environ", {})
     configure(config)
     assert changed == {} and set(devices.os.environ) == {"XLA_FLAGS"}
-    assert "xla_gpu_deterministic_ops=true" in devices.os.environ["XLA_FLAGS"]
     assert (told in caplog.text) if told else not caplog.text
 
 
@@ -148,3 +147,28 @@ def test_memory_is_the_machines_or_the_devices():
     assert devices.memory_of(gpu(lambda: {"bytes_limit": 7})) == (7, "H100")
     for stats in (lambda: None, dict, unknown):
         assert devices.memory_of(gpu(stats)) == (0, "H100")
+
+
+@pytest.mark.parametrize(
+    ("deterministic", "before", "after"),
+    [
+        (False, "--xla_foo=1", "--xla_foo=1"),
+        (
+            True,
+            "",
+            "--xla_gpu_deterministic_ops=true --xla_gpu_enable_scatter_determinism_expander=true",
+        ),
+        (
+            True,
+            "--xla_gpu_deterministic_ops=false",
+            "--xla_gpu_deterministic_ops=false --xla_gpu_enable_scatter_determinism_expander=true",
+        ),
+    ],
+)
+def test_flags_for_exact_resumption_on_a_gpu(monkeypatch, deterministic, before, after):
+    config = base.get_config()
+    config.devices.deterministic = deterministic
+    monkeypatch.setattr(devices.jax.config, "update", lambda *_: None)
+    monkeypatch.setattr(devices.os, "environ", {"XLA_FLAGS": before})
+    configure(config)
+    assert devices.os.environ["XLA_FLAGS"] == after
