@@ -109,10 +109,6 @@ def run() -> None:
         _end(error, 1)
     except Interrupted as error:
         sys.exit(128 + error.signum)
-    except (AttributeError, KeyError) as error:
-        if not (lack := checks.missing_key(error)):
-            raise
-        _end(lack, 2)
     except Exception as error:
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise

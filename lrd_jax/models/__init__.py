@@ -5,6 +5,7 @@ from lrd_jax.models.build import (
     make_embedding,
     make_head,
     make_recurrence,
+    make_table,
     supervised_reach,
 )
 from lrd_jax.models.decoder import Decoder
@@ -22,5 +23,6 @@ __all__ = [
     "make_embedding",
     "make_head",
     "make_recurrence",
+    "make_table",
     "supervised_reach",
 ]

@@ -299,7 +299,8 @@ def test_load_workdir(tmp_path):
 
 
 def test_differences_name_both_values_and_missing_keys():
-    old, new = changed(model__head_hidden=(1, 2)), changed(seed=3, data__name="mnist")
+    old = changed(model__head_hidden=(1, 2)).unlock()
+    new = changed(seed=3, data__name="mnist")
     del old.optim.clip_norm
     assert record.differences(old, new) == [
         "data.name: 'digits' -> 'mnist'",

@@ -179,7 +179,9 @@ def test_settings_of_the_auxiliary_tables(imitations):
                 assert config.data.permutation == ("none", "92916", "none")[task]
                 assert config.aux.decoder_layers == 2 and config.aux.loss == "auto"
             else:
-                assert config.aux.embedding == ("none", "full", "decoder")[(row - 19) % 3]
+                shares, own = (row - 19) % 3 == 1, (row - 19) % 3 == 2
+                assert config.model.embedding == ("table" if shares else "linear")
+                assert config.aux.embedding == ("decoder" if own else "none")
                 assert config.data.permutation == "92916" and config.aux.decoder_layers == 1
                 assert config.aux.weight == (2.0 if start == 25 else 1.0)
     assert load("auxiliary_images.py:A31").truncate.supervised == "stop"
