@@ -21,6 +21,7 @@ _AT_LEAST = {
     "optim.clip_norm": 0,
     "optim.weight_decay": 0,
     "optim.warmup_steps": 0,
+    "optim.decay_every_epochs": 0,
     "detach.off_last_epochs": 0,
     "aux.pretrain_epochs": 0,
     "train.num_steps": 0,

@@ -91,8 +91,9 @@ def _tuples(value: Any) -> Any:
 
 def _pop(config: ml_collections.ConfigDict, key: str) -> Any:
     group, _, name = key.rpartition(".")
-    value = config[key]
-    del (config[group] if group else config)[name]
+    holder: Any = config[group] if group else config
+    value = holder[name]
+    del holder[name]
     return value
 
 

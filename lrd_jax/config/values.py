@@ -23,11 +23,12 @@ def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
 def put(config: ml_collections.ConfigDict, key: str, value: Any) -> None:
     """Sets a value by its dotted key in an unlocked config, making its groups where needed."""
     *groups, name = key.split(".")
+    group: Any = config
     for part in groups:
-        if part not in config:
-            config[part] = ml_collections.ConfigDict()
-        config = config[part]
-    config[name] = value
+        if part not in group:
+            group[part] = ml_collections.ConfigDict()
+        group = group[part]
+    group[name] = value
 
 
 def conform(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

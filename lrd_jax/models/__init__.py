@@ -6,6 +6,7 @@ from lrd_jax.models.build import (
     make_head,
     make_recurrence,
     make_table,
+    network_options,
     supervised_reach,
 )
 from lrd_jax.models.decoder import Decoder
@@ -24,5 +25,6 @@ __all__ = [
     "make_head",
     "make_recurrence",
     "make_table",
+    "network_options",
     "supervised_reach",
 ]

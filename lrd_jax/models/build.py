@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,8 @@ from lrd_jax.cells import RecurrentCell, bfloat16_dot, make_cell
 from lrd_jax.errors import UserError, check_choice
 from lrd_jax.models.decoder import Decoder
 from lrd_jax.models.embedding import Table
-from lrd_jax.models.sequence import Head
+from lrd_jax.models.language import LanguageModel
+from lrd_jax.models.sequence import Head, SequenceModel
 from lrd_jax.recurrence import SCOPES, STACK_MASKS, Recurrence
 
 EMBEDDINGS = ("linear", "table")
@@ -42,6 +44,23 @@ def supervised_reach(config: Any, length: int) -> int | None:
             f" steps from 0 (all the way) to {length}"
         )
     return int(value)
+
+
+def network_options(language: bool) -> frozenset[str]:
+    """Returns the keys of `config.model` that the network around the cell knows, by its fields.
+
+    Args:
+      language: of a `LanguageModel`; else of a `SequenceModel`, whose embedding and head are
+        modules with keys of their own.
+    """
+
+    def fields(module: type[nn.Module], prefix: str = "") -> set[str]:
+        return {prefix + f.name for f in dataclasses.fields(module) if f.init}
+
+    if language:
+        return frozenset(fields(Recurrence) | fields(LanguageModel))
+    own = fields(Recurrence) | fields(SequenceModel) | fields(Head, "head_")
+    return frozenset(own | {"embedding_size"})
 
 
 def make_head(config: Any, outputs: int) -> Head:
