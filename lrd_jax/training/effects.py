@@ -15,6 +15,8 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+import ml_collections
+
 from lrd_jax.cells import CELLS, cell_options, make_cell
 from lrd_jax.config import defaults
 from lrd_jax.config.horizon import Horizon
@@ -50,7 +52,8 @@ def judge(config: Any, given: Mapping[str, Any], mode: str = "train") -> tuple[A
         key = refused[0]
         raise UserError(f"config.{key}={values[key]!r} has no effect: {unknown[key]}; leave it out")
     _check_elsewhere(config, unknown)
-    off = _switched_off(config, given, mode)
+    differing = _differing(config)
+    off = {k: why for k, why in _switched_off(config, given, mode).items() if k in differing}
     reasons: dict[str, list[str]] = {}
     for key, reason in (unknown | off).items():
         if key in given or mode == "train":
@@ -67,23 +70,18 @@ def unused(config: Any) -> dict[str, str]:
     Raises:
       UserError: an unknown cell, schedule or data set.
     """
-    slots = list(_slots(config))
-    found = {}
-    for key in _differing(config):
-        known = [slot for slot in slots if key in slot.known]
-        others = [slot for slot in slots if key in slot.elsewhere]
-        if others and not known:
-            found[key] = f"{others[0].chosen} does not know it"
-    return found
+    differing = _differing(config)
+    return {key: reason for key, reason in _unknown(config).items() if key in differing}
 
 
 def effective(config: Any) -> dict[str, Any]:
-    """Returns every value by its key, those without effect left out: equal, equal runs."""
-    idle = unused(config) | _switched_off(config, (), "train")
+    """Returns the values that training depends on, by key: where they are equal, so are runs."""
+    values = flatten(config)
+    idle = _unknown(config) | _switched_off(config, values, "train")
     groups = ("eval", "devices")
     return {
         key: value
-        for key, value in flatten(config).items()
+        for key, value in values.items()
         if key not in idle and key.partition(".")[0] not in groups
     }
 
@@ -136,6 +134,17 @@ def _slots(config: Any) -> Iterator[_Slot]:
         yield _Slot(key, named[name], frozenset().union(*named.values()))
 
 
+def _unknown(config: Any) -> dict[str, str]:
+    """Returns the keys that the chosen components do not know, and others would: key -> why."""
+    slots, found = list(_slots(config)), {}
+    for key in flatten(config):
+        known = [slot for slot in slots if key in slot.known]
+        others = [slot for slot in slots if key in slot.elsewhere]
+        if others and not known:
+            found[key] = f"{others[0].chosen} does not know it"
+    return found
+
+
 def _differing(config: Any) -> list[str]:
     """Keys that are neither at their default nor at what `quick` makes of it."""
     plain, quick = defaults.get_config(), defaults.get_config()
@@ -143,18 +152,18 @@ def _differing(config: Any) -> list[str]:
     plain, quick, found = flatten(plain), flatten(quick), []
     for key, value in flatten(config).items():
         if key not in plain:  # of a component of the user's own
-            group, _, name = key.rpartition(".")
-            default = _own_default(name) if group == "model" else None
-            plain[key] = quick[key] = default
+            plain[key] = quick[key] = _own_default(key)
         if value not in (plain[key], quick[key]):
             found.append(key)
     return found
 
 
-def _own_default(name: str) -> Any:
-    fields = [cell_options(cell)[name] for cell in CELLS if name in cell_options(cell)]
-    known = [f.default for f in fields if f.default is not dataclasses.MISSING]
-    return known[0] if known else None
+def _own_default(key: str) -> Any:
+    """The default of the cell's field behind a key, None where there is none."""
+    group, _, name = key.rpartition(".")
+    cells = [cell_options(cell) for cell in CELLS] if group == "model" else []
+    fields = [options[name] for options in cells if name in options]
+    return next((f.default for f in fields if f.default is not dataclasses.MISSING), None)
 
 
 def _with_own_keys(config: Any) -> Any:
@@ -167,32 +176,35 @@ def _with_own_keys(config: Any) -> Any:
     own = {key: value for key, value in flatten(config).items() if key not in known}
     if not own:
         return config
-    config = config.copy_and_resolve_references().unlock()
     options = {f"model.{name}" for cell in CELLS for name in cell_options(cell)}
-    for key, value in own.items():
-        if key not in options:
+    options |= {f"data.{key}" for name in dataset_names() for key in known_keys(name)}
+    typed_config = ml_collections.ConfigDict()
+    for key, value in flatten(config).items():
+        if key in own and key not in options:
             raise UserError(
                 f"unknown config key {key!r}"
                 + (did_you_mean(key, known.keys() | options) or ": no component has such a field")
             )
-        default = _own_default(key.removeprefix("model."))
-        put(config, key, value if default is None else typed(key, value, default))
-    return config.lock()
+        default = _own_default(key) if key in own else None
+        put(typed_config, key, value if default is None else typed(key, value, default))
+    return typed_config.lock()
 
 
 def _check_elsewhere(config: Any, unknown: Mapping[str, str]) -> None:
-    """Refuses the value of a key of other cells that none of them would take."""
+    """Refuses the value of a key of other cells that none of them, where it has an effect, takes."""
     for key in unknown:
         group, _, name = key.rpartition(".")
-        others = [cell for cell in CELLS if group == "model" and name in cell_options(cell)]
-        errors = []
-        for other in others:
+        errors, taken = [], group != "model"
+        for cell in CELLS:
+            if name not in cell_options(cell):
+                continue
             try:
-                CELLS[other](hidden_size=config.model.hidden_size, **{name: config.model[name]})
+                other = CELLS[cell](config.model.hidden_size, **{name: config.model[name]})
+                taken |= name not in other.without_effect()
             except UserError as error:
                 if name in str(error):  # not about the number of units, say
                     errors.append(error)
-        if errors and len(errors) == len(others):
+        if errors and not taken:
             raise errors[0]
 
 
@@ -271,11 +283,11 @@ _RULES = (
 
 
 def _switched_off(config: Any, given: Any, mode: str) -> dict[str, str]:
-    """Returns the keys, not at their defaults, that others switch off: key -> why."""
+    """Returns the keys that others switch off: key -> why."""
     cell = make_cell(config.model, _ANY_LENGTH)
     by_cell = {f"model.{name}": f"model.{why}" for name, why in cell.without_effect().items()}
     found = {}
-    for key in _differing(config):
+    for key in flatten(config):
         if key in by_cell:
             found[key] = by_cell[key]
         for rule in _RULES:
