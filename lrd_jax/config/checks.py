@@ -37,6 +37,10 @@ _AT_LEAST = {
 }
 
 
+# Checked here, so that they are also where the chosen network has no use for them.
+_RATES = ("model.head_dropconnect", "model.embedding_dropout", "model.output_dropout")
+
+
 _NON_EMPTY = ("data.name", "data.data_dir")
 
 
@@ -66,6 +70,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         value = values[key]
         if any(element < least for element in (value if isinstance(value, tuple) else (value,))):
             _refuse(key, value, f"{least} or more")
+    for key in _RATES:
+        if not 0 <= values[key] < 1:
+            raise UserError(f"config.{key}={values[key]} is a rate; use a value in [0, 1)")
     for key in _NON_EMPTY:
         if not values[key].strip():
             _refuse(key, values[key], "a non-empty string")

@@ -53,7 +53,8 @@ def to_json(config: ml_collections.ConfigDict, **provenance: Any) -> str:
     Raises:
       ValueError: A value is NaN or infinite.
     """
-    content = {"format": FORMAT, "config": config.to_dict(), **provenance}
+    values = len(flatten(config))  # so that a lost key is no key of a later version
+    content = {"format": FORMAT, "values": values, "config": config.to_dict(), **provenance}
     return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
@@ -76,6 +77,9 @@ def from_json(text: str | bytes) -> ml_collections.ConfigDict:
             f"config.json of the work directory has format {version}, and this version of lrd_jax"
             f" reads {FORMAT} at most: use the version that made it, or another --workdir"
         )
+    found = len(flatten(written))
+    if content.get("values", found) != found:
+        raise _damaged(ValueError(f"it holds {found} of {content['values']} values"))
     for key, (since, now) in MOVED.items():
         if version < since and key in flatten(written):
             for moved, value in now(_pop(written, key)).items():
@@ -119,9 +123,9 @@ def load_workdir(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
             f"no run in {os.fspath(workdir)!r} (config.json: {error.strerror}): train first, or "
             "give the --workdir of a run"
         ) from error
-    written, config = flatten(from_json(text)), defaults.get_config().unlock()
+    values, config = flatten(from_json(text)), ml_collections.ConfigDict()
     try:
-        for key, value in written.items():
+        for key, value in (flatten(defaults.get_config()) | values).items():
             put(config, key, value)
         return conform(config)
     except (UserError, TypeError, AttributeError) as error:

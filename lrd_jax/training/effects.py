@@ -191,7 +191,7 @@ def _with_own_keys(config: Any) -> Any:
 
 
 def _check_elsewhere(config: Any, unknown: Mapping[str, str]) -> None:
-    """Refuses the value of a key of other cells that none of them, where it has an effect, takes."""
+    """Refuses a value of other cells' keys that is taken by none in which it has an effect."""
     for key in unknown:
         group, _, name = key.rpartition(".")
         errors, taken = [], group != "model"

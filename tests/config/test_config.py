@@ -430,6 +430,14 @@ def test_a_record_of_now_is_not_moved_again(tmp_path):
     assert record.load_workdir(tmp_path).aux.embedding == "full"
 
 
+def test_a_record_that_lost_a_key_is_damaged(tmp_path):
+    content = json.loads(record.to_json(defaults.get_config()))
+    del content["config"]["model"]["cell"]
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json .*damaged \(it holds \d+ of \d+ values"):
+        record.load_workdir(tmp_path)
+
+
 def test_a_newer_record_is_refused(tmp_path):
     content = json.loads(record.to_json(defaults.get_config())) | {"format": record.FORMAT + 1}
     (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
