@@ -19,7 +19,7 @@ from configs import (
     hdetach_copying,
     hdetach_mnist,
 )
-from lrd_jax.config import checks, command_line
+from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.horizon import make_horizon
 from lrd_jax.data import images, make_dataset, synthetic, text
 from lrd_jax.data.builders import IMAGES
@@ -108,6 +108,46 @@ def test_no_file_is_forgotten():
     prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_", "wikitext")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in TABLES if n not in ("auxiliary_short", "gating_wikitext103")]
+)
+def test_rows_by_name_are_the_rows(name):
+    module = command_line.load_module(FOLDER / f"{name}.py")
+    names = module.ALIASES
+    assert set(names.values()) <= set(module.ROWS) and not set(names) & set(module.ROWS)
+    assert len(set(names.values())) == len(names) >= 3
+    assert "Rows may also be called by what they are" in module.__doc__
+    alias, row = list(names.items())[-1]
+    for words in ("", ",quick"):
+        called, plain = (load(f"{name}.py:{word}{words}") for word in (alias, row))
+        assert record.differences(called, plain) == []
+    assert alias in command_line.config_name(f"{name}.py:{alias}")
+
+
+@pytest.mark.parametrize(
+    ("alias", "values"),
+    [
+        ("gating_images.py:pmnist-urlstm", ("92916", "gated_lstm", "UR", 0.0)),
+        ("gating_images.py:scifar-tied-lstm", ("none", "gated_lstm", "--", 0.0)),
+        ("gating_images.py:smnist-urgru", ("none", "gated_gru", "UR", 0.0)),
+        ("gating_synthetic.py:adding---", ("none", "gated_lstm", "--", 0.0)),
+        ("hdetach_copying.py:delay300-p0.5", ("none", "lstm", "UR", 0.5)),
+        ("hdetach_mnist.py:pmnist-p0.25", ("seed:150", "lstm", "UR", 0.25)),
+    ],
+)
+def test_names_say_what_the_row_is(alias, values):
+    c = load(alias)
+    assert (c.data.permutation, c.model.cell, c.model.gates, c.detach.p_block) == values
+
+
+def test_names_of_the_auxiliary_tables():
+    c = load("auxiliary_images.py:p-truncated-scifar")
+    assert (c.aux.kind, c.truncate.steps, c.data.name) == ("predict", 300, "cifar10")
+    c = load("auxiliary_embeddings.py:r-shared")
+    assert (c.aux.kind, c.truncate.steps) == ("reconstruct", 0)
+    assert (c.model.embedding, c.aux.embedding) == ("table", "none")
 
 
 @pytest.mark.parametrize("spec", SPECS)
