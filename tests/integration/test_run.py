@@ -7,7 +7,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.integration.conftest import outcome, snapshot
+from tests.integration.conftest import ROOT, outcome, snapshot
 
 STEPS = range(5, 31, 5)
 
