@@ -6,9 +6,11 @@
 
 `--vary KEY=A,B,C` lists values; `lin:LOW:HIGH` and `log:LOW:HIGH` are ranges (of whole numbers for
 a key that is one). Lists alone are tried in every combination; with a range among them, or with
-`--sampler=tpe`, Optuna's TPE sampler chooses. Any `--config.KEY=VALUE` holds for every trial.
-Learning rate, clip norm, weight decay and h-detach's probabilities are swept faster inside one
-program, by `--config.sweep.*`.
+`--sampler=tpe`, Optuna's TPE sampler chooses.
+Any `--config.KEY=VALUE` holds for every trial.
+What the component of a trial does not know (`model.gates` of an LSTM) is left out of it; trials
+that would be the same model are refused. Learning rate, clip norm, weight decay and h-detach's
+probabilities are swept faster inside one program, by `--config.sweep.*`.
 
 A trial is scored by its best validation metric (the mean over seeds). One that fails, by NaN for
 instance, is recorded as failed. Every trial keeps its work directory in `--out`, beside
@@ -47,7 +49,7 @@ from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
 from lrd_jax.training.workdir import work_directory, write_atomically  # noqa: E402
 
-__all__ = ["Sweep", "main", "parse_arguments", "parse_varied", "table"]
+__all__ = ["Sweep", "known_words", "main", "parse_arguments", "parse_varied", "table"]
 
 optuna: Any = None
 with contextlib.suppress(ImportError):  # told in one line, after the arguments were checked
