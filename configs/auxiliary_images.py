@@ -15,6 +15,8 @@ arXiv:1803.00144. The argument is a row; `quick` shrinks it.
 | p-LSTM | none | `A16` 98.0 | `A17` 92.8 | `A18` 67.6 |
 
 Expected test accuracy in percent, read from the paper's table, which gives no spread over runs.
+Rows may also be called by what they are: `lstm`, `r` or `p`, with `-truncated` where gradients are,
+and the task, for instance `r-pmnist` for `A14` and `lstm-truncated-scifar` for `A6`.
 `A31` is `A15` without any gradient of the labels in the LSTM: about 40 %, by a public summary.
 
 The first 50 of the 300 epochs of r-LSTM and p-LSTM minimise the auxiliary loss alone; the plain
@@ -53,6 +55,11 @@ ROWS: dict[str, dict[str, Any]] = {
     for model, values in enumerate(MODELS)
     for task, data in enumerate(DATA.values())
 }
+ALIASES = {
+    f"{model}-{task.lower()}": f"A{1 + 3 * row + column}"
+    for row, model in enumerate(("lstm", "lstm-truncated", "r-truncated", "p-truncated", "r", "p"))
+    for column, task in enumerate(DATA)
+}
 ROWS["A31"] = ROWS["A15"] | {"truncate.supervised": "stop"}
 
 
@@ -74,4 +81,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.decay_every_epochs = 75
     c.optim.pretrain_decay = 0.5
     c.train.num_epochs = 300.0
-    return defaults.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS, ALIASES)

@@ -19,6 +19,9 @@ arXiv:1910.09890. The argument is a row; `quick` shrinks it.
 | `G12-pmnist-<code>`, `G12-cifar-<code>` | ablation | all nine codes | no number seen | |
 | `G12-pmnist-gru-<code>`, `G12-cifar-gru-<code>` | ablation | GRU `--`, `U-`, `-R`, `UR` | same | |
 
+Rows may also be called by what they are: `smnist-`, `pmnist-` or `scifar-`, then `urlstm`,
+`tied-lstm` or `urgru`, for instance `pmnist-urlstm` for `G5` and `scifar-tied-lstm` for `G8`.
+
 S4 is Gu et al. (2021), arXiv:2111.00396; LSSL Gu et al. (2021), arXiv:2110.13985; Liquid-S4 Hasani
 et al. (2022), arXiv:2209.12951; wRNN Keller et al. (2023), arXiv:2309.08045.
 
@@ -56,6 +59,12 @@ ROWS = {
     "G10": PMNIST | _model("gated_gru", "UR"),
     "G11": CIFAR | _model("gated_gru", "UR"),
 }
+_TASKS = ("smnist", "pmnist", "scifar")
+ALIASES = {
+    **{f"{task}-urlstm": f"G{3 + 2 * i}" for i, task in enumerate(_TASKS)},
+    **{f"{task}-tied-lstm": f"G{4 + 2 * i}" for i, task in enumerate(_TASKS)},
+    **{f"{task}-urgru": f"G{9 + i}" for i, task in enumerate(_TASKS)},
+}
 for task, data in (("pmnist", PMNIST), ("cifar", CIFAR)):
     small = data | {"model.hidden_size": 512}
     ROWS |= {f"G12-{task}-{code}": small | _model("gated_lstm", code) for code in LSTM_CODES}
@@ -71,4 +80,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.learning_rate = 1e-3
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 150.0
-    return defaults.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS, ALIASES)

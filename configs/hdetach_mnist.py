@@ -18,6 +18,8 @@ arXiv:1810.03023. The argument is a row; `quick` shrinks it.
 | `H19` | sMNIST | lr 1e-3, `p_block` 0.25 | passes 90 % near epoch 45-50 | figure |
 | `H20` | sMNIST | lr 5e-4, `p_block` 0.25 | passes 90 % near epoch 45-50 | figure |
 
+Rows may also be called by what they are: `smnist` is H10, `smnist-p0.25` H11, `pmnist-p0.25` H12.
+
 "README" is the authors' own, "report" the published reproduction report
 (reproducibility-challenge/iclr_2019), "figure" one of its figures, read by eye; dido1998 is the
 reimplementation dido1998/h-detach. The authors' numbers are the best of about five seeds, chosen on
@@ -49,6 +51,7 @@ ROWS = {
     "H19": H_DETACH | {"optim.learning_rate": 1e-3},
     "H20": H_DETACH | {"optim.learning_rate": 5e-4},
 }
+ALIASES = {"smnist": "H10", "smnist-p0.25": "H11", "pmnist-p0.25": "H12"}
 
 
 def get_config(arg: str = "") -> ml_collections.ConfigDict:
@@ -66,4 +69,4 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.optim.learning_rate = 1e-3
     c.optim.clip_norm = 1.0
     c.train.num_epochs = 200.0
-    return defaults.finish(c, arg, ROWS)
+    return defaults.finish(c, arg, ROWS, ALIASES)

@@ -57,11 +57,15 @@ def main(flag: command_line.ConfigFlag) -> None:
     with processes.joined(launch):
         devices.configure(config)  # before anything makes JAX create its client
         from lrd_jax.evaluation import sampling, scores, transfer
-        from lrd_jax.training import loop
+        from lrd_jax.training import effects, loop
 
+        config, notes = effects.judge(config, flag.overrides, _MODE.value)
         if _MODE.value == "train":
-            loop.train(config, workdir, flag.spec)
-        elif config.eval.sample_tokens:
+            loop.train(config, workdir, flag.spec, notes)
+            return
+        for note in notes:
+            print(f"note: {note}")
+        if config.eval.sample_tokens:
             sampling.sample(workdir, flag.overrides)
         elif config.eval.delays:
             transfer.evaluate(workdir, flag.overrides)
@@ -109,10 +113,6 @@ def run() -> None:
         _end(error, 1)
     except Interrupted as error:
         sys.exit(128 + error.signum)
-    except (AttributeError, KeyError) as error:
-        if not (lack := checks.missing_key(error)):
-            raise
-        _end(lack, 2)
     except Exception as error:
         if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
             raise

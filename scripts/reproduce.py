@@ -165,7 +165,8 @@ def steps_for(experiment: Experiment, extra: tuple[str, ...], minutes: float) ->
         with tempfile.TemporaryDirectory() as folder:
             probe = ("train.stop_step=40", "train.log_every_steps=20", "data.valid_split=last:64")
             workdir = Path(folder) / "probe"
-            _run(command(experiment, (*overrides, *extra, *probe), workdir))
+            known, _, _ = applicable(experiment, (*overrides, *extra, *probe))
+            _run(command(experiment, known, workdir))
             train = [r for r in read_metrics(workdir / "metrics.jsonl") if r["split"] == "train"]
             seconds_per_step += 1 / train[-1]["steps_per_s"]
     return max(1, int(0.9 * minutes * 60 / seconds_per_step))
@@ -257,12 +258,49 @@ def rewrite_readme() -> None:
     readme.write_text(new)
 
 
-def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> None:
-    """Raises UserError where a variant would refuse them, before the first one runs for hours."""
-    for overrides in experiment.variants.values():
-        argv = ["reproduce", f"--config={ROOT / experiment.config}"]
-        argv += [f"--config.{override}" for override in (*overrides, *extra)]
-        checks.validate(command_line.parse_flags(argv, flags.FlagValues()).config)
+def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> Experiment:
+    """Tries the overrides on every variant, before the first one runs for hours.
+
+    Returns:
+      The experiment, every variant with the extra overrides that its component knows; those left
+      out are told.
+
+    Raises:
+      UserError: a variant would refuse them, or two variants are the same model.
+    """
+    variants, models, told = {}, {}, set()
+    for label, overrides in experiment.variants.items():
+        known, left_out, model = applicable(experiment, (*overrides, *extra))
+        for key, reason in left_out.items():
+            if (key, reason) not in told:
+                print(f"{key} is left out: {reason}")
+            told.add((key, reason))
+        if model in models:
+            raise UserError(f"{models[model]!r} and {label!r} are the same model with these values")
+        variants[label], models[model] = known, label
+    return dataclasses.replace(experiment, variants=variants)
+
+
+def applicable(
+    experiment: Experiment, overrides: tuple[str, ...]
+) -> tuple[tuple[str, ...], dict[str, str], str]:
+    """Leaves out what the chosen component does not know.
+
+    Returns:
+      The overrides that remain; key -> why, for those left out; and all that has an effect, as
+      text.
+    """
+    argv = ["reproduce", f"--config={ROOT / experiment.config}"]
+    argv += [f"--config.{override}" for override in overrides]
+    config = command_line.parse_flags(argv, flags.FlagValues()).config
+    checks.validate(config)
+    from lrd_jax.training import effects  # loads JAX: after what is wrong without it
+
+    unused = effects.unused(config)
+    known = tuple(o for o in overrides if o.partition("=")[0] not in unused)
+    given = {override.partition("=")[0] for override in overrides}
+    left_out = {key: reason for key, reason in unused.items() if key in given}
+    return known, left_out, repr(sorted(effects.effective(config).items()))
 
 
 def stop_step(folder: Path, wanted: int) -> int:
@@ -304,7 +342,7 @@ def main() -> None:
     if args.steps and args.budget_minutes:
         parser.error("--steps and --budget-minutes exclude each other")
     experiment, extra = EXPERIMENTS[args.name], tuple(args.set)
-    check_overrides(experiment, extra)
+    experiment, extra = check_overrides(experiment, extra), ()
     folder = ROOT / "runs" / "reproduce" / args.name
     if args.steps or args.budget_minutes:
         # Fixed once, so that a resumed comparison stays one.

@@ -6,9 +6,11 @@
 
 `--vary KEY=A,B,C` lists values; `lin:LOW:HIGH` and `log:LOW:HIGH` are ranges (of whole numbers for
 a key that is one). Lists alone are tried in every combination; with a range among them, or with
-`--sampler=tpe`, Optuna's TPE sampler chooses. Any `--config.KEY=VALUE` holds for every trial.
-Learning rate, clip norm, weight decay and h-detach's probabilities are swept faster inside one
-program, by `--config.sweep.*`.
+`--sampler=tpe`, Optuna's TPE sampler chooses.
+Any `--config.KEY=VALUE` holds for every trial.
+What the component of a trial does not know (`model.gates` of an LSTM) is left out of it; trials
+that would be the same model are refused. Learning rate, clip norm, weight decay and h-detach's
+probabilities are swept faster inside one program, by `--config.sweep.*`.
 
 A trial is scored by its best validation metric (the mean over seeds). One that fails, by NaN for
 instance, is recorded as failed. Every trial keeps its work directory in `--out`, beside
@@ -25,168 +27,35 @@ import itertools
 import json
 import math
 import os
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from absl import flags
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # a checkout that is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
 
-from lrd_jax.config import (  # noqa: E402
-    checks,
-    command_line,
-    record,
+from sweep_arguments import (  # noqa: E402
+    Varied,
+    known_words,
+    parse_arguments,
+    parse_varied,
+    trial_config,
 )
+
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
 from lrd_jax.training.workdir import work_directory, write_atomically  # noqa: E402
+
+__all__ = ["Sweep", "known_words", "main", "parse_arguments", "parse_varied", "table"]
 
 optuna: Any = None
 with contextlib.suppress(ImportError):  # told in one line, after the arguments were checked
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-class Varied(NamedTuple):
-    """A key and where its values come from.
-
-    Attributes:
-      key: of the config, e.g. "optim.learning_rate".
-      choices: values as written; empty for a range.
-      scale: "lin" or "log"; "" for choices.
-      low: lower end of a range.
-      high: upper end.
-      whole: the values are whole numbers.
-    """
-
-    key: str
-    choices: tuple[str, ...] = ()
-    scale: str = ""
-    low: float = 0.0
-    high: float = 0.0
-    whole: bool = False
-
-    def suggest(self, trial: Any) -> None:
-        """Has an Optuna trial choose a value; one that it already has stays."""
-        log = self.scale == "log"
-        if self.choices:
-            trial.suggest_categorical(self.key, self.choices)
-        elif self.whole:
-            trial.suggest_int(self.key, int(self.low), int(self.high), log=log)
-        else:
-            trial.suggest_float(self.key, self.low, self.high, log=log)
-
-    def describe(self) -> dict[str, Any]:
-        """The same for JSON."""
-        if self.choices:
-            return {"values": self.choices}
-        return {"scale": self.scale, "low": self.low, "high": self.high}
-
-    def examples(self) -> tuple[str, ...]:
-        """Values that must be legal: all choices, or the ends."""
-        ends = (int(self.low), int(self.high)) if self.whole else (self.low, self.high)
-        return self.choices or tuple(map(str, ends))
-
-
-# ---- Arguments --------------------------------------------------------------------------------
-
-
-def parse_varied(text: str, defaults: dict[str, Any]) -> Varied:
-    """Reads the value of one `--vary`.
-
-    Args:
-      text: "KEY=A,B,C", "KEY=lin:LOW:HIGH" or "KEY=log:LOW:HIGH". Commas in brackets separate
-        nothing, so that "(64,),(64,32)" are two tuples.
-      defaults: the config's values by key.
-
-    Raises:
-      UserError: it is none of these, or there is no such key.
-    """
-    key, equals, values = text.partition("=")
-    if not equals or not values:
-        raise UserError(f"--vary {text}: write KEY=A,B,C or KEY=lin:LOW:HIGH or KEY=log:LOW:HIGH")
-    if key not in defaults:
-        hint = command_line.did_you_mean(key, list(defaults))
-        raise UserError(f"--vary {text}: unknown config key {key!r}{hint}")
-    scale, colon, ends = values.partition(":")
-    if not colon or scale not in ("lin", "log"):
-        choices = tuple(value.strip() for value in re.split(r",(?![^(]*\))", values))
-        if "" in choices or len(set(choices)) < len(choices):
-            raise UserError(f"--vary {text}: the values must be different, and none empty")
-        return Varied(key, choices)
-    whole = type(defaults[key]) is int
-    try:
-        low, high = (int(end) if whole else float(end) for end in ends.split(":"))
-    except ValueError as error:
-        numbers = "whole numbers" if whole else "numbers"
-        raise UserError(f"--vary {text}: give a range as {scale}:LOW:HIGH, {numbers}") from error
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UserError(f"--vary {text}: LOW must be below HIGH")
-    if scale == "log" and low <= 0:
-        raise UserError(f"--vary {text}: a log range must lie above 0")
-    return Varied(key, (), scale, low, high, whole)
-
-
-def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[Varied]]:
-    """Reads the command line and tries every value that is known beforehand on the config.
-
-    Returns:
-      The arguments, `overrides` (what holds for every trial) among them, and what varies.
-
-    Raises:
-      UserError: something in it is wrong.
-    """
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--config", required=True, help="as for lrd_jax.main")
-    parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUES")
-    parser.add_argument("--trials", type=int, default=0, help="0 = every combination")
-    parser.add_argument("--sampler", choices=["grid", "tpe"], help="default: grid without ranges")
-    parser.add_argument("--metric", default="accuracy", help="-loss: less is better")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampler")
-    parser.add_argument("--out", type=Path, help="default: runs/sweep-<config name>")
-    parser.error = _refuse  # argparse's own prints the usage as well
-    arguments, overrides = parser.parse_known_args(argv)
-    if wrong := [word for word in overrides if not re.match(r"--(no)?config\.", word)]:
-        raise UserError(f"unexpected argument {wrong[0]!r}: see --help")
-    if not arguments.vary:
-        raise UserError("nothing to vary: give --vary KEY=VALUES")
-    defaults = record.flatten(command_line.load_config(arguments.config))
-    varied = [parse_varied(text, defaults) for text in arguments.vary]
-    if twice := {v.key for v in varied if [w.key for w in varied].count(v.key) > 1}:
-        raise UserError(f"--vary {sorted(twice)[0]} is given twice: list all its values in one")
-    ranges = [v.key for v in varied if not v.choices]
-    arguments.sampler = arguments.sampler or ("tpe" if ranges else "grid")
-    if arguments.sampler == "grid" and ranges:
-        raise UserError(f"--sampler=grid needs a list of values for {ranges[0]}, not a range")
-    if arguments.sampler == "tpe" and arguments.trials < 1:
-        raise UserError("--sampler=tpe (or a range) has no end of values: give --trials")
-    if arguments.trials < 0 or arguments.seed < 0:
-        raise UserError("--trials and --seed must not be negative")
-    arguments.overrides = overrides
-    arguments.out = arguments.out or Path(
-        f"runs/sweep-{command_line.config_name(arguments.config)}"
-    )
-    for v in varied:
-        for value in v.examples():
-            words = [f"--config={arguments.config}", *overrides, f"--config.{v.key}={value}"]
-            flag = command_line.parse_flags(["sweep", *words], flags.FlagValues())
-            checks.validate(flag.config)
-    return arguments, varied
-
-
-def _refuse(message: str) -> Any:
-    raise UserError(f"{message}: see --help")
 
 
 # ---- Trials -----------------------------------------------------------------------------------
@@ -203,6 +72,7 @@ class Sweep:
         """
         self.arguments, self.varied, self.out = arguments, varied, arguments.out
         self.metric = arguments.metric.removeprefix("-")
+        self._told: set[tuple[str, str]] = set()  # what is left out is said once
         journal = optuna.storages.journal.JournalFileBackend(str(self.out / "journal.log"))
         self.study = optuna.create_study(
             study_name="sweep",
@@ -268,12 +138,16 @@ class Sweep:
         print(f"{name}:", *(value.removeprefix("--config.") for value in values), flush=True)
         _wait_until_free(self.out / name)
         spec, colon, argument = self.arguments.config.partition(":")
+        words, left_out = known_words(self.arguments, values)
+        for key, reason in left_out.items():
+            if (key, reason) not in self._told:
+                print(f"{key} is left out: {reason}", flush=True)
+            self._told.add((key, reason))
         command = [
             *(sys.executable, "-m", "lrd_jax.main"),
             f"--config={Path(spec).resolve()}{colon}{argument}",
             f"--workdir={(self.out / name).resolve()}",
-            *self.arguments.overrides,
-            *values,
+            *words,
         ]
         log = self.out / f"{name}.log"
         status = _run(command, log)
@@ -321,10 +195,7 @@ class Sweep:
         trials.sort(
             key=lambda t: -math.inf if t["score"] is None else sign * t["score"], reverse=True
         )
-        config = command_line.parse_flags(
-            ["sweep", f"--config={self.arguments.config}", *self.arguments.overrides],
-            flags.FlagValues(),
-        ).config
+        config = trial_config(self.arguments)
         return {
             "command": ["python", "scripts/sweep.py", *sys.argv[1:]],
             "metric": self.arguments.metric,
@@ -399,7 +270,7 @@ def _interrupt(signum: int, _: Any) -> None:
 
 def main(argv: list[str]) -> None:
     """Runs what the command line asks for."""
-    arguments, varied = parse_arguments(argv)
+    arguments, varied = parse_arguments(argv, __doc__)
     if optuna is None:
         raise UserError("sweeps need Optuna, which is not installed: pip install lrd-jax[sweep]")
     for signum in (signal.SIGINT, signal.SIGTERM):

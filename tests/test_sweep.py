@@ -104,6 +104,17 @@ def test_values_and_ranges(sweep):
         (["--vary=seed=1,2", "--sampler=best"], "--sampler"),
         (["--vary=seed=1,2", "--verbose"], "unexpected argument '--verbose'"),
         (["--vary=seed=1,2", "--config.seeed=2"], "did you mean seed?"),
+        # One model with itself.
+        (["--vary=model.gates=O-,UR"], "model.gates=O- and model.gates=UR are the same model"),
+        (["--vary=detach.scope=batch,example"], "are the same model"),
+        (
+            ["--vary=model.cell=lstm,gated_lstm", "--vary=model.gates=--,UR"],
+            "model.cell=lstm model.gates=-- and model.cell=lstm model.gates=UR are the same model",
+        ),
+        (
+            ["--vary=optim.decay_rate=lin:0.1:0.9", "--trials=2"],
+            "--vary optim.decay_rate has no effect in any trial",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(sweep, arguments, message):
@@ -112,6 +123,16 @@ def test_wrong_arguments_are_refused(sweep, arguments, message):
     with pytest.raises(UserError) as caught:
         sweep.parse_arguments(arguments)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_component_does_not_know_is_left_out(sweep):
+    words = [f"--config={CONFIG}", "--config.model.gates=--", "--config.seed=3"]
+    arguments, _ = sweep.parse_arguments([*words, "--vary=model.cell=lstm,gated_lstm"])
+    left, told = sweep.known_words(arguments, ["--config.model.cell=lstm"])
+    assert left == ["--config.seed=3", "--config.model.cell=lstm"]
+    assert told == {"model.gates": "model.cell=lstm does not know it"}
+    left, told = sweep.known_words(arguments, ["--config.model.cell=gated_lstm"])
+    assert left == [*words[1:], "--config.model.cell=gated_lstm"] and told == {}
 
 
 # ---- Runs ---------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ __all__ = [
     "RecurrentCell",
     "URLSTMCell",
     "bfloat16_dot",
+    "cell_options",
     "make_cell",
 ]
 
@@ -68,10 +69,26 @@ def make_cell(model_config: Mapping[str, Any], sequence_length: int = 0) -> Recu
     Raises:
       UserError: if the cell is not known or one of its keys has a value it cannot work with.
     """
-    check_choice("cell", model_config["cell"], CELLS)
-    cell = CELLS[model_config["cell"]]
-    names = {field.name for field in dataclasses.fields(cell) if field.init}
-    options = {name: model_config[name] for name in names if name in model_config}
-    if "chrono_t_max" in names:
+    options = {
+        name: model_config[name]
+        for name in cell_options(model_config["cell"])
+        if name in model_config
+    }
+    if "chrono_t_max" in cell_options(model_config["cell"]):
         options["chrono_t_max"] = options.get("chrono_t_max") or sequence_length
-    return cell(**options)
+    return CELLS[model_config["cell"]](**options)
+
+
+# Fields of a cell that no key sets: Flax's own, and what the network around it decides.
+_NOT_OPTIONS = {"name", "parent", "param_dtype", "dot"}
+
+
+def cell_options(name: str) -> dict[str, dataclasses.Field]:
+    """Returns the keys of `config.model` that a cell knows: its fields, by name.
+
+    Raises:
+      UserError: if the cell is not known.
+    """
+    check_choice("cell", name, CELLS)
+    fields = dataclasses.fields(CELLS[name])
+    return {f.name: f for f in fields if f.init and f.name not in _NOT_OPTIONS}

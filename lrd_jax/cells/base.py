@@ -223,6 +223,11 @@ class RecurrentCell(nn.RNNCellBase):
         raise NotImplementedError
 
     @nn.nowrap
+    def without_effect(self) -> dict[str, str]:
+        """Options that the values of others switch off: name -> why; for the user to be told."""
+        return {}
+
+    @nn.nowrap
     def init_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:
         """Initial kernel, `(fan_in, K)`."""
         return KERNEL_INITS[self.kernel_init](key, shape, dtype, self.hidden_size)

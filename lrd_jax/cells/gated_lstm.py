@@ -81,13 +81,30 @@ class GatedLSTMCell(AdditiveCell):
         check_choice("gates", self.gates, GATE_CODES)
         check_choice("refine_bias", self.refine_bias, REFINE_BIASES)
         masters = self.gates[1] == "M"
-        if masters and (self.chunk_size < 1 or self.hidden_size % self.chunk_size):
+        if self.chunk_size < 1 or (masters and self.hidden_size % self.chunk_size):
             raise UserError(
                 f"chunk_size={self.chunk_size} does not divide hidden_size={self.hidden_size}; "
                 "choose a divisor"
             )
         self._main_bias_init()  # raises on units or time scales that leave no range
         super().__post_init__()
+
+    @nn.nowrap
+    def without_effect(self) -> dict[str, str]:
+        """See `RecurrentCell.without_effect`."""
+        main, auxiliary = self.gates
+        used = {
+            "forget_bias": main == "-" or auxiliary == "M",
+            "chrono_t_max": main == "C",
+            "ugi_margin": main == "U",
+            "chunk_size": auxiliary == "M",
+            "refine_bias": self.gates == "UR",
+            "share_refine_bias": self.gates == "UR",
+        }
+        off = {name: f"gates={self.gates} has no use for it" for name in used if not used[name]}
+        if self.gates == "UR" and not self._shifts_refine:
+            off["share_refine_bias"] = f"refine_bias={self.refine_bias} shares nothing"
+        return off
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:

@@ -96,6 +96,13 @@ class GatedGRUCell(RecurrentCell):
         super().__post_init__()
 
     @nn.nowrap
+    def without_effect(self) -> dict[str, str]:
+        """See `RecurrentCell.without_effect`."""
+        if "U" in (self.gates[0], self.reset_gate[0]):
+            return {}
+        return {"ugi_margin": f"gates={self.gates} and reset_gate={self.reset_gate} have no use"}
+
+    @nn.nowrap
     def _main_bias_init(self, code: str):
         return MAIN_GATES[code[0]].bias(self.hidden_size, BiasOptions(ugi_margin=self.ugi_margin))
 

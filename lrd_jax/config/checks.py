@@ -3,14 +3,13 @@
 import math
 import os
 import pathlib
-import traceback
 from typing import Any
 
 import ml_collections
 
 from lrd_jax.config.members import SWEPT, check_values
-from lrd_jax.config.record import flatten
-from lrd_jax.errors import UserError, one_line
+from lrd_jax.config.values import conform, flatten
+from lrd_jax.errors import UserError
 
 _INT_LIMIT = 2**31  # sizes, steps and seeds are int32 on the device
 
@@ -22,6 +21,7 @@ _AT_LEAST = {
     "optim.clip_norm": 0,
     "optim.weight_decay": 0,
     "optim.warmup_steps": 0,
+    "optim.decay_every_epochs": 0,
     "detach.off_last_epochs": 0,
     "aux.pretrain_epochs": 0,
     "train.num_steps": 0,
@@ -35,6 +35,10 @@ _AT_LEAST = {
     "eval.sample_seed": 0,
     "devices.cpu_devices": 0,
 }
+
+
+# Checked here, so that they are also where the chosen network has no use for them.
+_RATES = ("model.head_dropconnect", "model.embedding_dropout", "model.output_dropout")
 
 
 _NON_EMPTY = ("data.name", "data.data_dir")
@@ -52,31 +56,23 @@ def validate(config: ml_collections.ConfigDict) -> None:
     Cells, data sets, objectives and the optimizer check their own keys when they are built.
 
     Raises:
-      UserError: A value is out of range; names key, value and what is legal.
+      UserError: A key is missing, a value is of another type or out of range; names key, value and
+        what is legal.
     """
-    values = flatten(config)
+    values = flatten(conform(config))
     for key, value in values.items():
         for element in value if isinstance(value, tuple) else (value,):
             if isinstance(element, float) and not math.isfinite(element):
                 _refuse(key, value, "a finite number")
             if isinstance(element, int) and abs(element) >= _INT_LIMIT:
                 _refuse(key, value, f"below {_INT_LIMIT} in magnitude")
-    needed = (
-        *_AT_LEAST,
-        *_NON_EMPTY,
-        "eval.split",
-        "optim.learning_rate",
-        "train.num_epochs",
-        "seed",
-        "devices.split",
-        *(f"sweep.{name}" for name in SWEPT),
-    )
-    if missing := [key for key in needed if key not in values]:
-        raise UserError(f"the config has no key {missing[0]!r}: start from lrd_jax.config.defaults")
     for key, least in _AT_LEAST.items():
         value = values[key]
         if any(element < least for element in (value if isinstance(value, tuple) else (value,))):
             _refuse(key, value, f"{least} or more")
+    for key in _RATES:
+        if not 0 <= values[key] < 1:
+            raise UserError(f"config.{key}={values[key]} is a rate; use a value in [0, 1)")
     for key in _NON_EMPTY:
         if not values[key].strip():
             _refuse(key, values[key], "a non-empty string")
@@ -94,24 +90,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _refuse("devices.split", values["devices.split"], " or ".join(_DEVICE_SPLITS))
     for name in SWEPT:
         swept = values[f"sweep.{name}"]
-        if any(isinstance(v, bool) or not isinstance(v, int | float) for v in swept):
-            _refuse(f"sweep.{name}", swept, "a tuple of numbers")
         if len(set(map(float, swept))) < len(swept):
             _refuse(f"sweep.{name}", swept, "a tuple of different values")
     check_values(config, validate)
-
-
-def missing_key(error: AttributeError | KeyError) -> str:
-    """Says which key a config lacks, where that is what an exception is about; else "".
-
-    Only the code that reads a key knows that it is needed, and it reads it without a check.
-    """
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    if frame.f_globals["__name__"] != ml_collections.ConfigDict.__module__:
-        return ""
-    return (
-        f"the config has no key {one_line(str(error.args[0]))}: start from lrd_jax.config.defaults"
-    )
 
 
 def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import re
-import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from lrd_jax.config.record import flatten
+from lrd_jax.config.defaults import get_config
+from lrd_jax.config.values import check_elements, conform, flatten, typed
 from lrd_jax.errors import UserError, did_you_mean, one_line
 
 
@@ -48,7 +50,7 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
             _parse(rest, flag_values)  # answers --help, and tells of other wrong flags first
             raise UserError(_NO_CONFIG)
         config = load_config(spec)
-        defaults = flatten(config)
+        defaults, known = flatten(config), flatten(get_config())
         for key in keys:
             _check_key(key, defaults)
         config_flags.DEFINE_config_dict(
@@ -59,7 +61,8 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
         raise UserError(_flag_message(str(error))) from error
     overrides = dict(config_flags.get_override_values(flag_values["config"]))
     for key, value in overrides.items():
-        _check_tuple(key, value, defaults[key])
+        if isinstance(value, tuple):  # its parser takes "(256" for the text "(256"
+            check_elements(key, value, known.get(key, defaults[key]))
     return ConfigFlag(spec, config, overrides)
 
 
@@ -71,40 +74,81 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
         argument, e.g. "configs/hdetach_copying.py:H6,quick".
 
     Returns:
-      The config, locked.
+      The config, locked, every value of the type of its default.
 
     Raises:
-      UserError: There is no such file, it fails, or it refuses the argument.
+      UserError: There is no such file, it fails, it refuses the argument, or what it sets is no key
+        or of another type.
     """
     name, _, argument = spec.partition(":")
-    path = pathlib.Path(name)
-    if not path.is_file():
-        raise UserError(f"there is no config file {name!r}")
-    # Experiments import configs.base; let them find it from any current directory.
-    root = str(path.resolve().parent.parent)
-    if root not in sys.path:
-        sys.path.append(root)
     try:
-        module_spec = importlib.util.spec_from_file_location("_lrd_jax_config", path)
-        if module_spec is None or module_spec.loader is None:
-            raise UserError(f"config file {name!r} is not a Python file (.py)")
-        module = importlib.util.module_from_spec(module_spec)
-        module_spec.loader.exec_module(module)
+        module = load_module(name)
         if not callable(getattr(module, "get_config", None)):
             raise UserError(f"config file {name!r} has no function get_config")
         config = module.get_config(argument) if ":" in spec else module.get_config()
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"config file {spec!r} ended the program: {error.code}") from error
     except Exception as error:  # anything at all may happen in somebody's Python file
-        raise UserError(
-            f"config file {spec!r} failed: {type(error).__name__}: {one_line(str(error))}"
-        ) from error
+        reason = _refused_by_config(error) or f"{type(error).__name__}: {one_line(str(error))}"
+        raise UserError(f"config file {spec!r} failed: {reason}") from error
     if not isinstance(config, ml_collections.ConfigDict):
         raise UserError(
             f"get_config of {name!r} returned {type(config).__name__}, not an ml_collections "
             "ConfigDict"
         )
-    return config.lock()
+    try:
+        return conform(config)
+    except UserError as error:
+        raise UserError(f"config file {spec!r}: {error}") from error
+
+
+def load_module(path: str | os.PathLike[str]) -> Any:
+    """Loads a Python file by its path, for instance the experiment beside one that changes it.
+
+    Raises:
+      UserError: There is no such file, or its name does not end in .py.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no config file {os.fspath(path)!r}")
+    spec = importlib.util.spec_from_file_location(f"_lrd_jax_config_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"config file {os.fspath(path)!r} is not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _refused_by_config(error: Exception) -> str:
+    """Says what a locked config refused, as for the command line; "" where it was something else.
+
+    `ml_collections` knows the key alone, and not its group; the frame that refused knows both.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if frame.f_globals["__name__"] != ml_collections.ConfigDict.__module__:
+        return ""
+    names = frame.f_locals
+    group, key = names.get("self"), names.get("full_key", names.get("key", names.get("attribute")))
+    if not isinstance(group, ml_collections.ConfigDict) or not isinstance(key, str):
+        return ""
+    defaults = get_config()
+    path = next((f"{n}.{key}" for n, g in defaults.items() if _is_group(group, g)), key)
+    known = flatten(defaults)
+    try:
+        if path not in known:
+            groups = [] if path in defaults else defaults.keys()
+            _check_key(path, [*known, *groups])
+        elif "value" in names:
+            typed(path, names["value"], known[path])
+    except UserError as wrong:
+        return str(wrong)
+    return ""
+
+
+def _is_group(group: ml_collections.ConfigDict, default: Any) -> bool:
+    return isinstance(default, ml_collections.ConfigDict) and set(default) <= set(group)
 
 
 def config_name(spec: str) -> str:
@@ -114,8 +158,8 @@ def config_name(spec: str) -> str:
     'hdetach_copying-H6-quick'
     """
     path, _, argument = spec.partition(":")
-    parts = [pathlib.Path(path).stem, *re.split(r"[^\w.+=]+", argument)]
-    return "-".join(part for part in parts if part)
+    words = re.sub(r"[^\w.+=-]+", "-", argument)  # a row may end in a hyphen: G2---
+    return "-".join(part for part in (pathlib.Path(path).stem, words) if part)
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -165,28 +209,13 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> None:
         )
 
 
-def _check_key(key: str, known: Mapping[str, Any]) -> None:
+def _check_key(key: str, known: Collection[str]) -> None:
     if key in known:
         return
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         raise UserError(f"config.{key} is a group: set one of its keys, for instance {inside[0]}")
     raise UserError(f"unknown config key {key!r}" + (did_you_mean(key, known) or _ALL_KEYS))
-
-
-def _check_tuple(key: str, value: Any, default: Any) -> None:
-    """Refuses elements of another type: the tuple parser takes "(256" for the text "(256"."""
-    if not isinstance(default, tuple):
-        return
-    kinds = {type(element) for element in default} or {int, float}  # no default: numbers
-    if float in kinds:
-        kinds.add(int)
-    if any(type(element) not in kinds for element in value):
-        names = " or ".join(sorted(kind.__name__ for kind in kinds))
-        raise UserError(
-            f"--config.{key}: {value!r} is not a tuple of {names}; write it like "
-            f"'--config.{key}={default or (200, 400)}'"
-        )
 
 
 def _flag_message(message: str) -> str:

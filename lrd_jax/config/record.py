@@ -3,11 +3,13 @@
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from lrd_jax.config import defaults
+from lrd_jax.config.values import conform, flatten, put
 from lrd_jax.errors import UserError, did_you_mean, one_line
 
 # Keys that change where or how fast a run computes, or what is evaluated afterwards, but not the
@@ -27,6 +29,20 @@ _CHANGEABLE = (
 _EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
 
 
+FORMAT = 2  # of config.json; 1 had no number
+
+
+# Keys that are no longer where an older config.json has them: key -> (the first format without it,
+# its old value -> the keys and values of now). What a record lacks altogether has its default.
+MOVED: dict[str, tuple[int, Callable[[Any], dict[str, Any]]]] = {
+    # `full` was one table for network and decoder: that of the network, which the decoder shares.
+    "aux.embedding": (
+        2,
+        lambda old: {"model.embedding": "table"} if old == "full" else {"aux.embedding": old},
+    ),
+}
+
+
 def to_json(config: ml_collections.ConfigDict, **provenance: Any) -> str:
     """Returns the text of `config.json`.
 
@@ -37,32 +53,65 @@ def to_json(config: ml_collections.ConfigDict, **provenance: Any) -> str:
     Raises:
       ValueError: A value is NaN or infinite.
     """
-    return json.dumps({"config": config.to_dict(), **provenance}, indent=2, allow_nan=False) + "\n"
+    values = len(flatten(config))  # so that a lost key is no key of a later version
+    content = {"format": FORMAT, "values": values, "config": config.to_dict(), **provenance}
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str | bytes) -> ml_collections.ConfigDict:
     """Returns the locked config of a `config.json`; arrays become the tuples they were.
 
+    Of an older record, keys that have moved are where they are now.
+
     Raises:
-      UserError: The text is damaged.
+      UserError: The text is damaged, or of a newer version.
     """
-
-    def tuples(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: tuples(item) for key, item in value.items()}
-        return tuple(map(tuples, value)) if isinstance(value, list) else value
-
     try:
-        return ml_collections.ConfigDict(tuples(dict(json.loads(text)["config"]))).lock()
-    except (ValueError, KeyError, TypeError) as error:
+        content = dict(json.loads(text))
+        written = ml_collections.ConfigDict(_tuples(dict(content["config"])))
+        version = int(content.get("format", 1))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _damaged(error) from error
+    if version > FORMAT:
         raise UserError(
-            f"config.json of the work directory is damaged ({one_line(str(error))}): choose "
-            "another --workdir"
-        ) from error
+            f"config.json of the work directory has format {version}, and this version of lrd_jax"
+            f" reads {FORMAT} at most: use the version that made it, or another --workdir"
+        )
+    found = len(flatten(written))
+    if content.get("values", found) != found:
+        raise _damaged(ValueError(f"it holds {found} of {content['values']} values"))
+    for key, (since, now) in MOVED.items():
+        if version < since and key in flatten(written):
+            for moved, value in now(_pop(written, key)).items():
+                put(written, moved, value)
+    return written.lock()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _pop(config: ml_collections.ConfigDict, key: str) -> Any:
+    group, _, name = key.rpartition(".")
+    holder: Any = config[group] if group else config
+    value = holder[name]
+    del holder[name]
+    return value
+
+
+def _damaged(error: Exception) -> UserError:
+    return UserError(
+        f"config.json of the work directory is damaged ({one_line(str(error))}): choose another"
+        " --workdir"
+    )
 
 
 def load_workdir(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     """Returns the locked config that a work directory was made with.
+
+    What an older one lacks has its default, which stands for what was done before.
 
     Raises:
       UserError: There is none, or it is damaged.
@@ -74,7 +123,13 @@ def load_workdir(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
             f"no run in {os.fspath(workdir)!r} (config.json: {error.strerror}): train first, or "
             "give the --workdir of a run"
         ) from error
-    return from_json(text)
+    values, config = flatten(from_json(text)), ml_collections.ConfigDict()
+    try:
+        for key, value in (flatten(defaults.get_config()) | values).items():
+            put(config, key, value)
+        return conform(config)
+    except (UserError, TypeError, AttributeError) as error:
+        raise _damaged(error) from error
 
 
 def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:
@@ -87,8 +142,8 @@ def check_same(
 ) -> None:
     """Refuses to continue a work directory with a config that would train something else.
 
-    `devices.*`, `eval.*`, `data.data_dir`, `model.backend`, `train.log_every_steps`,
-    `train.checkpoint_every_steps` and `train.stop_step` may differ.
+    `devices.*`, `eval.*`, `data.data_dir`, `data.text_dir`, `model.backend`,
+    `train.log_every_steps`, `train.checkpoint_every_steps` and `train.stop_step` may differ.
 
     Raises:
       UserError: Other keys differ; names them and their values.
@@ -147,17 +202,9 @@ def _differing(
     """Yields (key, old value, new value) as texts, sorted by key."""
     before, after = flatten(old), flatten(new)
     for key in sorted(before.keys() | after.keys()):
-        texts = [repr(side[key]) if key in side else "(absent)" for side in (before, after)]
+        # JSON knows no tuples: a list is the same.
+        texts = [
+            repr(_tuples(side[key])) if key in side else "(absent)" for side in (before, after)
+        ]
         if texts[0] != texts[1]:
             yield key, texts[0], texts[1]
-
-
-def flatten(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns every value by its dotted key."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            flat |= {f"{key}.{inner}": item for inner, item in flatten(value).items()}
-        else:
-            flat[key] = value
-    return flat

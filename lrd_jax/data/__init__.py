@@ -10,7 +10,15 @@ from typing import Any
 from lrd_jax.data.spec import Batch, Dataset, DataSpec
 from lrd_jax.errors import unknown
 
-__all__ = ["Batch", "DataSpec", "Dataset", "dataset_names", "make_dataset"]
+__all__ = [
+    "Batch",
+    "DataSpec",
+    "Dataset",
+    "dataset_names",
+    "known_keys",
+    "make_dataset",
+    "reads_text",
+]
 
 # data.name -> the module whose make_dataset(config.data) builds it. Imported when asked for: the
 # images need tensorflow_datasets, which takes half a second to import.
@@ -30,6 +38,32 @@ _MODULES = {
 def dataset_names() -> tuple[str, ...]:
     """Returns the values that `data.name` may take."""
     return tuple(_MODULES)
+
+
+# Module -> the keys of config.data that its data sets read.
+_KEYS = {
+    "lrd_jax.data.images": "permutation order pixels_per_step valid_split normalise",
+    "lrd_jax.data.text": "length text_dir unit",
+}
+_KEYS_OF = {
+    "copy": "preset delay encoding steps_per_epoch",
+    "adding": "length steps_per_epoch",
+    "wikitext2": "length",
+    "wikitext103": "length",
+}
+
+
+def known_keys(name: str) -> frozenset[str]:
+    """Returns the keys of `config.data`, without "data.", that this data set has a use for.
+
+    Those of every data set (`name`, `data_dir`, `batch_size`) are left out.
+    """
+    return frozenset((_KEYS_OF.get(name) or _KEYS[_MODULES[name]]).split())
+
+
+def reads_text(name: str) -> bool:
+    """Tells whether a data set is running text, which a language model reads."""
+    return _MODULES[name] == "lrd_jax.data.text"
 
 
 def make_dataset(config: Any) -> Dataset:

@@ -5,6 +5,8 @@ from lrd_jax.models.build import (
     make_embedding,
     make_head,
     make_recurrence,
+    make_table,
+    network_options,
     supervised_reach,
 )
 from lrd_jax.models.decoder import Decoder
@@ -22,5 +24,7 @@ __all__ = [
     "make_embedding",
     "make_head",
     "make_recurrence",
+    "make_table",
+    "network_options",
     "supervised_reach",
 ]

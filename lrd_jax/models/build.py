@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import flax.linen as nn
 
 from lrd_jax.cells import RecurrentCell, bfloat16_dot, make_cell
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, check_choice
 from lrd_jax.models.decoder import Decoder
 from lrd_jax.models.embedding import Table
-from lrd_jax.models.sequence import Head
+from lrd_jax.models.language import LanguageModel
+from lrd_jax.models.sequence import Head, SequenceModel
 from lrd_jax.recurrence import SCOPES, STACK_MASKS, Recurrence
 
-EMBEDDINGS = ("none", "full", "decoder")
+EMBEDDINGS = ("linear", "table")
 
 
 def supervised_reach(config: Any, length: int) -> int | None:
@@ -44,6 +46,23 @@ def supervised_reach(config: Any, length: int) -> int | None:
     return int(value)
 
 
+def network_options(language: bool) -> frozenset[str]:
+    """Returns the keys of `config.model` that the network around the cell knows, by its fields.
+
+    Args:
+      language: of a `LanguageModel`; else of a `SequenceModel`, whose embedding and head are
+        modules with keys of their own.
+    """
+
+    def fields(module: type[nn.Module], prefix: str = "") -> set[str]:
+        return {prefix + f.name for f in dataclasses.fields(module) if f.init}
+
+    if language:
+        return frozenset(fields(Recurrence) | fields(LanguageModel))
+    own = fields(Recurrence) | fields(SequenceModel) | fields(Head, "head_")
+    return frozenset(own | {"embedding_size"})
+
+
 def make_head(config: Any, outputs: int) -> Head:
     """Builds the head from `config.model`.
 
@@ -61,34 +80,43 @@ def make_head(config: Any, outputs: int) -> Head:
     return Head(hidden, outputs, rate)
 
 
-def make_embedding(config: Any, values: int, table: bool) -> nn.Module | None:
+def make_embedding(config: Any, values: int) -> nn.Module | None:
     """Builds what maps a step's values to the first cell's input, None for nothing.
 
     Args:
       config: the run's config.
       values: the stored numbers are whole and below this; 0: they are not whole.
-      table: look rows up; False: a linear layer of `model.embedding_size`, 0 = none.
 
     Raises:
       UserError: an embedding that is unknown or has no width, or numbers that are no ids.
     """
-    embedding, width = config.aux.embedding, config.model.embedding_size
-    if embedding not in EMBEDDINGS:
-        raise UserError(
-            f"aux.embedding={embedding!r} is unknown; use one of {', '.join(EMBEDDINGS)}"
-        )
+    embedding, width = config.model.embedding, config.model.embedding_size
+    check_choice("model.embedding", embedding, EMBEDDINGS)
     if width < 0:
         raise UserError(f"model.embedding_size={width} must be 0 (none) or more")
-    if not table:
-        return nn.Dense(width) if width else None
-    if not width:
-        raise UserError(
-            f"aux.embedding={embedding} needs a width: set model.embedding_size (the paper has 128)"
-        )
+    if embedding == "table":
+        return make_table(config, values, "model.embedding=table")
+    return nn.Dense(width) if width else None
+
+
+def make_table(config: Any, values: int, wanted_by: str) -> Table:
+    """Builds a table of `model.embedding_size` for whole numbers; arguments as above.
+
+    Args:
+      config: the run's config.
+      values: see `make_embedding`.
+      wanted_by: the key and value that ask for it, for the message.
+
+    Raises:
+      UserError: it has no width, or the numbers are no ids.
+    """
+    width = config.model.embedding_size
+    if width < 1:
+        raise UserError(f"{wanted_by} needs a width: set model.embedding_size (the paper has 128)")
     if not values:
         raise UserError(
-            f"aux.embedding={embedding} needs whole numbers as inputs, and those of"
-            f" {config.data.name} are not: use none"
+            f"{wanted_by} needs whole numbers as inputs, and those of {config.data.name} are not:"
+            " leave it out"
         )
     return Table(values, width)
 

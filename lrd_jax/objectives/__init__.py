@@ -6,8 +6,8 @@ from typing import Any
 
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.errors import UserError, check_choice
-from lrd_jax.objectives.auxiliary import KINDS, Auxiliary
+from lrd_jax.errors import UserError
+from lrd_jax.objectives.auxiliary import KINDS, Auxiliary, check_options
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.objectives.language import Language
 from lrd_jax.objectives.sequence import Classification, Regression, Tagging
@@ -33,7 +33,7 @@ def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:
     Raises:
       UserError: a config value that does not fit.
     """
-    check_choice("aux.kind", config.aux.kind, KINDS)
+    check_options(config.aux)
     if spec.kind == "language" and (KINDS[config.aux.kind] or config.truncate.supervised != "same"):
         raise UserError(
             "auxiliary losses and truncate.supervised are for sequences with an end, and"

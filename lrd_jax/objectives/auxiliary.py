@@ -25,8 +25,8 @@ import optax
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 from lrd_jax.data.spec import Dataset, DataSpec
-from lrd_jax.errors import UserError
-from lrd_jax.models import make_decoder, make_embedding, supervised_reach
+from lrd_jax.errors import UserError, check_choice
+from lrd_jax.models import make_decoder, make_embedding, make_table, supervised_reach
 from lrd_jax.objectives.base import Sums, blank, encode
 from lrd_jax.objectives.baselines import Frequencies, Moments
 from lrd_jax.objectives.segments import Segments
@@ -42,6 +42,7 @@ KINDS = {
 }
 LOSSES = ("auto", "mse", "ce")
 FEEDS = ("teacher", "none", "scheduled")
+EMBEDDINGS = ("none", "decoder")
 
 
 class Decoded(NamedTuple):
@@ -91,17 +92,20 @@ class Auxiliary:
             kind: Segments(kind, spec.length, aux.segment_length, aux.gap) for kind in self.kinds
         }
 
-        self._looks_up = aux.embedding != "none"
+        own_table = aux.embedding == "decoder"
+        # The main network's table is the decoder's too: one parameter, one update.
+        self._shares = config.model.embedding == "table" and not own_table
+        self._looks_up = own_table or self._shares
         self._values = spec.values
         self._channels = 1 if spec.one_hot else spec.features
         auto = "ce" if spec.symbols or self._looks_up else "mse"
         self._cross_entropy = (auto if aux.loss == "auto" else aux.loss) == "ce"
         width = self._channels * spec.values if self._cross_entropy else spec.features
-        # With `full` the table is the main network's: one parameter, one update.
-        self._shares = aux.embedding == "full"
         embedding = None
-        if not self._shares:
-            embedding = make_embedding(config, spec.values, table=self._looks_up)
+        if own_table:
+            embedding = make_table(config, spec.values, "aux.embedding=decoder")
+        elif not self._shares:
+            embedding = make_embedding(config, spec.values)
         steps = aux.segment_length - 1
         self.decoders = {kind: make_decoder(config, steps, width, embedding) for kind in self.kinds}
 
@@ -399,10 +403,15 @@ class Auxiliary:
         return statistics.scores()
 
 
-def _check(config: Any, spec: DataSpec) -> None:
-    """Raises UserError for values that no other part checks."""
-    aux = config.aux
-    for key, known in (("loss", LOSSES), ("scope", SCOPES), ("decoder_feed", FEEDS)):
+def check_options(aux: Any) -> None:
+    """Raises UserError for values of `config.aux` that fit no run, whether they are used or not."""
+    check_choice("aux.kind", aux.kind, KINDS)
+    for key, known in (
+        ("loss", LOSSES),
+        ("scope", SCOPES),
+        ("decoder_feed", FEEDS),
+        ("embedding", EMBEDDINGS),
+    ):
         if aux[key] not in known:
             raise UserError(f"aux.{key}={aux[key]!r} is unknown; use one of {', '.join(known)}")
     for key, least in (("n_anchors", 1), ("decoder_layers", 1), ("decoder_width", 0)):
@@ -412,6 +421,11 @@ def _check(config: Any, spec: DataSpec) -> None:
         raise UserError(f"aux.weight={aux.weight} must be 0 or more")
     if any(width < 1 for width in aux.head_hidden):
         raise UserError(f"aux.head_hidden={aux.head_hidden} holds widths; use 1 or more")
+
+
+def _check(config: Any, spec: DataSpec) -> None:
+    """Raises UserError for values that do not fit this run."""
+    aux = config.aux
     if aux.reverse and aux.kind == "predict":
         raise UserError("aux.reverse is for reconstruction; leave it out with aux.kind=predict")
     if config.model.bidirectional:

@@ -63,7 +63,7 @@ class SequenceObjective:
                 horizon.num_epochs,
             )
         self.model: Any = model
-        self._looks_up = config.aux.embedding == "full"
+        self._looks_up = config.model.embedding == "table"
         self._stops = supervised_reach(config, spec.length) is None
 
     def init(self, key: Array) -> Any:
@@ -148,7 +148,7 @@ class Classification(SequenceObjective):
         model = SequenceClassifier(
             recurrence=make_recurrence(config, spec.length),
             head=make_head(config, spec.classes),
-            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
+            embedding=make_embedding(config, spec.values),
         )
         super().__init__(config, spec, horizon, model)
 
@@ -172,7 +172,7 @@ class Regression(SequenceObjective):
         model = SequenceClassifier(
             recurrence=make_recurrence(config, spec.length),
             head=make_head(config, spec.classes),
-            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
+            embedding=make_embedding(config, spec.values),
         )
         super().__init__(config, spec, horizon, model)
 
@@ -198,7 +198,7 @@ class Tagging(SequenceObjective):
         model = SequenceTagger(
             recurrence=make_recurrence(config, spec.length),
             head=make_head(config, spec.classes),
-            embedding=make_embedding(config, spec.values, config.aux.embedding == "full"),
+            embedding=make_embedding(config, spec.values),
             last_steps=spec.scored,
         )
         super().__init__(config, spec, horizon, model)

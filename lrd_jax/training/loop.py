@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
 from lrd_jax.runtime import interrupts, processes
+from lrd_jax.training import effects
 from lrd_jax.training.checkpoints import Checkpoints
 from lrd_jax.training.program import Metrics, Trainer
 from lrd_jax.training.results import run_result, seed_results
@@ -42,13 +43,16 @@ from lrd_jax.training.workdir import (
 )
 
 
-def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, Any]:
+def train(
+    config: Any, workdir: str | Path, config_flag: str = "", notes: Sequence[str] = ()
+) -> dict[str, Any]:
     """Trains until the horizon, resuming where the work directory stopped.
 
     Args:
       config: the run's config.
       workdir: made if missing.
       config_flag: value of `--config`, for what is shown.
+      notes: lines of `effects.judge`, shown before all else.
 
     Returns:
       The content of `result.json`.
@@ -76,6 +80,8 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
         checkpoints = Checkpoints(workdir / "checkpoints")
         # Closing waits for the other processes: an error must have reached them by then.
         with contextlib.closing(checkpoints), processes.shared_fate():
+            for note in (*notes, *effects.never_reached(config, trainer.horizon)):
+                processes.say(f"note: {note}")
             result = _train(trainer, workdir, checkpoints, config_flag)
         processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
         return result
@@ -107,7 +113,12 @@ def _keep_config(workdir: Path, config: Any, spec: DataSpec) -> None:
     known = workdir / "config.json"
     if not known.exists():
         check_unused(workdir)
-        text = record.to_json(config, versions=provenance.versions(), commit=provenance.commit())
+        text = record.to_json(
+            config,
+            unused=sorted(effects.unused(config)),
+            versions=provenance.versions(),
+            commit=provenance.commit(),
+        )
         write_atomically(known, text)
     keep_vocabulary(workdir, spec.vocabulary)
 

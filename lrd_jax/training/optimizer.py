@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,8 +35,9 @@ def make_schedule(
     """
     peak = optim.learning_rate if learning_rate is None else learning_rate
     warmup = optim.warmup_steps
-    if optim.pretrain_decay <= 0:
-        raise UserError(f"optim.pretrain_decay={optim.pretrain_decay} is a factor; use one above 0")
+    for key in ("pretrain_decay", "decay_rate"):  # optax takes a rate of 0 for "constant"
+        if optim[key] <= 0:
+            raise UserError(f"optim.{key}={optim[key]} is a factor; use one above 0")
     if horizon.pretrain_steps:
         steps = horizon.pretrain_steps
         falling = _after_warm_up(
@@ -43,25 +45,50 @@ def make_schedule(
         )
         joint = make_schedule(optim, horizon.joint, learning_rate)
         return optax.join_schedules([falling, joint], [steps])
-    if optim.schedule == "constant":
-        schedule = optax.constant_schedule(peak)
-    elif optim.schedule == "cosine":
-        schedule = optax.cosine_decay_schedule(peak, max(1, horizon.num_steps - warmup))
-    elif optim.schedule == "step":
-        if optim.decay_every_epochs <= 0:
-            raise UserError(
-                "optim.schedule=step needs optim.decay_every_epochs >= 1"
-                f" (it is {optim.decay_every_epochs})"
-            )
-        if optim.decay_rate <= 0:  # optax takes 0 for "constant", and a negative one flips the sign
-            raise UserError(f"optim.decay_rate={optim.decay_rate} is a factor; use one above 0")
-        every = optim.decay_every_epochs * horizon.steps_per_epoch
-        schedule = optax.exponential_decay(peak, every, optim.decay_rate, staircase=True)
-    else:
-        raise UserError(
-            f"optim.schedule={optim.schedule!r} is unknown; use constant, cosine or step"
-        )
+    options = {name: optim[name] for name in schedule_options(optim.schedule)}
+    schedule = SCHEDULES[optim.schedule](peak, horizon, warmup, **options)
     return _after_warm_up(schedule, peak, warmup)
+
+
+def _constant(peak: Any, horizon: Horizon, warmup: int) -> optax.Schedule:
+    del horizon, warmup
+    return optax.constant_schedule(peak)
+
+
+def _cosine(peak: Any, horizon: Horizon, warmup: int) -> optax.Schedule:
+    return optax.cosine_decay_schedule(peak, max(1, horizon.num_steps - warmup))
+
+
+def _step(
+    peak: Any, horizon: Horizon, warmup: int, *, decay_every_epochs: int, decay_rate: float
+) -> optax.Schedule:
+    del warmup
+    if decay_every_epochs <= 0:
+        raise UserError(
+            f"optim.schedule=step needs optim.decay_every_epochs >= 1 (it is {decay_every_epochs})"
+        )
+    every = decay_every_epochs * horizon.steps_per_epoch
+    return optax.exponential_decay(peak, every, decay_rate, staircase=True)
+
+
+# From peak, horizon and steps of warm-up; keyword parameters are keys of `config.optim`.
+SCHEDULES: dict[str, Callable[..., optax.Schedule]] = {
+    "constant": _constant,
+    "cosine": _cosine,
+    "step": _step,
+}
+
+
+def schedule_options(name: str) -> frozenset[str]:
+    """Returns the keys of `config.optim` that a schedule knows: its keyword parameters.
+
+    Raises:
+      UserError: there is no such schedule.
+    """
+    if name not in SCHEDULES:
+        raise UserError(f"optim.schedule={name!r} is unknown; use constant, cosine or step")
+    parameters = inspect.signature(SCHEDULES[name]).parameters.values()
+    return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
 
 def _after_warm_up(schedule: optax.Schedule, peak: Any, warmup: int) -> optax.Schedule:

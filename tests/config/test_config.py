@@ -1,4 +1,6 @@
+import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +149,110 @@ def test_faulty_config_files_are_refused_in_one_line(tmp_path, text, message):
     assert message in refusal(f"--config={write_config(tmp_path, text)}")
 
 
+# What a file does to the defaults `c` -> what is said of it.
+EDITS = [
+    ("c.optim.learning_rte = 3e-2", "unknown config key 'optim.learning_rte': did you mean opt"),
+    ("c.detach.pblock = 0.5", "'detach.pblock': did you mean detach.p_block?"),
+    ("c.trian = 5", "unknown config key 'trian': did you mean train?"),
+    ("c.trian.num_steps = 5", "unknown config key 'trian': did you mean train?"),
+    ("c.learning_rate = 3e-2", "did you mean optim.learning_rate?"),
+    ("c['optim']['learning_rte'] = 3e-2", "did you mean optim.learning_rate?"),
+    ("c.update({'optim': {'learning_rte': 3e-2}})", "did you mean optim.learning_rate?"),
+    ("c.update_from_flattened_dict({'optim.lr': 1.0})", "unknown config key 'optim.lr'"),
+    ("c.update_from_flattened_dict({'optin.learning_rate': 1.0})", "did you mean optim.learning"),
+    ("c.data = 3", "config.data is a group: set one of its keys"),
+    ("c.optim.clip_norm = None", "config.optim.clip_norm=None: expected a number, a string"),
+    ("c.optim.clip_norm = 'off'", "config.optim.clip_norm='off': expected a number"),
+    ("c.seed = '1'", "config.seed='1': expected an integer"),
+    ("c.seed = True", "config.seed=True: expected an integer"),
+    ("c.seed = 1.5", "config.seed=1.5: expected an integer"),
+    ("c.devices.deterministic = 1", "config.devices.deterministic=1: expected true or false"),
+    ("c.model.cell = 3", "config.model.cell=3: expected a string"),
+    ("c.model.head_hidden = 256", "config.model.head_hidden=256: expected a tuple such as (256,)"),
+    ("c.model.head_hidden = (256, 'wide')", "is not a tuple of int; write it like (256,)"),
+    ("c.model.head_hidden = (1.5,)", "is not a tuple of int"),
+    ("c.model.head_hidden = (None,)", "expected a number, a string, true or false, or a tuple"),
+    ("c.sweep.p_block = ('a',)", "config.sweep.p_block=('a',): must be a tuple of numbers"),
+    ("c.model.cell = {'name': 'lstm'}", "config.model.cell="),
+    ("c.model.cell = print", "config.model.cell="),
+    ("c.unlock(); c.mine = {1, 2}", "config.mine={1, 2}: expected a number, a string, true or"),
+    ("c.unlock(); del c.optim.clip_norm", "the config has no key 'optim.clip_norm': start from"),
+    ("import sys; sys.exit(3)", "ended the program: 3"),
+    ("raise SystemExit('set FOO first')", "ended the program: set FOO first"),
+]
+
+
+@pytest.mark.parametrize(("edit", "message"), EDITS)
+def test_a_file_is_refused_as_the_command_line_is(tmp_path, edit, message):
+    path = write_config(
+        tmp_path,
+        "from lrd_jax.config import defaults\n"
+        f"def get_config():\n  c = defaults.get_config()\n  {edit}\n  return c\n",
+    )
+    assert message in refusal(f"--config={path}")
+
+
+@pytest.mark.parametrize(
+    ("edit", "key", "value"),
+    [
+        ("c.optim.clip_norm = 2", "optim.clip_norm", 2.0),
+        ("c.model.head_hidden = [64, 32]", "model.head_hidden", (64, 32)),
+        ("c.eval.delays = [200, 400]", "eval.delays", (200, 400)),
+        ("import numpy; c.optim.clip_norm = numpy.float64(2)", "optim.clip_norm", 2.0),
+        ("c.data.delay = c.get_ref('seed')", "data.delay", 0),
+        ("c.unlock(); c.model.beta = [1, 2]", "model.beta", (1, 2)),
+    ],
+)
+def test_a_file_may_write_a_value_another_way(tmp_path, edit, key, value):
+    path = write_config(
+        tmp_path,
+        "from lrd_jax.config import defaults\n"
+        f"def get_config():\n  c = defaults.get_config()\n  {edit}\n  return c\n",
+    )
+    config = command_line.load_config(path)
+    found = record.flatten(config)[key]
+    assert found == value and repr(found) == repr(value) and config.is_locked
+    again = record.from_json(record.to_json(config))
+    assert record.differences(again, config) == []
+
+
+def test_defaults_are_locked_in_python_too():
+    config = defaults.get_config()
+    with pytest.raises(AttributeError, match='Did you mean "learning_rate"'):
+        config.optim.learning_rte = 3e-2
+    with pytest.raises(AttributeError, match='Did you mean "p_block"'):
+        config.detach.pblock = 0.5
+    with pytest.raises(AttributeError, match='Did you mean "train"'):
+        config.trian = 5
+    with pytest.raises(TypeError):
+        config.model.hidden_size = "wide"
+    with pytest.raises(UserError, match=r"config.optim.clip_norm=None: expected a number"):
+        checks.validate(changed(optim__clip_norm=None))
+
+
+def test_a_config_file_elsewhere_needs_the_package_alone(tmp_path):
+    path = write_config(tmp_path, "from lrd_jax.config.defaults import get_config\n")
+    code = (
+        "import sys\nfrom lrd_jax.config.command_line import load_config\nbefore = list(sys.path)\n"
+        f"assert load_config({path!r}).model.cell == 'lstm'\n"
+        f"assert load_config({str(ROOT / 'configs' / 'auxiliary_short.py') + ':lstm'!r})\n"
+        f"assert load_config({str(ROOT / 'configs' / 'auxiliary_embeddings.py') + ':r-shared'!r})\n"
+        "assert sys.path == before\n"
+    )
+    folder = tmp_path / "package"  # the package without the checkout around it
+    folder.mkdir()
+    (folder / "lrd_jax").symlink_to(ROOT / "lrd_jax")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_config_argument_reaches_get_config(tmp_path):
     path = write_config(
         tmp_path,
@@ -197,6 +303,9 @@ def test_program_prints_one_line_and_exits_with_2(tmp_path, arguments, message):
         ("/a/b/hdetach_copying.py:H6", "hdetach_copying-H6"),
         ("hdetach_copying.py:H6,quick", "hdetach_copying-H6-quick"),
         ("x.py:../../etc", "x-..-..-etc"),
+        ("gating_synthetic.py:G2---", "gating_synthetic-G2---"),
+        ("gating_synthetic.py:G2---,quick", "gating_synthetic-G2----quick"),
+        ("gating_images.py:G12-cifar--R", "gating_images-G12-cifar--R"),
         ("x.py:", "x"),
     ],
 )
@@ -285,6 +394,78 @@ def test_to_json_refuses_nan():
         record.to_json(changed(optim__clip_norm=math.nan))
 
 
+def old_record(**values):
+    """A config.json of the first format, without some of today's keys."""
+    config = defaults.get_config().unlock()
+    del config.model.embedding, config.eval.sample_seed
+    config.update_from_flattened_dict({k.replace("__", "."): v for k, v in values.items()})
+    return json.dumps({"config": config.to_dict(), "versions": {}, "commit": ""})
+
+
+def test_an_older_record_is_filled_from_the_defaults(tmp_path):
+    (tmp_path / "config.json").write_text(old_record(seed=3), encoding="utf-8")
+    config = record.load_workdir(tmp_path)
+    assert record.differences(changed(seed=3), config) == [] and config.is_locked
+    record.check_same(config, changed(seed=3, eval__sample_seed=4))
+    again = record.eval_overrides(config, {"eval.sample_seed": 4})
+    assert again.eval.sample_seed == 4
+
+
+@pytest.mark.parametrize(
+    ("before", "network", "decoder"),
+    [("none", "linear", "none"), ("full", "table", "none"), ("decoder", "linear", "decoder")],
+)
+def test_moved_keys_of_an_older_record(tmp_path, before, network, decoder):
+    text = old_record(aux__embedding=before)
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    config = record.load_workdir(tmp_path)
+    assert (config.model.embedding, config.aux.embedding) == (network, decoder)
+
+
+def test_a_record_of_now_is_not_moved_again(tmp_path):
+    content = json.loads(record.to_json(changed(aux__embedding="decoder")))
+    assert content["format"] == record.FORMAT
+    content["config"]["aux"]["embedding"] = "full"
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    assert record.load_workdir(tmp_path).aux.embedding == "full"
+
+
+def test_a_record_that_lost_a_key_is_damaged(tmp_path):
+    content = json.loads(record.to_json(defaults.get_config()))
+    del content["config"]["model"]["cell"]
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json .*damaged \(it holds \d+ of \d+ values"):
+        record.load_workdir(tmp_path)
+
+
+def test_a_newer_record_is_refused(tmp_path):
+    content = json.loads(record.to_json(defaults.get_config())) | {"format": record.FORMAT + 1}
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=r"has format 3, and this version of lrd_jax reads 2"):
+        record.load_workdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("seed", None), ("seed", "x"), ("model", 3), ("model.cell", 3)]
+)
+def test_a_record_with_a_value_of_another_type_is_damaged(tmp_path, key, value):
+    content = json.loads(record.to_json(defaults.get_config()))
+    group, _, name = key.rpartition(".")
+    (content["config"][group] if group else content["config"])[name] = value
+    (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json .*damaged"):
+        record.load_workdir(tmp_path)
+
+
+def test_a_list_of_a_key_of_ones_own_equals_its_record():
+    config = defaults.get_config()
+    with config.unlocked():
+        config.model.sizes = [1, 2]
+    restored = record.from_json(record.to_json(config))
+    assert record.differences(config, restored) == []
+    record.check_same(restored, config)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 3}', '{"config": null}'])
 def test_damaged_config_json_is_refused(text):
     with pytest.raises(UserError, match=r"config\.json .*damaged"):
@@ -299,7 +480,8 @@ def test_load_workdir(tmp_path):
 
 
 def test_differences_name_both_values_and_missing_keys():
-    old, new = changed(model__head_hidden=(1, 2)), changed(seed=3, data__name="mnist")
+    old = changed(model__head_hidden=(1, 2)).unlock()
+    new = changed(seed=3, data__name="mnist")
     del old.optim.clip_norm
     assert record.differences(old, new) == [
         "data.name: 'digits' -> 'mnist'",

@@ -61,6 +61,14 @@ def config_file(text):
     return lambda scene: (scene.here / "mine.py").write_text(text)
 
 
+def edited(line):
+    """A config file that does this to the defaults `c`."""
+    return config_file(
+        "from lrd_jax.config import defaults\n"
+        f"def get_config():\n  c = defaults.get_config()\n  {line}\n  return c\n"
+    )
+
+
 def write(name, text):
     def harm(scene):
         path = scene.run / name
@@ -89,6 +97,19 @@ def forget(key):
         content = json.loads((scene.run / "config.json").read_text())
         group, _, name = key.partition(".")
         del content["config"][group][name]
+        (scene.run / "config.json").write_text(json.dumps(content))
+
+    return harm
+
+
+def replace(key, value):
+    """Gives a key of the config.json of the run another value; "" is its format."""
+
+    def harm(scene):
+        content = json.loads((scene.run / "config.json").read_text())
+        group, _, name = f"config.{key}".rpartition(".")
+        place = content if not key else content["config"][group.partition(".")[2]]
+        place[name or "format"] = value
         (scene.run / "config.json").write_text(json.dumps(content))
 
     return harm
@@ -200,6 +221,22 @@ QUICK = [
             "  return ml_collections.ConfigDict({'seed': 0})\n"
         ),
     ),
+    (
+        "--config={here}/mine.py",
+        "failed: unknown config key 'optim.learning_rte': did you mean optim.learning_rate",
+        edited("c.optim.learning_rte = 3e-2"),
+    ),
+    (
+        "--config={here}/mine.py",
+        "mine.py': config.optim.clip_norm=None: expected a number",
+        edited("c.optim.clip_norm = None"),
+    ),
+    (
+        "--config={here}/mine.py",
+        "mine.py' ended the program: set FOO first",
+        config_file("raise SystemExit('set FOO first')\n"),
+    ),
+    ("--config={here}/mine.py", "ended the program: 3", config_file("import sys\nsys.exit(3)\n")),
     # Their arguments.
     ("--config=configs/urlstm_pdigits.py:quik", "unknown argument 'quik'; known: quick"),
     ("--config=configs/hdetach_copying.py", "name one row, not ''; known: H1, H2"),
@@ -250,12 +287,24 @@ MAIN = [
     (f"{NEW} --config.model.cell=lstn", "lstm"),
     (
         "--config={here}/mine.py --workdir={here}/new",
-        "the config has no key 'cell': start from lrd_jax.config.defaults",
-        config_file(
-            "from configs import urlstm_pdigits\n"
-            "def get_config():\n  c = urlstm_pdigits.get_config()\n"
-            "  del c.model.cell\n  return c\n"
-        ),
+        "the config has no key 'model.cell': start from lrd_jax.config.defaults",
+        edited("c.unlock(); del c.model.cell"),
+    ),
+    # Keys that the chosen component does not know, or no component.
+    (f"{NEW} --config.model.gates=O-", "config.model.gates='O-' has no effect: model.cell=urlstm"),
+    (f"{NEW} --config.data.delay=5", "config.data.delay=5 has no effect: data.name=digits does"),
+    (f"{NEW} --config.optim.decay_rate=0.1", "has no effect: optim.schedule=cosine does not know"),
+    (f"{NEW} --config.model.tie_embeddings=true", "has no effect: data.name=digits does not know"),
+    (f"{EVAL} --config.data.delay=5", "config.data.delay=5 has no effect: data.name=digits does"),
+    (
+        "--config={here}/mine.py --workdir={here}/new",
+        "unknown config key 'optim.learning_rte': did you mean optim.learning_rate",
+        edited("c.unlock(); c.optim.learning_rte = 3e-2"),
+    ),
+    (
+        "--config={here}/mine.py --workdir={here}/new",
+        "gates='XX'.* use one of --, C-",
+        edited("c.model.gates = 'XX'"),
     ),
     # The tasks with settings of their own.
     (f"{COPY} --config.data.preset=", "data.preset='': name one of hdetach, gu, marker"),
@@ -313,7 +362,14 @@ MAIN = [
     (f"{EVAL} '--config.eval.delays=(20,40)'", "is for the copying task: leave it out for digits"),
     (f"{EVAL}", "holds no checkpoint yet", remove("checkpoints")),
     (f"{EVAL}", "config.json of the work directory is damaged", write("config.json", "{")),
-    (f"{EVAL}", "no key 'cell': start from lrd_jax.config.defaults", forget("model.cell")),
+    (f"{EVAL}", "config.json of the work directory is damaged .it holds", forget("model.cell")),
+    (f"{RUN}", "config.json of the work directory is damaged .it holds", forget("model.cell")),
+    (
+        f"{EVAL}",
+        "config.json of the work directory is damaged .*model.cell=3",
+        replace("model.cell", 3),
+    ),
+    (f"{EVAL}", "has format 9, and this version of lrd_jax reads", replace("", 9)),
     (f"{EVAL}", "no checkpoint in .* is whole", damage_all_checkpoints),
 ]
 
@@ -348,6 +404,7 @@ REPRODUCE = [
     ("digits_urlstm --set=hidden=3", "unknown config key 'hidden'"),
     ("digits_urlstm --set=model.hidden_size=x --steps=5", "expected an integer"),
     ("digits_urlstm --set=optim.learning_rate=-1", "must be above 0"),
+    ("pmnist_gates --set=model.cell=lstm", "'LSTM .untied.' and 'UR-LSTM' are the same model"),
     ("digits_urlstm --stpes=1", "unrecognized arguments: --stpes=1"),
 ]
 
@@ -445,7 +502,7 @@ def test_there_are_enough_of_them():
         ("truncate.supervised=never", "use same (as truncate.steps), stop, or a number"),
         ("truncate.supervised=65", "steps from 0 (all the way) to 64"),
         ("truncate.supervised=-1", "steps from 0 (all the way) to"),
-        ("aux.kind=rebuild", "aux.kind='rebuild' is not known; use one of none, reconstruct"),
+        ("aux.kind=rebuild", "unknown aux.kind='rebuild': use one of none, reconstruct"),
         ("aux.kind=predict aux.segment_length=65", "leaves no legal anchor to predict"),
         ("aux.kind=both aux.segment_length=64", "leaves no legal anchor to reconstruct"),
         ("aux.kind=predict aux.segment_length=1", "use at least 2 steps"),
@@ -460,8 +517,15 @@ def test_there_are_enough_of_them():
         ("aux.kind=predict aux.segment_length=9 aux.weight=-1.0", "must be 0 or more"),
         ("aux.kind=predict aux.segment_length=9 aux.reverse=true", "is for reconstruction"),
         ("aux.kind=predict aux.segment_length=9 model.bidirectional=true", "the past alone"),
-        ("aux.kind=predict aux.segment_length=9 aux.embedding=half", "use one of none, full"),
-        ("aux.kind=predict aux.segment_length=9 aux.embedding=full", "set model.embedding_size"),
+        ("aux.kind=predict aux.segment_length=9 aux.embedding=half", "use one of none, decoder"),
+        ("aux.kind=predict aux.segment_length=9 aux.embedding=decoder", "set model.embedding_size"),
+        ("model.embedding=tabel", "did you mean table"),
+        ("model.embedding=table", "set model.embedding_size"),
+        # What is switched off is checked all the same.
+        ("aux.loss=mae", "use one of auto, mse, ce"),
+        ("aux.decoder_feed=x", "use one of teacher, none"),
+        ("aux.weight=-1.0", "must be 0 or more"),
+        ("aux.head_hidden=(0,)", "holds widths"),
         ("aux.kind=predict aux.segment_length=9 aux.pretrain_epochs=9.0", "covers all 30 steps"),
         ("aux.pretrain_epochs=-1.0", "aux.pretrain_epochs=-1.0: must be 0 or more"),
         ("optim.pretrain_decay=0.0", "optim.pretrain_decay=0.0 is a factor"),

@@ -19,7 +19,7 @@ from configs import (
     hdetach_copying,
     hdetach_mnist,
 )
-from lrd_jax.config import checks, command_line
+from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.horizon import make_horizon
 from lrd_jax.data import images, make_dataset, synthetic, text
 from lrd_jax.data.builders import IMAGES
@@ -110,6 +110,46 @@ def test_no_file_is_forgotten():
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
 
+@pytest.mark.parametrize(
+    "name", [n for n in TABLES if n not in ("auxiliary_short", "gating_wikitext103")]
+)
+def test_rows_by_name_are_the_rows(name):
+    module = command_line.load_module(FOLDER / f"{name}.py")
+    names = module.ALIASES
+    assert set(names.values()) <= set(module.ROWS) and not set(names) & set(module.ROWS)
+    assert len(set(names.values())) == len(names) >= 3
+    assert "Rows may also be called by what they are" in module.__doc__
+    alias, row = list(names.items())[-1]
+    for words in ("", ",quick"):
+        called, plain = (load(f"{name}.py:{word}{words}") for word in (alias, row))
+        assert record.differences(called, plain) == []
+    assert alias in command_line.config_name(f"{name}.py:{alias}")
+
+
+@pytest.mark.parametrize(
+    ("alias", "values"),
+    [
+        ("gating_images.py:pmnist-urlstm", ("92916", "gated_lstm", "UR", 0.0)),
+        ("gating_images.py:scifar-tied-lstm", ("none", "gated_lstm", "--", 0.0)),
+        ("gating_images.py:smnist-urgru", ("none", "gated_gru", "UR", 0.0)),
+        ("gating_synthetic.py:adding---", ("none", "gated_lstm", "--", 0.0)),
+        ("hdetach_copying.py:delay300-p0.5", ("none", "lstm", "UR", 0.5)),
+        ("hdetach_mnist.py:pmnist-p0.25", ("seed:150", "lstm", "UR", 0.25)),
+    ],
+)
+def test_names_say_what_the_row_is(alias, values):
+    c = load(alias)
+    assert (c.data.permutation, c.model.cell, c.model.gates, c.detach.p_block) == values
+
+
+def test_names_of_the_auxiliary_tables():
+    c = load("auxiliary_images.py:p-truncated-scifar")
+    assert (c.aux.kind, c.truncate.steps, c.data.name) == ("predict", 300, "cifar10")
+    c = load("auxiliary_embeddings.py:r-shared")
+    assert (c.aux.kind, c.truncate.steps) == ("reconstruct", 0)
+    assert (c.model.embedding, c.aux.embedding) == ("table", "none")
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_row_builds(imitations, spec):
     _, horizon, shapes = build(spec)
@@ -179,7 +219,9 @@ def test_settings_of_the_auxiliary_tables(imitations):
                 assert config.data.permutation == ("none", "92916", "none")[task]
                 assert config.aux.decoder_layers == 2 and config.aux.loss == "auto"
             else:
-                assert config.aux.embedding == ("none", "full", "decoder")[(row - 19) % 3]
+                shares, own = (row - 19) % 3 == 1, (row - 19) % 3 == 2
+                assert config.model.embedding == ("table" if shares else "linear")
+                assert config.aux.embedding == ("decoder" if own else "none")
                 assert config.data.permutation == "92916" and config.aux.decoder_layers == 1
                 assert config.aux.weight == (2.0 if start == 25 else 1.0)
     assert load("auxiliary_images.py:A31").truncate.supervised == "stop"

@@ -7,7 +7,7 @@ import time
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.integration.conftest import outcome, snapshot
+from tests.integration.conftest import ROOT, outcome, snapshot
 
 STEPS = range(5, 31, 5)
 
@@ -178,3 +178,25 @@ def test_several_seeds_in_one_run(program, tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard" / "seed_6"))
     events.Reload()
     assert [event.step for event in events.Scalars("valid/loss")] == [10, 20, 30]
+
+
+def test_keys_without_effect_are_told_before_the_header_and_recorded(program, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from lrd_jax.config import command_line\n"
+        f"base = command_line.load_module({str(ROOT / 'configs' / 'urlstm_pdigits.py')!r})\n"
+        "def get_config(arg=''):\n  c = base.get_config('quick')\n"
+        "  c.model.gates = 'OM'\n  c.optim.warmup_steps = 50\n  return c\n",
+        encoding="utf-8",
+    )
+    config = (f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    scope = "--config.detach.scope=example"
+    out, _ = program.run(config[0], *program.tiny[1:], scope, config[1])
+    lines = out.splitlines()
+    assert lines[:3] == [
+        "note: model.gates=OM has no effect: model.cell=urlstm does not know it",
+        "note: detach.scope=example has no effect: detach.p_block and detach.c_block are 0",
+        "note: optim.warmup_steps=50 covers all 30 steps: the learning rate never reaches its peak",
+    ]
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
+    assert recorded["unused"] == ["model.gates"] and recorded["format"] == 2

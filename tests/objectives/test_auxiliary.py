@@ -475,7 +475,11 @@ def test_channels_have_rows_of_their_own():
 @pytest.mark.parametrize(("embedding", "places"), [("full", 1), ("decoder", 1), ("none", 0)])
 def test_a_table_is_one_parameter_and_moves_once(embedding, places):
     # ORC-23
-    options = {"aux.embedding": embedding, "model.embedding_size": 3}
+    options = {
+        "model.embedding": "table" if embedding == "full" else "linear",
+        "aux.embedding": "decoder" if embedding == "decoder" else "none",
+        "model.embedding_size": 3,
+    }
     objective, params, batch = make_case(PIXELS, **options)
     tables = [
         (path, leaf)
@@ -513,7 +517,7 @@ def test_a_table_is_one_parameter_and_moves_once(embedding, places):
 
 
 def test_a_shared_table_gets_gradient_from_both_readers():
-    options = {"aux.embedding": "full", "model.embedding_size": 3, "truncate.steps": 2}
+    options = {"model.embedding": "table", "model.embedding_size": 3, "truncate.steps": 2}
     objective, params, batch = make_case(PIXELS, **options)
     inputs = batch["inputs"].at[:].set(0).at[:, 1:5].set(7)  # 7: seen by the decoder alone
     fixed = jnp.array([T - 1]), jnp.array([1])

@@ -166,7 +166,7 @@ def test_memory_is_the_machines_or_the_devices():
     ],
 )
 def test_flags_for_exact_resumption_on_a_gpu(monkeypatch, deterministic, before, after):
-    config = base.get_config()
+    config = defaults.get_config()
     config.devices.deterministic = deterministic
     monkeypatch.setattr(devices.jax.config, "update", lambda *_: None)
     monkeypatch.setattr(devices.os, "environ", {"XLA_FLAGS": before})
