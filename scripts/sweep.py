@@ -45,7 +45,7 @@ from lrd_jax.config import (  # noqa: E402
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
-from lrd_jax.training.workdir import work_directory, write_atomically  # noqa: E402
+from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
 
 optuna: Any = None
 with contextlib.suppress(ImportError):  # told in one line, after the arguments were checked

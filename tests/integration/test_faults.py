@@ -43,8 +43,8 @@ def whole(program, tmp_path_factory):
 # the step whose checkpoint is there, None where the run had nothing to save yet.
 SIGNALS = [
     # instant, code, status, step saved
-    ("building", 'before(Trainer, "init", sigterm)', 143, None),
-    ("building, Ctrl-C", 'before(Trainer, "init", sigint)', 130, None),
+    ("building", 'before(Program, "init", sigterm)', 143, None),
+    ("building, Ctrl-C", 'before(Program, "init", sigint)', 130, None),
     ("compiling", 'before_step("train_step", sigterm)', 143, 1),
     ("a long logging interval", 'before_step("train_step", sigint, 8)', 130, 8),
     ("evaluating", 'before_step("eval_step", sigterm, 8)', 143, 20),

@@ -36,7 +36,8 @@ def test_the_work_directory_holds_what_is_promised(finished):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "30"]
 
     saved = read_json(workdir / "config.json")
-    assert set(saved) == {"config", "versions", "commit"}
+    assert set(saved) == {"config", "made_from", "versions", "commit"}
+    assert saved["made_from"] == {"file": "configs/urlstm_pdigits.py", "argument": "quick"}
     assert saved["config"]["model"]["hidden_size"] == 8
     assert {"python", "jax", "flax", "optax", "orbax", "numpy"} <= set(saved["versions"])
 

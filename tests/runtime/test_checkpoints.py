@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lrd_jax.errors import RunError, UserError
-from lrd_jax.training.checkpoints import Checkpoints
+from lrd_jax.runtime.checkpoints import Checkpoints
 from tests.training.harness import assert_identical
 
 # Reading a damaged checkpoint, Orbax leaves coroutines behind that nobody waits for.
@@ -47,7 +47,7 @@ def folder(tmp_path):
     """Checkpoints of steps 10 and 20."""
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (10, 20):
-        checkpoints.save(step, make_state(step), {"wall_time_s": step / 3})
+        checkpoints.save(step, {"state": make_state(step)}, {"wall_time_s": step / 3})
     checkpoints.close()
     return tmp_path / "checkpoints"
 
@@ -55,7 +55,8 @@ def folder(tmp_path):
 def restore(folder, read_only=False):
     checkpoints = Checkpoints(folder, read_only=read_only)
     try:
-        return checkpoints.restore_latest(template())
+        restored = checkpoints.restore_latest({"state": template()})
+        return restored and (restored[0]["state"], restored[1])
     finally:
         checkpoints.close()
 
@@ -104,10 +105,10 @@ DAMAGES = [flip_a_byte, cut_short, fill_with_garbage, lose_the_state, lose_the_d
 def test_round_trip_is_exact_and_the_newest_two_are_kept(folder):
     checkpoints = Checkpoints(folder)
     assert checkpoints.steps() == [10, 20]
-    state, extra = checkpoints.restore_latest(template())
-    assert_identical(state, make_state(20))
+    items, extra = checkpoints.restore_latest({"state": template()})
+    assert_identical(items["state"], make_state(20))
     assert extra == {"wall_time_s": 20 / 3}
-    checkpoints.save(25, make_state(25), {})
+    checkpoints.save(25, {"state": make_state(25)}, {})
     checkpoints.wait()
     assert checkpoints.steps() == [20, 25]
     checkpoints.close()
@@ -141,7 +142,7 @@ def test_what_was_moved_aside_is_never_overwritten(folder):
     for number in range(2):
         checkpoints = Checkpoints(folder)
         if number:
-            checkpoints.save(20, make_state(20), {})
+            checkpoints.save(20, {"state": make_state(20)}, {})
         checkpoints.close()
         flip_a_byte(folder / "20")
         assert_identical(restore(folder)[0], make_state(10))
@@ -199,7 +200,7 @@ def test_whatever_file_is_harmed_a_true_state_comes_back(folder, tmp_path, harm)
 
 def test_a_step_that_is_there_is_replaced(folder):
     checkpoints = Checkpoints(folder)
-    checkpoints.save(20, make_state(21), {"wall_time_s": 1})
+    checkpoints.save(20, {"state": make_state(21)}, {"wall_time_s": 1})
     checkpoints.wait()
     assert checkpoints.steps() == [10, 20]
     checkpoints.close()
@@ -229,7 +230,7 @@ def test_another_model_is_no_damage(folder, change):
     before = contents(folder)
     checkpoints = Checkpoints(folder)
     with pytest.raises(UserError, match=r"do not fit: .*(kernel|new)"):
-        checkpoints.restore_latest(wanted)
+        checkpoints.restore_latest({"state": wanted})
     checkpoints.close()
     assert contents(folder) == before
 
@@ -241,14 +242,14 @@ def test_the_next_step_may_reuse_the_buffers_of_a_state_being_saved(tmp_path):
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    checkpoints.save(1, state, {})
+    checkpoints.save(1, {"state": state}, {})
     for _ in range(20):
         state = advance(state)
     jax.block_until_ready(state)
-    restored, _ = checkpoints.restore_latest(shapes)
+    items, _ = checkpoints.restore_latest({"state": shapes})
     checkpoints.close()
-    assert {leaf.max().item() for leaf in jax.tree.leaves(restored["params"])} == {0.0}
-    assert restored["step"] == 1
+    assert {leaf.max().item() for leaf in jax.tree.leaves(items["state"]["params"])} == {0.0}
+    assert items["state"]["step"] == 1
 
 
 def test_a_failing_disk_is_one_line(tmp_path, monkeypatch):
@@ -259,7 +260,7 @@ def test_a_failing_disk_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "save", refuse)
     with pytest.raises(RunError, match="No space left on device") as caught:
-        checkpoints.save(1, make_state(1), {})
+        checkpoints.save(1, {"state": make_state(1)}, {})
     assert "\n" not in str(caught.value)
     checkpoints.close()
 
@@ -272,6 +273,6 @@ def test_a_full_disk_is_noticed_before_anything_is_written(folder, monkeypatch):
     usage = shutil.disk_usage(folder)._replace(free=free)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(RunError, match=f"bytes wanted, {free:,} bytes free"):
-        checkpoints.save(30, state, {})
+        checkpoints.save(30, {"state": state}, {})
     checkpoints.close()
     assert contents(folder) == before
