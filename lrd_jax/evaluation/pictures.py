@@ -16,8 +16,9 @@ from lrd_jax.data.images import to_images
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
-from lrd_jax.objectives.auxiliary import Auxiliary, Decoded
+from lrd_jax.objectives.auxiliary import Auxiliary
 from lrd_jax.objectives.base import encode
+from lrd_jax.objectives.outputs import Decoded
 from lrd_jax.reporting.plots import plot_pictures
 
 _EXAMPLES = 6
