@@ -79,6 +79,10 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
+def _remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
 @flax.struct.dataclass
 class _Stopped:
     """The one leaf of `state` that evaluation wants; format 2 has it in `extra`."""
@@ -211,8 +215,8 @@ class Checkpoints:
         """Sets a checkpoint aside, until its successor is complete."""
         self._replaced.mkdir(exist_ok=True)
         old = self._replaced / str(step)
-        if old.exists():  # of a save that was killed before it; what is in place is newer
-            shutil.rmtree(old)
+        if old.exists():  # of a save that was killed before; what is in place is newer
+            _remove(old)
         (self._directory / str(step)).rename(old)
 
     def _finish(self) -> None:
@@ -228,7 +232,7 @@ class Checkpoints:
             return
         for old in list(self._replaced.iterdir()):
             if (self._directory / old.name).exists():
-                shutil.rmtree(old)
+                _remove(old)
         if not any(self._replaced.iterdir()):
             self._replaced.rmdir()
 

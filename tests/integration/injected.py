@@ -8,6 +8,7 @@ import signal
 
 from lrd_jax.data import prepare  # noqa: F401  (for $INJECT, like the rest)
 from lrd_jax.reporting.writers import Writers  # noqa: F401
+from lrd_jax.runtime import checkpoints  # noqa: F401
 from lrd_jax.runtime.checkpoints import Checkpoints  # noqa: F401
 from lrd_jax.training import loop  # noqa: F401
 from lrd_jax.training.program import Program
@@ -61,7 +62,7 @@ def fill(path, leave=0):
     return act
 
 
-sigterm, sigint = send(signal.SIGTERM), send(signal.SIGINT)
+sigterm, sigint, kill = send(signal.SIGTERM), send(signal.SIGINT), send(signal.SIGKILL)
 
 if __name__ == "__main__":
     exec(os.environ["INJECT"])

@@ -88,6 +88,14 @@ def test_what_a_person_sees(whole):
     assert set(vocabulary.symbols) == set(LINES)
 
 
+def test_evaluation_with_another_number_of_streams(program, workdir):
+    program.run(*evaluate(workdir, "data.batch_size=3"))
+    (seed,) = json.loads((workdir / "eval" / "test.json").read_text())["seeds"]
+    result = json.loads((workdir / "result.json").read_text())
+    assert seed["best"] == result["seeds"][0]["best"]
+    assert seed["test"]["loss"] == pytest.approx(result["test"]["loss"], rel=0.05)
+
+
 def test_sampling(program, workdir, capsys):
     before = snapshot(workdir)
 

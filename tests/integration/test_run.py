@@ -120,6 +120,20 @@ def test_evaluation_repeats_the_result_and_leaves_it_alone(program, workdir):
     assert snapshot(workdir) == before
 
 
+def test_evaluation_needs_no_config_and_refuses_another_one(program, workdir):
+    result = read_json(workdir / "result.json")
+    # Batches of 7 do not divide over the two devices of the run.
+    program.run("--mode=eval", f"--workdir={workdir}", "--config.data.batch_size=7")
+    (seed,) = read_json(workdir / "eval" / "test.json")["seeds"]
+    assert seed["test"] == pytest.approx(result["test"], rel=1e-5)
+    before = snapshot(workdir)
+    flags = ("--mode=eval", f"--workdir={workdir}")
+    line = program.refuse("--config=configs/hdetach_mnist.py:H11", *flags)
+    assert "was made from configs/urlstm_pdigits.py:quick, not from configs/hdetach_mnist" in line
+    assert "needs the --workdir of a run" in program.refuse("--mode=eval")
+    assert snapshot(workdir) == before
+
+
 def test_evaluation_on_a_changed_task_has_a_file_of_its_own(program, workdir):
     program.evaluate(workdir, "data.permutation=seed:3")
     found = read_json(workdir / "eval" / "test-data.permutation=seed_3.json")
