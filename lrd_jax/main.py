@@ -1,5 +1,7 @@
 """Trains or evaluates: `python -m lrd_jax.main --config=configs/urlstm_pdigits.py`.
 
+`--mode=eval --workdir=DIR` evaluates a run; it knows its config itself.
+
 Exit status: 0 done; 1 stopped while running; 2 bad input; 128 + signal when interrupted.
 """
 
@@ -18,7 +20,7 @@ if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceba
 
 from absl import app, flags, logging
 
-from lrd_jax.config import checks, command_line, record
+from lrd_jax.config import checks, command_line, record, source
 from lrd_jax.errors import Interrupted, RunError, UserError
 from lrd_jax.runtime.huge_pages import restart_with_huge_pages
 from lrd_jax.runtime.launch import find_launch
@@ -49,28 +51,39 @@ def main(flag: command_line.ConfigFlag) -> None:
     config: Any = flag.config
     if _MODE.value == "eval":
         config = record.eval_overrides(record.load_workdir(workdir), flag.overrides)
+        source.check_made_from(workdir, flag.spec)
     checks.validate(config)
 
     # Imported here, so that a wrong flag is answered before JAX has loaded.
     from lrd_jax.runtime import devices, processes
 
     with processes.joined(launch):
-        devices.configure(config)  # before anything makes JAX create its client
-        from lrd_jax.evaluation import sampling, scores, transfer
-        from lrd_jax.training import effects, loop
+        training = _MODE.value == "train"
+        devices.configure(config, training)  # before anything makes JAX create its client
+        from lrd_jax.training import effects
 
         config, notes = effects.judge(config, flag.overrides, _MODE.value)
-        if _MODE.value == "train":
-            loop.train(config, workdir, flag.spec, notes)
-            return
-        for note in notes:
-            print(f"note: {note}")
-        if config.eval.sample_tokens:
-            sampling.sample(workdir, flag.overrides)
-        elif config.eval.delays:
-            transfer.evaluate(workdir, flag.overrides)
+        if training:
+            from lrd_jax.training import loop
+
+            loop.run(config, workdir, flag.spec, notes)
         else:
-            scores.evaluate(workdir, flag.overrides)
+            from lrd_jax.evaluation import commands
+
+            for note in notes:
+                print(f"note: {note}")
+            commands.run(workdir, config, flag.overrides)
+
+
+def _config_of_workdir() -> Any:
+    """The config where none is given: an evaluation takes that of the work directory."""
+    if _MODE.value != "eval":
+        return None
+    if not _WORKDIR.value:
+        raise UserError(
+            "--mode=eval needs the --workdir of a run, or the --config that it was made from"
+        )
+    return record.load_workdir(checks.expand_user(_WORKDIR.value))
 
 
 def _set_up_messages() -> None:
@@ -90,7 +103,7 @@ def _set_up_messages() -> None:
 
 def _parse(argv: Sequence[str]) -> command_line.ConfigFlag:
     try:
-        return command_line.parse_flags(argv)
+        return command_line.parse_flags(argv, find_config=_config_of_workdir)
     except SystemExit:  # --help, after which absl ends with 1
         sys.exit(0)
 

@@ -63,22 +63,28 @@ def measure(batch: int, repeats: int) -> dict[str, list[float]]:
     """Seconds of each step, by contender."""
     import jax
 
-    from lrd_jax.training.program import Trainer
+    from lrd_jax.config.horizon import run_horizon
+    from lrd_jax.objectives import make_objective
+    from lrd_jax.runtime.devices import make_mesh
+    from lrd_jax.training.program import Program
 
     running = {}
     for name, (changes, _) in CONTENDERS.items():
-        trainer = Trainer(make_config(changes, batch), random_pixels(batch))
-        batches = trainer.batch(0)
-        state = jax.block_until_ready(trainer.train_step(trainer.init(), batches))
-        running[name] = trainer, batches, jax.block_until_ready(trainer.train_step(state, batches))
+        config, dataset = make_config(changes, batch), random_pixels(batch)
+        horizon = run_horizon(config, dataset.num_train)
+        objective = make_objective(config, dataset.spec, horizon)
+        program = Program(config, dataset, make_mesh(), objective)
+        batches = program.batch(0)
+        state = jax.block_until_ready(program.train_step(program.init(), batches))
+        running[name] = program, batches, jax.block_until_ready(program.train_step(state, batches))
         print(f"{name} is compiled", file=sys.stderr, flush=True)
     seconds: dict[str, list[float]] = {name: [] for name in running}
     for _ in range(repeats):
-        for name, (trainer, batches, state) in running.items():
+        for name, (program, batches, state) in running.items():
             started = time.perf_counter()
-            state = jax.block_until_ready(trainer.train_step(state, batches))
+            state = jax.block_until_ready(program.train_step(state, batches))
             seconds[name].append(time.perf_counter() - started)
-            running[name] = trainer, batches, state
+            running[name] = program, batches, state
     return seconds
 
 

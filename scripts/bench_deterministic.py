@@ -75,17 +75,17 @@ def work(job: Job) -> None:
 
     from lrd_jax.data.stand_in import make_stand_in
     from lrd_jax.reporting import provenance
-    from lrd_jax.training.program import Trainer
+    from lrd_jax.training.program import make_program
 
-    trainer = Trainer(config, make_stand_in(config))
-    state = trainer.init()
-    batches = [trainer.batch(step) for step in range(2)]
+    program = make_program(config, make_stand_in(config))
+    state = program.init()
+    batches = [program.batch(step) for step in range(2)]
 
     def train(count: int) -> float:
         nonlocal state
         start = time.perf_counter()
         for step in range(count):
-            state = trainer.train_step(state, batches[step % 2])
+            state = program.train_step(state, batches[step % 2])
         jax.block_until_ready(state)
         return time.perf_counter() - start
 

@@ -121,23 +121,23 @@ def work(job: Job) -> None:
 
     import jax
 
-    from lrd_jax.training.program import Trainer
+    from lrd_jax.training.program import make_program
 
-    trainer = Trainer(config)
-    state = trainer.init()
-    batches = [trainer.batch(step) for step in range(2)]
+    program = make_program(config)
+    state = program.init()
+    batches = [program.batch(step) for step in range(2)]
 
     def train(count: int) -> float:
         nonlocal state
         start = time.perf_counter()
         for step in range(count):
-            state = trainer.train_step(state, batches[step % 2])
+            state = program.train_step(state, batches[step % 2])
         jax.block_until_ready(state)
         return time.perf_counter() - start
 
     answer(
         compile_s=train(1),
-        num_devices=trainer.mesh.size,
+        num_devices=program.mesh.size,
         device=provenance.device_description(),
         versions=provenance.versions(),
     )

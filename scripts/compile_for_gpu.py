@@ -78,7 +78,7 @@ def compile_for(config: Any, arch: str) -> tuple[Any, Any]:
     """Compiles the training step of a config for a GPU.
 
     Returns:
-      The report (`lrd_jax.kernels.report.Report`) and the `Trainer`.
+      The report (`lrd_jax.kernels.report.Report`) and the `Program`.
 
     Raises:
       UserError: the extra is missing, or the config does not fit.
@@ -90,18 +90,18 @@ def compile_for(config: Any, arch: str) -> tuple[Any, Any]:
     from lrd_jax.data.stand_in import make_stand_in
     from lrd_jax.kernels import deviceless, report
     from lrd_jax.runtime.devices import DETERMINISTIC, make_mesh
-    from lrd_jax.training.program import Trainer
+    from lrd_jax.training.program import make_program
 
     mesh = make_mesh(list(deviceless.devices(TARGETS[arch])))
-    trainer = Trainer(config, make_stand_in(config), mesh)
+    program = make_program(config, make_stand_in(config), mesh)
     flags = DETERMINISTIC if config.devices.deterministic else ()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            lowered = trainer.lower_train_step()
+            lowered = program.lower_train_step()
             compiled = deviceless.compile_and_dump(lowered, Path(folder), flags)
         except jax.errors.JaxRuntimeError as error:
             raise RunError(f"XLA did not compile it for {arch}: {error}") from error
-        return report.read(Path(folder), compiled, deviceless.assembler()), trainer
+        return report.read(Path(folder), compiled, deviceless.assembler()), program
 
 
 def tables(found: Any, length: int) -> str:
@@ -155,13 +155,13 @@ def main(argv: list[str]) -> None:
     name = command_line.config_name(arguments.config)
     record: dict[str, Any] = {"config": name, "overrides": flag.overrides, "targets": {}}
     for arch in arguments.arch:
-        found, trainer = compile_for(flag.config, arch)
+        found, program = compile_for(flag.config, arch)
         from lrd_jax.reporting import provenance
 
-        length = trainer.dataset.spec.length
+        length = program.dataset.spec.length
         per_step = {what: found.per_time_step(length, what) for what in ("kernels", "copies")}
         record |= {"versions": provenance.versions(), "commit": provenance.commit()}
-        record |= {"length": length, "members": len(trainer.members)}
+        record |= {"length": length, "members": len(program.members)}
         record["targets"][arch] = {
             "device": TARGETS[arch].name,
             "per_time_step": per_step,
@@ -169,7 +169,7 @@ def main(argv: list[str]) -> None:
         }
         print(
             f"{name} for {TARGETS[arch].name} ({arch}), JAX {record['versions']['jax']},"
-            f" {len(trainer.members)} member(s)\n{trainer.dataset.describe()}\n"
+            f" {len(program.members)} member(s)\n{program.dataset.describe()}\n"
             f"\n{tables(found, length)}\n",
             flush=True,
         )

@@ -47,7 +47,7 @@ from sweep_arguments import (  # noqa: E402
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
-from lrd_jax.training.workdir import work_directory, write_atomically  # noqa: E402
+from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
 
 __all__ = ["Sweep", "known_words", "main", "parse_arguments", "parse_varied", "table"]
 

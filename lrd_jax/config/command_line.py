@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 import traceback
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
@@ -23,12 +23,16 @@ from lrd_jax.errors import UserError, did_you_mean, one_line
 class ConfigFlag(NamedTuple):
     """What the command line says about the config."""
 
-    spec: str  # the value of --config: "FILE.py" or "FILE.py:ARGUMENT"
+    spec: str  # the value of --config: "FILE.py" or "FILE.py:ARGUMENT"; "" if not given
     config: ml_collections.ConfigDict  # locked, with the overrides in place
     overrides: dict[str, Any]  # what --config.KEY=VALUE set, by key
 
 
-def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> ConfigFlag:
+def parse_flags(
+    argv: Sequence[str],
+    flag_values: flags.FlagValues = flags.FLAGS,
+    find_config: Callable[[], ml_collections.ConfigDict | None] = lambda: None,
+) -> ConfigFlag:
     """Parses the command line; `app.run(main, flags_parser=parse_flags)` hands `main` the result.
 
     `config_flags.DEFINE_config_file` reports a missing file only when the config is first used, a
@@ -39,17 +43,15 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
     Args:
       argv: program name and arguments.
       flag_values: the program's other flags; `config` is added.
+      find_config: called where `--config` is not given, with the other flags parsed; None: it must
+        be given.
 
     Raises:
       UserError: Unknown flag, key or config file, wrong value, or a positional argument.
     """
     try:
         spec, keys, rest = _split_config(flag_values.read_flags_from_files(list(argv), False))
-        if not spec:
-            flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=flag_values)
-            _parse(rest, flag_values)  # answers --help, and tells of other wrong flags first
-            raise UserError(_NO_CONFIG)
-        config = load_config(spec)
+        config = load_config(spec) if spec else _find(find_config, rest, flag_values)
         defaults, known = flatten(config), flatten(get_config())
         for key in keys:
             _check_key(key, defaults)
@@ -188,14 +190,30 @@ def _split_config(argv: Sequence[str]) -> tuple[str, list[str], list[str]]:
         if match := re.fullmatch(r"--?config(?:=(.*))?", argument, re.DOTALL):
             if spec:
                 raise UserError("--config is given twice: a run has one config")
+            if keys:
+                raise UserError(_NO_CONFIG)
             spec = next(arguments, "") if match[1] is None else match[1]
             continue
         if match := re.match(r"--?(?:no)?config\.([^=]*)", argument):
-            if not spec:
-                raise UserError(_NO_CONFIG)
             keys.append(match[1])
         rest.append(argument)
     return spec, keys, rest
+
+
+def _find(
+    find_config: Callable[[], ml_collections.ConfigDict | None],
+    argv: list[str],
+    flag_values: flags.FlagValues,
+) -> ml_collections.ConfigDict:
+    """Parses all flags but those of the config, and asks for it."""
+    flags.DEFINE_string("config", None, _CONFIG_HELP, flag_values=flag_values)
+    # Answers --help, and tells of other wrong flags first.
+    _parse([word for word in argv if not re.match(r"--?(?:no)?config\.", word)], flag_values)
+    config = find_config()
+    if config is None:
+        raise UserError(_NO_CONFIG)
+    delattr(flag_values, "config")
+    return config
 
 
 def _parse(argv: list[str], flag_values: flags.FlagValues) -> None:

@@ -56,6 +56,26 @@ class Horizon(NamedTuple):
         return step // self.steps_per_epoch < self.num_epochs - off_last_epochs
 
 
+def run_horizon(config: Any, num_examples: int) -> Horizon:
+    """Length of the run that a config describes.
+
+    Args:
+      config: the run's config.
+      num_examples: training examples in an epoch.
+
+    Raises:
+      UserError: a batch larger than an epoch, or what `make_horizon` refuses.
+    """
+    batch_size = config.data.batch_size
+    if batch_size > num_examples:
+        raise UserError(
+            f"data.batch_size={batch_size} is more than the {num_examples} training examples;"
+            " choose a smaller one"
+        )
+    pretrain_epochs = config.aux.pretrain_epochs if config.aux.kind != "none" else 0.0
+    return make_horizon(config.train, num_examples, batch_size, pretrain_epochs=pretrain_epochs)
+
+
 def make_horizon(
     train: Any, num_examples: int, batch_size: int, pretrain_epochs: float = 0.0
 ) -> Horizon:

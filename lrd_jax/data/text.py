@@ -60,15 +60,7 @@ class TextDataset:
             raise UserError(
                 f"data.batch_size={batch_size} streams do not fit a training text of {train} tokens"
             )
-        char = vocabulary.unit == "char"
-        self.spec = DataSpec(
-            "language",
-            length,
-            features=1,
-            classes=len(vocabulary.symbols),
-            vocabulary=vocabulary,
-            rescaled={"bits_per_char": _bits} if char else {"perplexity": np.exp},
-        )
+        self.spec = text_spec(vocabulary, length)
         self._windows = _count_windows(train, batch_size, length)
         self.num_train = self._windows * batch_size
         self._splits = splits
@@ -135,6 +127,24 @@ class TextDataset:
         if split not in SPLITS:
             raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
         return self._splits[split]
+
+
+def text_spec(vocabulary: Vocabulary, length: int) -> DataSpec:
+    """Describes running text, which need not be at hand.
+
+    Args:
+        vocabulary: what the numbers stand for.
+        length: tokens of a window.
+    """
+    char = vocabulary.unit == "char"
+    return DataSpec(
+        "language",
+        length,
+        features=1,
+        classes=len(vocabulary.symbols),
+        vocabulary=vocabulary,
+        rescaled={"bits_per_char": _bits} if char else {"perplexity": np.exp},
+    )
 
 
 def _count_windows(tokens: int, streams: int, length: int) -> int:

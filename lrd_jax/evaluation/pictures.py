@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +15,35 @@ from lrd_jax.data.builders import IMAGES
 from lrd_jax.data.images import to_images
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
-from lrd_jax.objectives.auxiliary import Auxiliary, Decoded
+from lrd_jax.evaluation.loaded import Loaded
+from lrd_jax.objectives.auxiliary import Auxiliary
 from lrd_jax.objectives.base import encode
+from lrd_jax.objectives.outputs import Decoded
 from lrd_jax.reporting.plots import plot_pictures
-from lrd_jax.training.program import Trainer
 
 _EXAMPLES = 6
 
 
-def draw(trainer: Trainer, params: Any, result: dict[str, Any], target: Path) -> None:
+def draw(loaded: Loaded, result: dict[str, Any], target: Path) -> None:
     """Draws true and decoded segments of some examples, a picture a kind of loss.
 
     Each is written beside `target` as `<name>-<kind>.png`: the example, the true segment in it, the
     decoded one and its error, and what the decoder says when it reads its own outputs, so that all
-    it knows comes from the state at the anchor. Images are put back in their own order. Where
+    it knows comes from the state at the anchor. Images are put back in their own order. Of several
+    seeds that trained together the decoder of the one that validated best is drawn. Where
     matplotlib is not installed, a line says so.
 
     Args:
-      trainer: holds data and objective.
-      params: leaves `(seeds, ...)`; the first seed's are drawn.
+      loaded: a run with an auxiliary loss.
       result: the content of `target`; scores and baselines are shown.
       target: what was written about the evaluation.
     """
-    objective: Any = trainer.objective
-    assert isinstance(objective, Auxiliary)
-    split, data, spec = result["split"], trainer.config.data, trainer.dataset.spec
-    batch = next(
-        trainer.dataset.eval_batches(split, min(_EXAMPLES, trainer.dataset.eval_size(split)))
-    )
-    one = jax.tree.map(lambda leaf: leaf[0], jax.device_get(params))
+    objective: Any = loaded.objective
+    dataset, split, data, spec = loaded.dataset, loaded.split, loaded.config.data, loaded.spec
+    assert isinstance(objective, Auxiliary) and dataset is not None
+    batch = next(dataset.eval_batches(split, min(_EXAMPLES, dataset.eval_size(split))))
+    index, one, chosen = loaded.choose()
+    scores = result["seeds"][index][split]
     whole = np.asarray(encode(jnp.asarray(batch["inputs"]), spec))
     decoded = jax.device_get(jax.jit(objective.decoded)(one, batch))
     for kind, part in decoded.items():
@@ -58,11 +60,11 @@ def draw(trainer: Trainer, params: Any, result: dict[str, Any], target: Path) ->
                 with_errors[f"{heading}: error\nmean square {mean:.3f}"] = 1 - np.abs(drawn - true)
         path = target.with_name(f"{target.stem}-{kind}.png")
         try:
-            plot_pictures(with_errors, path, title=_title(kind, result))
+            plot_pictures(with_errors, path, title=_title(kind, split, scores, result["baselines"]))
         except UserError as error:
             print(f"no plot: {error}")
             return
-        print(f"{kind}ed segments in {path}")
+        print(f"{kind}ed segments{f' of {chosen}' if chosen else ''} in {path}")
 
 
 def _in_place(part: Decoded, whole: np.ndarray) -> dict[str, np.ndarray]:
@@ -99,10 +101,10 @@ def pictures(data: Any, spec: DataSpec, seen: np.ndarray) -> np.ndarray:
     return to_images(shown, IMAGES[data.name].IMAGE_SHAPE, data.permutation)
 
 
-def _title(kind: str, result: dict[str, Any]) -> str:
+def _title(kind: str, split: str, scores: Mapping[str, float | None], baselines: Any) -> str:
     """The scores over the whole split, in a line."""
-    first, baselines = result["seeds"][0][result["split"]], result["baselines"]
-    name = f"{kind}_loss" if f"{kind}_loss" in first else "aux_loss"
+    name = f"{kind}_loss" if f"{kind}_loss" in scores else "aux_loss"
     trivial = {"mean": "mean", "position_mean": "mean of each position", "previous": "previous"}
     parts = [f"{text} {baselines[f'aux_loss_{key}']:.4f}" for key, text in trivial.items()]
-    return f"{name} {first[name]:.4f} on {result['split']}; trivial: {', '.join(parts)}"
+    score = math.nan if scores[name] is None else scores[name]
+    return f"{name} {score:.4f} on {split}; trivial: {', '.join(parts)}"

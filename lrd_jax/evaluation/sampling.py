@@ -8,57 +8,45 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from lrd_jax.arrays import Array
-from lrd_jax.config import checks, record
-from lrd_jax.data.pipeline import SPLITS
-from lrd_jax.data.text import TextDataset
 from lrd_jax.errors import UserError
-from lrd_jax.evaluation.scores import restore_best
+from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.objectives.language import Language
-from lrd_jax.training.program import Trainer
-from lrd_jax.training.workdir import read_vocabulary, write_atomically
+from lrd_jax.reporting.workdir import read_vocabulary, write_atomically
 
 
-def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
-    """Writes a text with the best checkpoint of a work directory; also into `eval/sample.txt`.
-
-    The text that it was trained with need not be there. The same prompt, temperature and
-    `eval.sample_seed` give the same text. Of several seeds that trained together the first one
-    writes.
-
-    Args:
-      workdir: of a language model that saved at least once.
-      overrides: changed config keys, `data.*` and `eval.*` only.
-
-    Returns:
-      The prompt and what the model made of it.
-
-    Raises:
-      UserError: no such run, another task, or a prompt with a symbol that the model does not know.
-    """
-    workdir = Path(workdir).expanduser()
-    config: Any = record.eval_overrides(record.load_workdir(workdir), overrides)
-    checks.validate(config)
+def check(workdir: Path, config: Any) -> None:
+    """Raises UserError for another task, or a prompt with a symbol that the model does not know."""
     vocabulary, options = read_vocabulary(workdir), config.eval
     if vocabulary is None:
         raise UserError(
             f"eval.sample_tokens={options.sample_tokens} is for trained language models, and"
             f" {workdir} holds no vocabulary (data.name={config.data.name})"
         )
+    vocabulary.encode(options.prompt)
+
+
+def run(loaded: Loaded) -> str:
+    """Writes a text with the best parameters; also into `eval/sample.txt`.
+
+    The text that it was trained with need not be there. The same prompt, temperature and
+    `eval.sample_seed` give the same text. Of several seeds that trained together the one that
+    validated best writes.
+
+    Args:
+      loaded: a language model.
+
+    Returns:
+      The prompt and what the model made of it.
+    """
+    objective, vocabulary, options = loaded.objective, loaded.spec.vocabulary, loaded.config.eval
+    assert isinstance(objective, Language) and vocabulary is not None
+    _, params, chosen = loaded.choose()
     prompt = vocabulary.encode(options.prompt)
-    nothing = {split: np.zeros(config.data.batch_size, np.int32) for split in SPLITS}
-    trainer = Trainer(
-        config,
-        TextDataset(vocabulary, nothing, config.data.length, config.data.batch_size, "no text"),
-    )
-    assert isinstance(trainer.objective, Language)
-    best = restore_best(workdir, trainer).best
-    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(best.params))
     tokens = generate(
-        trainer.objective,
+        objective,
         params,
         jnp.array([vocabulary.start, *prompt]),
         jax.random.key(options.sample_seed),
@@ -66,9 +54,9 @@ def sample(workdir: str | Path, overrides: dict[str, Any]) -> str:
         options.temperature,
     )
     text = vocabulary.decode([*prompt, *jax.device_get(tokens)])
-    target = workdir / "eval" / "sample.txt"
+    target = loaded.workdir / "eval" / "sample.txt"
     write_atomically(target, text + "\n")
-    print(f"{text}\n\nwritten to {target}")
+    print(f"{text}\n\n{f'by {chosen}; ' if chosen else ''}written to {target}")
     return text
 
 

@@ -5,36 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lrd_jax.config import record
-from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
-from lrd_jax.evaluation.scores import evaluate_best, write_evaluation
+from lrd_jax.evaluation.loaded import Loaded
+from lrd_jax.evaluation.scores import write_evaluation
 from lrd_jax.reporting import summary
 from lrd_jax.reporting.plots import plot_transfer
-from lrd_jax.training.workdir import check_writable
+from lrd_jax.reporting.results import strict
 
 
-def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
-    """Evaluates the best checkpoint at each of `eval.delays`; writes `eval/transfer.json`.
-
-    Every delay asks for the same symbols, those of the chosen split, which no training has seen. A
-    plot of accuracy over the delay is written beside the file where matplotlib is installed. As in
-    Arpit et al. (2019), arXiv:1810.03023.
-
-    Args:
-      workdir: of a copying run that saved at least once.
-      overrides: changed config keys, `data.*` and `eval.*` only.
-
-    Returns:
-      What was written: `split`, `overrides`, and in `delays` for each its `delay`, `seeds` (as in
-      `evaluation.evaluate_best`) and `baselines`.
-
-    Raises:
-      UserError: no such run, another task, or a delay below 1.
-    """
-    workdir = Path(workdir).expanduser()
-    config: Any = record.eval_overrides(record.load_workdir(workdir), overrides)
+def check(workdir: Path, config: Any) -> None:
+    """Raises UserError for another task, or a delay below 1."""
+    del workdir
     delays = config.eval.delays
     if config.data.name != "copy":
         raise UserError(
@@ -42,20 +24,33 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
         )
     if any(not isinstance(delay, int) or delay < 1 for delay in delays):
         raise UserError(f"eval.delays={delays} must be whole numbers of steps, at least 1")
-    check_writable(workdir)
-    trained = make_dataset(config).spec
-    rows = []
-    for delay in delays:
+
+
+def run(loaded: Loaded) -> dict[str, Any]:
+    """Evaluates the best parameters at each of `eval.delays`; writes `eval/transfer.json`.
+
+    Every delay asks for the same symbols, those of the chosen split, which no training has seen. A
+    plot of accuracy over the delay is written beside the file where matplotlib is installed. As in
+    Arpit et al. (2019), arXiv:1810.03023.
+
+    Args:
+      loaded: a copying run.
+
+    Returns:
+      What was written: `split`, `overrides`, and in `delays` for each its `delay`, `seeds` (as in
+      `Loaded.scores`) and `baselines`.
+    """
+    config, split, rows = loaded.config, loaded.split, []
+    for delay in config.eval.delays:
         changed: Any = config.copy_and_resolve_references()
         changed.data.delay = delay
-        spec = make_dataset(changed).spec
-        changed.eval.batch_size = _batch_size(config, trained, spec)
-        seeds = evaluate_best(workdir, changed)
-        rows.append({"delay": delay, "seeds": seeds, "baselines": dict(spec.baselines)})
-    split = config.eval.split
-    result = {"split": split, "overrides": overrides, "delays": rows}
+        there = loaded.changed(changed)
+        changed.eval.batch_size = _batch_size(config, loaded.spec, there.spec)
+        seeds, baselines = there.scores(), dict(there.spec.baselines)
+        rows.append({"delay": delay, "seeds": seeds, "baselines": baselines})
+    result = strict({"split": split, "overrides": dict(loaded.overrides), "delays": rows})
     name = "transfer" if split == "test" else f"transfer-{split}"
-    target = write_evaluation(workdir, name, result)
+    target = write_evaluation(loaded.workdir, name, result)
     print(summary.transfer(result, target))
     try:
         print(f"plot in {plot_transfer(result, target.with_suffix('.png'))}")

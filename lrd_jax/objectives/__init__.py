@@ -10,9 +10,10 @@ from lrd_jax.errors import UserError
 from lrd_jax.objectives.auxiliary import KINDS, Auxiliary, check_options
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.objectives.language import Language
+from lrd_jax.objectives.segments import Segments
 from lrd_jax.objectives.sequence import Classification, Regression, Tagging
 
-__all__ = ["Objective", "Sums", "make_objective"]
+__all__ = ["Objective", "Sums", "make_evaluated", "make_objective"]
 
 OBJECTIVES = {
     "classify": Classification,
@@ -41,3 +42,25 @@ def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:
         )
     task = OBJECTIVES[spec.kind](config, spec, horizon)
     return Auxiliary(config, task) if KINDS[config.aux.kind] else task
+
+
+def make_evaluated(config: Any, spec: DataSpec) -> Objective:
+    """Builds the same objective to be evaluated alone, perhaps on shorter sequences.
+
+    Nothing is differentiated and no step is counted: what limits gradients is left out, and a
+    segment of an auxiliary loss is as long as fits.
+
+    Args:
+      config: the run's config; stays as it is.
+      spec: describes the data.
+
+    Raises:
+      UserError: a config value that does not fit.
+    """
+    config = config.copy_and_resolve_references()
+    config.truncate.steps, config.truncate.supervised = 0, "same"
+    config.detach.off_last_epochs = 0
+    if config.aux.kind != "none":
+        longest = Segments.longest(spec.length, config.aux.gap)
+        config.aux.segment_length = min(config.aux.segment_length, longest)
+    return make_objective(config, spec, Horizon(1, 1))

@@ -15,12 +15,11 @@ from __future__ import annotations
 import functools
 import zlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
@@ -29,6 +28,7 @@ from lrd_jax.errors import UserError, check_choice
 from lrd_jax.models import make_decoder, make_embedding, make_table, supervised_reach
 from lrd_jax.objectives.base import Sums, blank, encode
 from lrd_jax.objectives.baselines import Frequencies, Moments
+from lrd_jax.objectives.outputs import Decoded, Outputs
 from lrd_jax.objectives.segments import Segments
 from lrd_jax.objectives.sequence import SequenceObjective
 from lrd_jax.recurrence import SCOPES, Masks, RecurrenceOutput, take_states, take_windows
@@ -45,23 +45,6 @@ FEEDS = ("teacher", "none", "scheduled")
 EMBEDDINGS = ("none", "decoder")
 
 
-class Decoded(NamedTuple):
-    """What a decoder made of a segment in the middle of the legal range.
-
-    Attributes:
-      start: of the segment; what is decoded are the steps after it.
-      true: these steps, as the network sees them, `(batch, steps, features)`.
-      decoded: as trained.
-      alone: reading its own outputs, so that all it knows comes from the state at the anchor; None
-        for a decoder that was trained without inputs.
-    """
-
-    start: Array | int
-    true: Array
-    decoded: Array
-    alone: Array | None
-
-
 class Auxiliary:
     """A task's objective with auxiliary losses added; see `Objective`.
 
@@ -69,6 +52,22 @@ class Auxiliary:
     and examples (of two decoders the mean, with `reconstruct_loss` and `predict_loss` beside it).
     What is minimised is `aux.weight` times that, and from the end of pre-training on the task's
     loss as well. Evaluation uses anchors at fixed, even distances.
+
+    Who differentiates what. N is `truncate.steps`, M what `truncate.supervised` comes to ("same":
+    N); "the pass" is the forward pass over the whole sequence, a "window" some of its steps run
+    once more, from the stopped state before them:
+
+    | N   | M   | labels                   | decoders                         |
+    |-----|-----|--------------------------|----------------------------------|
+    | 0   | 0   | the pass                 | the pass                         |
+    | 0   | > 0 | a window: the last M     | the pass                         |
+    | > 0 | 0   | the pass                 | windows: N steps, to each anchor |
+    | > 0 | > 0 | a window: the last M     | windows: N steps, to each anchor |
+
+    With "stop" the labels train the head alone. A pass that neither uses is not differentiated.
+    Labels at many steps ("tag") cannot share one window, so with M > 0 they use a pass that is
+    itself cut every M steps; the decoders then use windows also at N = 0, of all steps before the
+    anchor.
     """
 
     def __init__(self, config: Any, task: SequenceObjective) -> None:
@@ -96,18 +95,18 @@ class Auxiliary:
         # The main network's table is the decoder's too: one parameter, one update.
         self._shares = config.model.embedding == "table" and not own_table
         self._looks_up = own_table or self._shares
-        self._values = spec.values
-        self._channels = 1 if spec.one_hot else spec.features
         auto = "ce" if spec.symbols or self._looks_up else "mse"
-        self._cross_entropy = (auto if aux.loss == "auto" else aux.loss) == "ce"
-        width = self._channels * spec.values if self._cross_entropy else spec.features
+        kind = auto if aux.loss == "auto" else aux.loss
+        self.outputs = Outputs(spec, cross_entropy=kind == "ce", looks_up=self._looks_up)
         embedding = None
         if own_table:
             embedding = make_table(config, spec.values, "aux.embedding=decoder")
         elif not self._shares:
             embedding = make_embedding(config, spec.values)
         steps = aux.segment_length - 1
-        self.decoders = {kind: make_decoder(config, steps, width, embedding) for kind in self.kinds}
+        self.decoders = {
+            kind: make_decoder(config, steps, self.outputs.width, embedding) for kind in self.kinds
+        }
 
         # ---- Which pass carries which gradient --------------------------------------------------
         self._reach: int = config.truncate.steps
@@ -130,7 +129,7 @@ class Auxiliary:
         params = self.task.init(key)
         cell = self.task.model.recurrence.cell
         state = cell.initialize_carry(key, (1, 1))
-        values = self._decoder_values(blank(self.spec, self.aux.segment_length - 1))
+        values = self.outputs.values(blank(self.spec, self.aux.segment_length - 1))
         for kind, decoder in self.decoders.items():
             own = jax.random.fold_in(key, zlib.crc32(kind.encode()))
             embed = self._embed(params)
@@ -182,7 +181,7 @@ class Auxiliary:
             state = self._states(kind, whole, anchors, None if step is None else rerun)
             segment = self._cut_out(kind, stored, starts)
             outputs = self._decode(kind, params, state, segment, step)
-            each = self._cost(outputs, segment[:, 1:])
+            each = self.outputs.cost(outputs, segment[:, 1:])
             losses[kind] = each.reshape(-1, examples).mean(0)
         mean = sum(losses.values()) / len(losses)
         named = {"aux_loss": mean}
@@ -228,12 +227,12 @@ class Auxiliary:
             decode = functools.partial(self._decode, kind, params, state, segment, None)
             alone = None
             if self.aux.decoder_feed != "none":
-                alone = self._in_order(kind, self._seen(decode(alone=True)))
+                alone = self._in_order(kind, self.outputs.seen(decode(alone=True)))
             result[kind] = Decoded(
                 # In reverse, what is not decoded is the last step.
                 start=int(starts[0]) - self._reverses(kind),
                 true=self._in_order(kind, encode(segment[:, 1:], self.spec)),
-                decoded=self._in_order(kind, self._seen(decode())),
+                decoded=self._in_order(kind, self.outputs.seen(decode())),
                 alone=alone,
             )
         return result
@@ -298,10 +297,6 @@ class Auxiliary:
         """The segments in the order in which they are decoded, `(anchors * batch, L, channels)`."""
         return self._in_order(kind, take_windows(stored, starts, self.aux.segment_length))
 
-    def _decoder_values(self, stored: Array) -> Array:
-        """What the decoder's embedding takes: the stored numbers for a table, else encoded ones."""
-        return stored if self._looks_up else encode(stored, self.spec)
-
     def _decode(
         self,
         kind: str,
@@ -324,7 +319,7 @@ class Auxiliary:
         Returns:
           `(anchors * batch, L - 1, outputs)`.
         """
-        values = self._decoder_values(segment[:, :-1])
+        values = self.outputs.values(segment[:, :-1])
         own = key = None
         if step is not None:
             key = step.shared(f"dropconnect_{kind}")
@@ -345,58 +340,22 @@ class Auxiliary:
             values,
             self._embed(params),
             own=own,
-            to_values=lambda outputs: self._read_back(outputs).astype(values.dtype),
+            to_values=lambda outputs: self.outputs.read_back(outputs).astype(values.dtype),
             later_inputs=self.aux.decoder_feed != "none",
             key=key,
         )
-
-    def _ids(self, outputs: Array) -> Array:
-        """The likeliest numbers, `(..., channels)`."""
-        logits = outputs.reshape(*outputs.shape[:-1], self._channels, self._values)
-        return logits.argmax(-1)
-
-    def _seen(self, outputs: Array) -> Array:
-        """What outputs `(rows, steps, ...)` mean, as the network sees its inputs."""
-        return encode(self._ids(outputs), self.spec) if self._cross_entropy else outputs
-
-    def _read_back(self, outputs: Array) -> Array:
-        """Makes outputs of one step, `(rows, outputs)`, values that the decoder can read."""
-        if self._cross_entropy:
-            ids = self._ids(outputs)
-        elif self._looks_up:
-            numbers = outputs / jnp.array(self.spec.scale) + jnp.array(self.spec.offset)
-            ids = jnp.clip(jnp.round(numbers), 0, self._values - 1)
-        else:
-            return outputs
-        return self._decoder_values(ids[:, None])[:, 0]
-
-    def _cost(self, outputs: Array, targets: Array) -> Array:
-        """The mean loss of each row.
-
-        Args:
-          outputs: from `_decode`.
-          targets: stored numbers, `(rows, steps, channels)`.
-
-        Returns:
-          Squared error averaged over features, or cross-entropy averaged over channels, `(rows,)`.
-        """
-        if not self._cross_entropy:
-            return ((outputs - encode(targets, self.spec)) ** 2).mean((1, 2))
-        logits = outputs.reshape(*targets.shape, self._values)
-        labels = targets.astype(jnp.int32)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean((1, 2))
 
     def _trivial(self, dataset: Dataset, split: str, kind: str) -> dict[str, float]:
         """What trivial predictions score, see `baselines`."""
         _, starts = self.segments[kind].spread(self.aux.n_anchors)
         size = self.aux.segment_length
-        statistics: Any = Frequencies(self._values) if self._cross_entropy else Moments()
+        statistics: Any = Frequencies(self.spec.values) if self.outputs.cross_entropy else Moments()
         for batch in dataset.eval_batches(split, min(1000, dataset.eval_size(split))):
             stored = np.asarray(batch["inputs"])[batch["mask"] > 0]
             cut = np.stack([stored[:, start : start + size] for start in starts], axis=1)
             if self._reverses(kind):
                 cut = cut[:, :, ::-1]
-            if not self._cross_entropy:
+            if not self.outputs.cross_entropy:
                 seen = encode(jnp.asarray(cut.reshape(-1, size, cut.shape[-1])), self.spec)
                 cut = np.asarray(seen, np.float64).reshape(*cut.shape[:3], -1)
             statistics.add(cut)

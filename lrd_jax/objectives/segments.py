@@ -45,6 +45,11 @@ class Segments:
                 " from 0 (-1 = random), and no more steps than fit together"
             )
 
+    @staticmethod
+    def longest(length: int, gap: int) -> int:
+        """The longest segment that fits into a sequence, at least the 2 steps that it must have."""
+        return max(2, length - 1 - max(gap, 0))
+
     @property
     def first(self) -> int:
         """The first legal anchor."""

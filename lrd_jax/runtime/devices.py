@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -55,7 +56,7 @@ def choose_cpu_devices(
     return requested
 
 
-def configure(config: Any) -> None:
+def configure(config: Any, training: bool = True) -> None:
     """Sets up JAX's devices; call it before anything asks JAX for one.
 
     A collective on CPU devices blocks a thread of XLA's pool, and too small a pool deadlocks. Every
@@ -70,11 +71,17 @@ def configure(config: Any) -> None:
       config: the run's config; reads `devices.*`, and the batch size or the number of runs that
         train side by side, whichever is split. The devices are those of this process, for its
         share of it.
+      training: whether the devices must divide what is split. An evaluation splits its batches, and
+        takes the most devices that divide these, up to `devices.cpu_devices`.
 
     Raises:
       UserError: a number that does not divide what is split.
     """
-    if config.devices.split == "seeds":
+    requested, cores = config.devices.cpu_devices, available_cores()
+    if not training:
+        total, what = config.eval.batch_size or config.data.batch_size, "eval.batch_size"
+        requested, cores = 0, requested or cores
+    elif config.devices.split == "seeds":
         total, what = len(members(config)), "the number of seeds (times swept values)"
     else:
         total, what = config.data.batch_size, "data.batch_size"
@@ -82,7 +89,7 @@ def configure(config: Any) -> None:
     if rest:
         raise UserError(f"{what}={total} does not divide over {processes.count()} processes")
     if not uses_gpu():
-        count = choose_cpu_devices(config.devices.cpu_devices, share, available_cores(), what)
+        count = choose_cpu_devices(requested, share, cores, what)
         asked = os.environ.get("NPROC", "")
         if not asked.isdigit() or int(asked) < count:
             os.environ["NPROC"] = str(max(count + 1, available_cores()))
@@ -137,6 +144,29 @@ def memory_of(device: Any) -> tuple[int, str]:
     except (NotImplementedError, jax.errors.JaxRuntimeError):  # a device that is only described
         stats = {}
     return stats.get("bytes_limit", 0), device.device_kind
+
+
+def over_members(function: Callable[..., Any], one_by_one: bool) -> Callable[..., Any]:
+    """Maps over the leading axis, of members, of all arguments and results.
+
+    Side by side, the seeds fill up a GPU that a single one leaves idle. A CPU is busy with one, and
+    XLA's products with a batch axis are slower there than one after the other. A single seed loses
+    its axis: even one of size 1 makes slower code on a CPU.
+
+    Args:
+      function: of one member.
+      one_by_one: whether they take turns, in a loop, or are vmapped; see `prefers_loops`.
+    """
+
+    def mapped(*args: Any) -> Any:
+        if len(jax.tree.leaves(args)[0]) == 1:
+            result = function(*jax.tree.map(lambda a: a[0], args))
+            return jax.tree.map(lambda a: a[None], result)
+        if one_by_one:
+            return lax.map(lambda each: function(*each), args)
+        return jax.vmap(function)(*args)
+
+    return mapped
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> slice:

@@ -9,50 +9,47 @@ directory says so; else its newest whole checkpoint; else a fresh start.
 from __future__ import annotations
 
 import contextlib
-import itertools
-import json
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from lrd_jax.config import checks, command_line, record
-from lrd_jax.config.members import Member, labels
+from lrd_jax.config import checks, command_line, record, source
+from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.errors import Interrupted, RunError, UserError
+from lrd_jax.errors import Interrupted, UserError
+from lrd_jax.evaluation.scorer import Metrics
 from lrd_jax.reporting import provenance, summary
-from lrd_jax.reporting.progress import Progress
-from lrd_jax.reporting.writers import Writers
-from lrd_jax.runtime import interrupts, processes
-from lrd_jax.training import effects
-from lrd_jax.training.checkpoints import Checkpoints
-from lrd_jax.training.program import Metrics, Trainer
-from lrd_jax.training.results import run_result, seed_results
-from lrd_jax.training.state import TrainState
-from lrd_jax.training.workdir import (
+from lrd_jax.reporting.results import run_result, seed_results, strict
+from lrd_jax.reporting.workdir import (
     check_unused,
     finished,
     keep_vocabulary,
     work_directory,
     write_atomically,
+    write_json,
 )
+from lrd_jax.runtime import interrupts, processes
+from lrd_jax.runtime.checkpoints import Checkpoints
+from lrd_jax.training import effects
+from lrd_jax.training.agenda import Agenda, every
+from lrd_jax.training.program import Program, make_program
+from lrd_jax.training.recorder import Recorder
+from lrd_jax.training.state import TrainState, join_best, split_best
+from lrd_jax.training.watch import Pace, Watch
 
 
-def train(
-    config: Any, workdir: str | Path, config_flag: str = "", notes: Sequence[str] = ()
-) -> dict[str, Any]:
+def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, Any]:
     """Trains until the horizon, resuming where the work directory stopped.
 
     Args:
       config: the run's config.
       workdir: made if missing.
-      config_flag: value of `--config`, for what is shown.
-      notes: lines of `effects.judge`, shown before all else.
+      config_flag: value of `--config`, to be shown and recorded.
 
     Returns:
       The content of `result.json`.
@@ -63,26 +60,38 @@ def train(
       Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
     checks.validate(config)
-    workdir = Path(workdir).expanduser()
+    config, notes = effects.judge(config, {})
+    return run(config, Path(workdir).expanduser(), config_flag, notes)
+
+
+def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+    """Does the same with a config that was checked and judged, as `main` has it.
+
+    Args:
+      config: as `effects.judge` returned it.
+      workdir: see `train`.
+      config_flag: see `train`.
+      notes: lines of `effects.judge`, shown before all else.
+    """
     _check_same_everywhere(config, workdir)
     # Built before the directory is: bad input leaves none behind.
-    trainer = None if workdir.exists() else Trainer(config)
+    program = None if workdir.exists() else make_program(config)
     with work_directory(workdir) if processes.is_first() else contextlib.nullcontext():
         result = processes.from_first(lambda: _earlier_result(workdir, config))
         if result is not None:
             processes.say("this run is complete; choose another --workdir to train again\n")
             processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
             return result
-        trainer = trainer or Trainer(config)
-        spec = trainer.dataset.spec
-        processes.from_first(lambda: _keep_config(workdir, config, spec))
+        program = program or make_program(config)
+        spec = program.dataset.spec
+        processes.from_first(lambda: _keep_config(workdir, config, config_flag, spec))
         _check_visible(workdir)
         checkpoints = Checkpoints(workdir / "checkpoints")
         # Closing waits for the other processes: an error must have reached them by then.
         with contextlib.closing(checkpoints), processes.shared_fate():
-            for note in (*notes, *effects.never_reached(config, trainer.horizon)):
+            for note in (*notes, *effects.never_reached(config, program.horizon)):
                 processes.say(f"note: {note}")
-            result = _train(trainer, workdir, checkpoints, config_flag)
+            result = _train(program, workdir, checkpoints, config_flag)
         processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
         return result
 
@@ -109,13 +118,14 @@ def _earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
     return finished(workdir, config)
 
 
-def _keep_config(workdir: Path, config: Any, spec: DataSpec) -> None:
+def _keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) -> None:
     known = workdir / "config.json"
     if not known.exists():
         check_unused(workdir)
         text = record.to_json(
             config,
             unused=sorted(effects.unused(config)),
+            **source.made_from(config_flag),
             versions=provenance.versions(),
             commit=provenance.commit(),
         )
@@ -138,179 +148,165 @@ def _check_visible(workdir: Path) -> None:
         time.sleep(0.5)
 
 
+# ---- The loop ---------------------------------------------------------------------------------
+
+
+class _Run:
+    """A run under way: its state, and what is done with it at some steps.
+
+    Attributes:
+      state: after `step` updates.
+      step: updates applied.
+      unevaluated: whether a signal came between this step and the end of its evaluation.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        checkpoints: Checkpoints,
+        recorder: Recorder,
+        state: TrainState,
+        unevaluated: bool,
+        caught: processes.Signal,
+    ) -> None:
+        self.program, self.state, self.step = program, state, int(state.step)
+        self.unevaluated = unevaluated
+        self._checkpoints, self._recorder, self._caught = checkpoints, recorder, caught
+        self._watch = Watch(program.members, state, recorder)
+        self._saved_step = self.step
+
+    def train(self, batches: Iterator[tuple[int, Any]], agenda: Agenda) -> None:
+        """The loop: batch, step; at some steps log, evaluate, save; stop at a signal."""
+        pace = Pace()
+        if self.unevaluated:  # trained before, and left in its evaluation
+            self.evaluate()
+            self.save()
+            self.stop_if_asked()
+        due = agenda.next_after(self.step)
+        for index, batch in batches:
+            self.state = self.program.train_step(self.state, batch)
+            self.step = index + 1
+            pace.wait(self.state.step)
+            if self.step == due:
+                for happen in agenda.at(due):
+                    happen()
+                due = agenda.next_after(due)
+            self.stop_if_asked()
+        self._checkpoints.wait()
+
+    def log(self) -> None:
+        """Records the means since the last time."""
+        sums = jax.device_get(self.state.sums)
+        values = self.program.dataset.spec.with_rescaled(_means(sums))
+        self._watch.check(self.state)
+        self._recorder.train(self.step, values)
+        zeros = jax.tree.map(lambda x: x * 0, self.state.sums)
+        self.state = self.state.replace(sums=zeros)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def evaluate(self) -> None:
+        """Validates, and keeps the parameters where they are the best; left at a signal."""
+        self.unevaluated = True
+        self._watch.check(self.state)  # also waits for the steps under way
+        with contextlib.suppress(Interrupted), self._recorder.paused():
+            valid = self.program.evaluate(self.state.params, "valid", self._leave_if_asked)
+            self._recorder.valid(self.step, valid)
+            metrics = self.program.objective.metrics
+            compared = {k: valid[k].astype(np.float32) for k in metrics}
+            self.state = self.program.update_best(self.state, compared)
+            self.unevaluated = False
+
+    def save(self) -> None:
+        """Saves, but not in an evaluation that was left: `stop_if_asked` is next, and does."""
+        if not self.unevaluated:
+            self._save()
+
+    def stop_if_asked(self) -> None:
+        """Saves and leaves where a signal came."""
+        if self._caught.signum:
+            if self._saved_step != self.step:
+                self._save()
+            self._checkpoints.wait()
+            self._recorder.say(f"saved at step {self.step}; the same command continues from there")
+            raise Interrupted(self._caught.signum)
+
+    def _save(self) -> None:
+        self._watch.check(self.state)
+        self._recorder.flush()  # every line at or before a checkpoint is on disk before it is
+        extra = {
+            "wall_time_s": self._recorder.wall_time_s,
+            "unevaluated": self.unevaluated,
+            "first_nonfinite_step": jax.device_get(self.state.first_nonfinite_step).tolist(),
+        }
+        self._checkpoints.save(self.step, split_best(self.state), extra)
+        self._saved_step = self.step
+
+    def _leave_if_asked(self) -> None:
+        if self._caught.signum:
+            raise Interrupted(self._caught.signum)
+
+
 def _train(
-    trainer: Trainer, workdir: Path, checkpoints: Checkpoints, config_flag: str
+    program: Program, workdir: Path, checkpoints: Checkpoints, config_flag: str
 ) -> dict[str, Any]:
-    """The loop: batch -> step -> log -> evaluate -> save, in that order."""
-    config, horizon, spec = trainer.config, trainer.horizon, trainer.dataset.spec
+    """Restores or begins, trains to the end, and tests the best parameters."""
+    config, horizon, objective = program.config, program.horizon, program.objective
     started = time.monotonic()
-    earlier_s = 0.0
-
-    # ---- State: restored or fresh -------------------------------------------------------------
-    restored = checkpoints.restore_latest(trainer.template())
-    unevaluated = False  # a signal came between the newest step and its evaluation
+    restored = checkpoints.restore_latest(split_best(program.template()))
     if restored is None:
-        state, start = trainer.init(), 0
+        state, extra = program.init(), {}
     else:
-        state, extra = restored
-        start, earlier_s = int(state.step), extra["wall_time_s"]
-        unevaluated = extra.get("unevaluated", False)
-    baselines = trainer.objective.baselines(trainer.dataset, "valid")
-    one_seed = jax.tree.map(lambda x: x[0], jax.device_get(state.params))
-    processes.say(
-        summary.startup(
-            config_name=command_line.config_name(config_flag) if config_flag else "",
-            workdir=workdir,
-            data=trainer.dataset.describe(),
-            params=one_seed,
-            num_members=len(trainer.members),
-            baselines=baselines,
-        )
-    )
-    if horizon.pretrain_steps:
-        processes.say(f"steps 1 to {horizon.pretrain_steps}: the auxiliary loss alone")
-    if start:
-        processes.say(f"resuming at step {start} of {horizon.num_steps}")
-    if 0 < config.train.stop_step < horizon.num_steps:
-        processes.say(f"will stop at step {config.train.stop_step} (train.stop_step)")
-
+        state, extra = join_best(restored[0]), restored[1]
+    start = int(state.step)
     end = min(config.train.stop_step or horizon.num_steps, horizon.num_steps)
+    baselines = objective.baselines(program.dataset, "valid")
+    _say_what_starts(program, state, workdir, config_flag, baselines)
     if end < start:
         raise UserError(
             f"train.stop_step={end} lies before step {start}, which this run has reached;"
             " raise it, or set it to 0"
         )
-
-    # ---- What is due when ---------------------------------------------------------------------
-    eval_every = config.train.eval_every_steps or horizon.steps_per_epoch
-    save_every = config.train.checkpoint_every_steps or eval_every
-    shown = [name for name in ("loss", "aux_loss") if name in trainer.objective.metrics]
-    baseline = {f"baseline_{name}": baselines[name] for name in shown if name in baselines}
-    log_every = config.train.log_every_steps
-
-    def write(step: int, split: str, values: Metrics, **timing: float) -> None:
-        for index, label in enumerate(labels(trainer.members)):
-            each = {name: float(value[index]) for name, value in values.items()}
-            epoch = step / horizon.steps_per_epoch
-            writers.write(step, epoch, split, each | timing, label)
-
-    def save(step: int) -> None:
-        writers.flush()  # every line at or before a checkpoint is on disk before it is
-        wall_time_s = earlier_s + time.monotonic() - started
-        extra = {"wall_time_s": wall_time_s, "unevaluated": unevaluated}
-        checkpoints.save(step, state, extra)
-
-    with contextlib.ExitStack() as stack:
-        writers = progress = _Silent()
-        if processes.is_first():
-            writers = Writers(workdir, config, resume_step=start, evaluated=not unevaluated)
-            stack.callback(writers.close)
-            progress = stack.enter_context(Progress(end, start))
-        watch = _Watch(trainer.members, state, progress)
-        batches = prefetch(trainer.batch, start, end)
-        stack.enter_context(contextlib.closing(batches))
-        logged_at, logged_step, saved_step = time.monotonic(), start, start
-        pace = _Pace()
-
-        # ---- Loop -----------------------------------------------------------------------------
-        with interrupts.deferred() as own, processes.agreed(own) as caught:
-
-            def leave_if_stopping() -> None:
-                if caught.signum:
-                    raise Interrupted(caught.signum)
-
-            # No batch for a step that was trained before and lacks its evaluation.
-            again = [(start - 1, None)] if unevaluated else []
-            for index, batch in itertools.chain(again, batches):
-                step = index + 1
-                last = step == end
-                if batch is not None:
-                    state = trainer.train_step(state, batch)
-                    pace.wait(state.step)
-                    unevaluated = step % eval_every == 0 or last
-                    if step % log_every == 0 or last:
-                        values = spec.with_rescaled(_means(jax.device_get(state.sums)))
-                        watch.check(state)
-                        now = time.monotonic()
-                        rate = (step - logged_step) / max(now - logged_at, 1e-9)
-                        write(step, "train", values, steps_per_s=rate)
-                        latest = {n: _shown(values[n]) for n in (*shown, *spec.rescaled)}
-                        progress.update(step, **latest, **baseline)
-                        state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
-                        logged_at, logged_step = now, step
-                if unevaluated:
-                    watch.check(state)  # also waits for the steps under way
-                    began = time.monotonic()
-                    with contextlib.suppress(Interrupted):
-                        valid = trainer.evaluate(state.params, "valid", leave_if_stopping)
-                        write(step, "valid", valid)
-                        progress.update(step, **{f"valid_{k}": _shown(v) for k, v in valid.items()})
-                        metrics = trainer.objective.metrics
-                        compared = {k: valid[k].astype(np.float32) for k in metrics}
-                        state = trainer.update_best(state, compared)
-                        unevaluated = False
-                    logged_at += time.monotonic() - began  # steps_per_s is of training alone
-                if not unevaluated and (step % save_every == 0 or last):
-                    watch.check(state)
-                    save(step)
-                    saved_step = step
-                if caught.signum:
-                    if saved_step != step:
-                        watch.check(state)
-                        save(step)
-                    checkpoints.wait()
-                    progress.write(f"saved at step {step}; the same command continues from there")
-                    raise Interrupted(caught.signum)
-            checkpoints.wait()
+    unevaluated = extra.get("unevaluated", False)
+    shown = [name for name in ("loss", "aux_loss") if name in objective.metrics]
+    recorder = Recorder(
+        workdir,
+        config,
+        members=program.members,
+        horizon=horizon,
+        start=start,
+        end=end,
+        evaluated=not unevaluated,
+        shown=[*shown, *program.dataset.spec.rescaled],
+        baselines=baselines,
+        earlier_s=extra.get("wall_time_s", 0.0) + time.monotonic() - started,
+    )
+    with recorder:
+        batches = prefetch(program.batch, start, end)
+        with (
+            contextlib.closing(batches),
+            interrupts.deferred() as own,
+            processes.agreed(own) as caught,
+        ):
+            under_way = _Run(program, checkpoints, recorder, state, unevaluated, caught)
+            under_way.train(batches, _agenda(under_way, config.train, horizon, end))
         if caught.signum:  # it came after the last step; everything is saved
             raise Interrupted(caught.signum)
-
-        # ---- The best parameters on the test split --------------------------------------------
-        test = trainer.evaluate(state.best.params, "test")
-        write(end, "test", test)
-        writers.flush()
-    wall_time_s = earlier_s + time.monotonic() - started
-    # Without the carry, of which a process holds only its own rows.
-    trained = jax.device_get(state.replace(carry=()))  # pyright: ignore[reportAttributeAccessIssue]
-    each = seed_results(trained, "test", test, trainer.members, spec)
-    result = run_result(each, trainer.objective.select) | {
-        "wall_time_s": wall_time_s,
+        trained = under_way.state
+        test = program.evaluate(trained.best.params, "test")
+        recorder.test(end, test)
+        recorder.flush()
+    best, stopped = jax.device_get((trained.best, trained.first_nonfinite_step))
+    each = seed_results(best, stopped, "test", test, program.members, program.dataset.spec)
+    result = run_result(each, objective.select) | {
+        "wall_time_s": recorder.wall_time_s,
         "device": provenance.device_description(),
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
     result |= {"steps": end, "num_steps": horizon.num_steps}
     result |= {"baselines": dict(baselines)} if baselines else {}
-    text = json.dumps(result, indent=2) + "\n"
-    processes.from_first(lambda: write_atomically(workdir / "result.json", text))
+    result = strict(result)
+    processes.from_first(lambda: write_json(workdir / "result.json", result))
     return result
-
-
-# ---- Parts of the loop ------------------------------------------------------------------------
-
-_AHEAD_S = 1.0  # how far the loop may run ahead of the devices
-
-
-class _Pace:
-    """Keeps the loop about a second ahead of the devices, however long a step takes.
-
-    Calling a step only queues it. Dozens fit into the queue, and who wants to stop at a signal
-    would first have to wait for all of them.
-    """
-
-    def __init__(self) -> None:
-        self._since, self._stride, self._left = time.monotonic(), 1, 1
-
-    def wait(self, output: jax.Array) -> None:
-        """Waits, in some of the calls, for the step that makes this output."""
-        self._left -= 1
-        if self._left:
-            return
-        jax.block_until_ready(output)
-        now = time.monotonic()
-        step_s = max((now - self._since) / self._stride, 1e-6)
-        self._stride = max(1, min(2 * self._stride, int(_AHEAD_S / step_s)))
-        self._since, self._left = now, self._stride
 
 
 def _means(sums: dict[str, tuple[np.ndarray, np.ndarray]]) -> Metrics:
@@ -319,45 +315,37 @@ def _means(sums: dict[str, tuple[np.ndarray, np.ndarray]]) -> Metrics:
         return {name: total / count for name, (total, count) in sums.items()}
 
 
-def _shown(values: np.ndarray) -> float:
-    """One number for the progress bar: the mean over the seeds that are alive."""
-    alive = values[np.isfinite(values)]
-    return float(alive.mean()) if len(alive) else math.nan
+def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
+    """What happens at which step, in this order; a new kind of event is one more line."""
+    eval_every = train.eval_every_steps or horizon.steps_per_epoch
+    entries = [
+        (every(train.log_every_steps), run.log),
+        (every(eval_every), run.evaluate),
+        (every(train.checkpoint_every_steps or eval_every), run.save),
+    ]
+    return Agenda(entries, end)
 
 
-class _Watch:
-    """Looks after members whose loss or gradient stops being finite."""
-
-    def __init__(
-        self, members: list[Member], state: TrainState, progress: Progress | _Silent
-    ) -> None:
-        """Takes note of those that were frozen before: they have been reported."""
-        self._members, self._progress = members, progress
-        self._known = jax.device_get(state.first_nonfinite_step) >= 0
-
-    def check(self, state: TrainState) -> None:
-        """Reports each newly frozen member in a line; ends the run when no other is left."""
-        steps = jax.device_get(state.first_nonfinite_step)
-        if (steps >= 0).all():
-            where = (
-                f"at step {steps[0]}"
-                if len(steps) == 1
-                else "in every seed, at steps " + ", ".join(str(step) for step in steps)
-            )
-            raise RunError(
-                f"loss or gradient became NaN or infinite {where}; the last good checkpoint is"
-                " kept. Lower optim.learning_rate or optim.clip_norm, and choose another --workdir"
-            )
-        for index in np.flatnonzero((steps >= 0) & ~self._known):
-            self._progress.write(
-                f"lrd_jax: warning: loss or gradient of {self._members[index]} became NaN or"
-                f" infinite at step {steps[index]}; it stays as it was before, the others go on"
-            )
-        self._known = steps >= 0
-
-
-class _Silent:
-    """Writers and progress of a process that writes nothing."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *_, **__: None
+def _say_what_starts(
+    program: Program, state: TrainState, workdir: Path, config_flag: str, baselines: Any
+) -> None:
+    """Prints the block before the first step."""
+    horizon, start = program.horizon, int(state.step)
+    stop_step = program.config.train.stop_step
+    one_seed = jax.tree.map(lambda x: x[0], jax.device_get(state.params))
+    processes.say(
+        summary.startup(
+            config_name=command_line.config_name(config_flag) if config_flag else "",
+            workdir=workdir,
+            data=program.dataset.describe(),
+            params=one_seed,
+            num_members=len(program.members),
+            baselines=baselines,
+        )
+    )
+    if horizon.pretrain_steps:
+        processes.say(f"steps 1 to {horizon.pretrain_steps}: the auxiliary loss alone")
+    if start:
+        processes.say(f"resuming at step {start} of {horizon.num_steps}")
+    if 0 < stop_step < horizon.num_steps:
+        processes.say(f"will stop at step {stop_step} (train.stop_step)")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,11 +13,12 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.cells import CELLS, ParameterGroup
-from lrd_jax.config.horizon import Horizon, make_horizon
+from lrd_jax.config.horizon import Horizon, run_horizon
 from lrd_jax.config.members import check_values, members
 from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
 from lrd_jax.models import make_recurrence
 from lrd_jax.objectives import Objective, make_objective
 from lrd_jax.runtime.devices import (
@@ -33,15 +33,32 @@ from lrd_jax.runtime.devices import (
 )
 from lrd_jax.training.optimizer import make_optimizer
 from lrd_jax.training.state import TrainState, init_state, state_spec, update_best
-from lrd_jax.training.step import eval_step, train_step
+from lrd_jax.training.step import train_step
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
-_SEQUENCES_ON_GPU = 2000  # that are evaluated at a time, of all members together
-_BATCHES_AHEAD = 2  # evaluation batches that wait for the devices
-Metrics = dict[str, np.ndarray]  # name -> one value per member
 
 
-class Trainer:
+def make_program(config: Any, dataset: Dataset | None = None, mesh: Mesh | None = None) -> Program:
+    """Builds the program of a config, and before it everything that can be wrong.
+
+    Args:
+      config: the run's config.
+      dataset: in the place of the one that the config describes.
+      mesh: in the place of all devices of this machine; those that only describe a machine will do,
+        for compiling.
+
+    Raises:
+      UserError: a config value or a data set that does not fit.
+    """
+    # What needs no data is checked before a download may start.
+    _check_parts(config)
+    check_values(config, _check_parts)
+    dataset = dataset or make_dataset(config)
+    objective = make_objective(config, dataset.spec, run_horizon(config, dataset.num_train))
+    return Program(config, dataset, mesh or make_mesh(), objective)
+
+
+class Program:
     """The compiled functions of one run, with the data and the mesh that they need.
 
     Attributes:
@@ -51,77 +68,61 @@ class Trainer:
       objective: the loss.
       mesh: the devices.
       members: the runs that train side by side, in the order of the state's leading axis.
+      evaluate: metrics over a whole split, see `Scorer.__call__`.
     """
 
-    def __init__(
-        self, config: Any, dataset: Dataset | None = None, mesh: Mesh | None = None
-    ) -> None:
-        """Builds everything that can be wrong before anything is written.
+    def __init__(self, config: Any, dataset: Dataset, mesh: Mesh, objective: Objective) -> None:
+        """Puts the parts together; nothing is compiled before its first call.
 
         Args:
           config: the run's config.
-          dataset: in the place of the one that the config describes.
-          mesh: in the place of all devices of this machine; those that only describe a machine will
-            do, for compiling.
+          dataset: source of batches.
+          mesh: the devices.
+          objective: the loss.
 
         Raises:
-          UserError: a config value or a data set that does not fit.
+          UserError: parts that do not fit one another, or this machine.
         """
-        self.config = config
-        # What needs no data is checked before a download may start.
-        _check_parts(config)
-        check_values(config, _check_parts)
-        self.dataset: Dataset = dataset or make_dataset(config)
+        self.config, self.dataset, self.mesh, self.objective = config, dataset, mesh, objective
         batch_size = config.data.batch_size
-        if batch_size > self.dataset.num_train:
-            raise UserError(
-                f"data.batch_size={batch_size} is more than the {self.dataset.num_train} training"
-                " examples; choose a smaller one"
-            )
-        self.horizon: Horizon = make_horizon(
-            config.train,
-            self.dataset.num_train,
-            batch_size,
-            pretrain_epochs=config.aux.pretrain_epochs if config.aux.kind != "none" else 0.0,
-        )
-        self.objective: Objective = make_objective(config, self.dataset.spec, self.horizon)
+        self.horizon: Horizon = run_horizon(config, dataset.num_train)
         tx = make_optimizer(config.optim, self.horizon, _groups(config))
-        self.mesh = make_mesh() if mesh is None else mesh
         self.members = members(config)
         self._split: str = config.devices.split
-        check_split(self._split, batch_size, len(self.members), self.mesh)
-        self._rows = self._local_rows(batch_size)
+        check_split(self._split, batch_size, len(self.members), mesh)
+        self._rows = slice(None) if self._split == "seeds" else local_rows(batch_size, mesh)
         self._init = functools.partial(
-            init_state, objective=self.objective, tx=tx, batch_size=batch_size
+            init_state, objective=objective, tx=tx, batch_size=batch_size
         )
         _check_memory(self._shapes(), self._split, self.mesh)
         spec: Any = state_spec(self._split)
         self._sharding: Any = jax.tree.map(
-            functools.partial(NamedSharding, self.mesh), spec, is_leaf=lambda x: isinstance(x, P)
+            functools.partial(NamedSharding, mesh), spec, is_leaf=lambda x: isinstance(x, P)
         )
-        # Places of what has leading axes (seeds, batch) and of a batch that all seeds share.
-        own, shared = (P(AXIS), P()) if self._split == "seeds" else (P(None, AXIS), P(AXIS))
-        self._batch_spec, self._eval_batch_spec = own, shared
-        one_by_one = len(self.members) > 1 and prefers_loops(self.mesh)
-        how: Any = {"split": self._split, "one_by_one": one_by_one}
+        # Where things with leading axes (seeds, batch) live.
+        self._batch_spec = P(AXIS) if self._split == "seeds" else P(None, AXIS)
+        one_by_one = len(self.members) > 1 and prefers_loops(mesh)
         self.train_step = data_parallel(
-            functools.partial(train_step, objective=self.objective, tx=tx, **how),
-            self.mesh,
-            in_specs=(spec, own),
+            functools.partial(
+                train_step, objective=objective, tx=tx, split=self._split, one_by_one=one_by_one
+            ),
+            mesh,
+            in_specs=(spec, self._batch_spec),
             out_specs=spec,
             donate=(0,),
         )
-        self.eval_step = data_parallel(
-            functools.partial(eval_step, objective=self.objective, **how),
-            self.mesh,
-            in_specs=(spec.params, own, shared),
-            out_specs=(spec.sums, own),
-            donate=(1,),
+        self.evaluate = Scorer(
+            objective,
+            dataset,
+            mesh,
+            num_members=len(self.members),
+            batch_size=eval_batch_size(config, objective, mesh, len(self.members)),
+            split=self._split,
         )
         self.update_best = jax.jit(
             functools.partial(
                 update_best,
-                select=self.objective.select,
+                select=objective.select,
                 provisional_steps=self.horizon.pretrain_steps,
             ),
             donate_argnums=0,
@@ -181,61 +182,6 @@ class Trainer:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._host_batch(0)
         )
         return self.train_step.lower(self.template(), batch)
-
-    def _local_rows(self, batch_size: int) -> slice:
-        """Rows of a batch that this process holds: all of them where the seeds are split."""
-        return slice(None) if self._split == "seeds" else local_rows(batch_size, self.mesh)
-
-    def _own_eval_batch_size(self) -> int:
-        """What `eval.batch_size = 0` stands for.
-
-        A GPU is busy only with many sequences at a time. Where a state goes on from batch to batch
-        the size says where it starts anew, and so what the score is: it does not depend on the
-        device there.
-        """
-        size = self.config.data.batch_size
-        independent = not jax.tree.leaves(self.objective.initial_carry(1))
-        if prefers_loops(self.mesh) or not independent:
-            return size
-        return max(size, _SEQUENCES_ON_GPU // len(self.members))
-
-    def evaluate(
-        self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
-    ) -> Metrics:
-        """Metrics over a whole split, every example counted once.
-
-        Args:
-          params: leaves `(seeds, ...)`.
-          split: `train`, `valid` or `test`.
-          before_batch: what it raises ends the evaluation.
-
-        Returns:
-          The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
-        """
-        devices = 1 if self._split == "seeds" else self.mesh.size
-        wanted = self.config.eval.batch_size or self._own_eval_batch_size()
-        wanted = min(wanted, self.dataset.eval_size(split))  # the rest would be padding
-        size = math.ceil(wanted / devices) * devices
-        rows = self._local_rows(size)
-        seeds = len(self.members)
-        carry = jax.tree.map(
-            lambda c: np.broadcast_to(c[rows], (seeds, *c[rows].shape)),
-            self.objective.initial_carry(size),
-        )
-        carry = place(carry, self.mesh, self._batch_spec)
-        batches = []
-        for batch in self.dataset.eval_batches(split, size, rows):
-            before_batch()
-            placed = place(batch, self.mesh, self._eval_batch_spec)
-            sums, carry = self.eval_step(params, carry, placed)
-            batches.append(sums)
-            # Not far ahead of the devices, or the caller could not end this soon.
-            jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
-        # Summed on the host in float64: a float32 sum over a large split would lose digits.
-        parts = jax.device_get(batches)
-        totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
-        means = {name: total / count for name, (total, count) in totals.items()}
-        return self.dataset.spec.with_rescaled(means)
 
 
 def _check_parts(config: Any) -> None:

@@ -1,4 +1,4 @@
-"""Everything that changes during training, as one tree: what a checkpoint holds."""
+"""Everything that changes during training, as one tree: what a checkpoint holds, in two items."""
 
 from __future__ import annotations
 
@@ -12,26 +12,9 @@ import optax
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.arrays import Array
+from lrd_jax.evaluation.best import Best, before_any
 from lrd_jax.objectives.base import Objective
 from lrd_jax.runtime.devices import AXIS
-
-
-@flax.struct.dataclass
-class Best:
-    """The best validation result so far, per seed.
-
-    The parameters travel with the state, so that every checkpoint holds them, and seeds trained
-    together can have their best steps at different times.
-
-    Attributes:
-      step: step of the evaluation, 0 before the first, `(seeds,)`.
-      valid: its validation metrics, name -> `(seeds,)`.
-      params: its parameters, leaves `(seeds, ...)`.
-    """
-
-    step: Array
-    valid: dict[str, Array]
-    params: Any
 
 
 @flax.struct.dataclass
@@ -62,6 +45,17 @@ class TrainState:
     swept: dict[str, Array]
     first_nonfinite_step: Array
     best: Best
+
+
+def split_best(state: TrainState) -> dict[str, Any]:
+    """The items of a checkpoint: what training goes on from, and what is evaluated."""
+    rest = state.replace(best=())  # pyright: ignore[reportAttributeAccessIssue]
+    return {"state": rest, "best": state.best}
+
+
+def join_best(items: dict[str, Any]) -> TrainState:
+    """The state that `split_best` took apart."""
+    return items["state"].replace(best=items["best"])
 
 
 def state_spec(split: str) -> TrainState:
@@ -115,11 +109,7 @@ def init_state(
         sums={name: (zeros, zeros) for name in (*objective.metrics, "grad_norm")},
         swept=swept,
         first_nonfinite_step=jnp.full(seeds.shape, -1, jnp.int32),
-        best=Best(
-            step=jnp.zeros(seeds.shape, jnp.int32),
-            valid={name: zeros for name in objective.metrics},
-            params=jax.tree.map(jnp.copy, params),
-        ),
+        best=before_any(objective, params),
     )
 
 

@@ -1,8 +1,7 @@
-"""The per-device training and evaluation steps. No I/O, no wrapper: `devices` compiles them."""
+"""The per-device training step. No I/O, no wrapper: `devices` compiles it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,28 +11,9 @@ from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.objectives.base import Objective, Sums
-from lrd_jax.runtime.devices import AXIS
+from lrd_jax.runtime.devices import AXIS, over_members
 from lrd_jax.streams import StepContext
 from lrd_jax.training.state import TrainState
-
-
-def _over_seeds(function: Callable[..., Any], one_by_one: bool) -> Callable[..., Any]:
-    """Maps over the leading axis of all arguments and results.
-
-    Side by side, the seeds fill up a GPU that a single one leaves idle. A CPU is busy with one, and
-    XLA's products with a batch axis are slower there than one after the other. A single seed loses
-    its axis: even one of size 1 makes slower code on a CPU.
-    """
-
-    def mapped(*args: Any) -> Any:
-        if len(jax.tree.leaves(args)[0]) == 1:
-            result = function(*jax.tree.map(lambda a: a[0], args))
-            return jax.tree.map(lambda a: a[None], result)
-        if one_by_one:
-            return lax.map(lambda each: function(*each), args)
-        return jax.vmap(function)(*args)
-
-    return mapped
 
 
 def train_step(
@@ -80,7 +60,7 @@ def train_step(
         grads, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
         return grads, sums, carry
 
-    grads, sums, carry = _over_seeds(gradients, one_by_one)(
+    grads, sums, carry = over_members(gradients, one_by_one)(
         state.params, state.rng, state.carry, batch, state.swept
     )
     weight = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)  # (seeds,) examples
@@ -121,33 +101,3 @@ def train_step(
         ),
         best=state.best,
     )
-
-
-def eval_step(
-    params: Any,
-    carry: Any,
-    batch: dict[str, Array],
-    *,
-    objective: Objective,
-    split: str = "batch",
-    one_by_one: bool = False,
-) -> tuple[Sums, Any]:
-    """Metrics of every seed on this device's slice of one batch that all seeds share.
-
-    Args:
-      params: leaves `(seeds, ...)`.
-      carry: leaves `(seeds, local batch, ...)`.
-      batch: leaves `(local batch, ...)`.
-      objective: the loss; it draws nothing here.
-      split: as in `train_step`; where the seeds are split, the batch is whole on every device.
-      one_by_one: as in `train_step`.
-
-    Returns:
-      Sums over the whole batch, each `(seeds,)`, and the carry for the next batch.
-    """
-
-    def one(params: Any, carry: Any) -> tuple[Sums, Any]:
-        return objective.loss({"params": params}, carry, batch, None)[1]
-
-    sums, carry = _over_seeds(one, one_by_one)(params, carry)
-    return lax.psum(sums, AXIS) if split == "batch" else sums, carry

@@ -8,9 +8,10 @@ import signal
 
 from lrd_jax.data import prepare  # noqa: F401  (for $INJECT, like the rest)
 from lrd_jax.reporting.writers import Writers  # noqa: F401
+from lrd_jax.runtime import checkpoints  # noqa: F401
+from lrd_jax.runtime.checkpoints import Checkpoints  # noqa: F401
 from lrd_jax.training import loop  # noqa: F401
-from lrd_jax.training.checkpoints import Checkpoints  # noqa: F401
-from lrd_jax.training.program import Trainer
+from lrd_jax.training.program import Program
 
 
 def before(owner, name, act, call=1):
@@ -26,14 +27,14 @@ def before(owner, name, act, call=1):
 
 
 def before_step(name, act, call=1):
-    """The same for a compiled step of the trainer."""
-    build = Trainer.__init__
+    """The same for a compiled step of the program."""
+    build = Program.__init__
 
-    def init(self, config):
-        build(self, config)
-        before(self, name, act, call)
+    def init(self, *parts):
+        build(self, *parts)
+        before(self.evaluate if name == "eval_step" else self, name, act, call)
 
-    Trainer.__init__ = init
+    Program.__init__ = init
 
 
 def send(*signums):
@@ -61,7 +62,7 @@ def fill(path, leave=0):
     return act
 
 
-sigterm, sigint = send(signal.SIGTERM), send(signal.SIGINT)
+sigterm, sigint, kill = send(signal.SIGTERM), send(signal.SIGINT), send(signal.SIGKILL)
 
 if __name__ == "__main__":
     exec(os.environ["INJECT"])

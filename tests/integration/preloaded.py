@@ -12,7 +12,7 @@ import sys
 import traceback
 import warnings
 
-from lrd_jax.evaluation import scores, transfer  # noqa: F401  (what takes long)
+from lrd_jax.evaluation import commands  # noqa: F401  (what takes long)
 from lrd_jax.runtime import devices  # noqa: F401  (what takes long)
 from lrd_jax.training import loop  # noqa: F401  (what takes long)
 

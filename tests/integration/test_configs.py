@@ -26,7 +26,7 @@ from lrd_jax.data.builders import IMAGES
 from lrd_jax.data.builders.synthetic import LrdAdding, LrdCopy, draw_symbols, draw_terms, stream
 from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
 from lrd_jax.errors import UserError
-from lrd_jax.evaluation import scores, transfer
+from lrd_jax.evaluation import commands, transfer
 from lrd_jax.objectives import make_objective
 from lrd_jax.training import loop
 from lrd_jax.training.optimizer import make_optimizer
@@ -342,7 +342,7 @@ def test_trains_saves_resumes_evaluates(small_data, tmp_path, capsys, spec):
     assert result["steps"] == result["num_steps"] == 3
     assert [record["step"] for record in lines(workdir, "train")] == [1, 2, 3]
     assert all(np.isfinite(record["loss"]) for record in lines(workdir, "train"))
-    again = scores.evaluate(workdir, {"eval.split": "test"})
+    again = commands.evaluate(workdir, {"eval.split": "test"})
     for name, value in result["test"].items():
         assert again["seeds"][0]["test"][name] == pytest.approx(value, rel=1e-6)
     assert json.loads((workdir / "result.json").read_text()) == result
@@ -359,7 +359,7 @@ def test_copying_shows_its_baseline_and_transfers(small_data, tmp_path, capsys):
     assert f"baseline  loss {loss:.4f}, accuracy 12.50 %" in out.out  # at the start
     assert f"baseline loss {loss:.4g}" in out.err  # beside the loss
 
-    written = transfer.evaluate(workdir, {"eval.delays": (30, 20)})
+    written = commands.evaluate(workdir, {"eval.delays": (30, 20)})
     table = capsys.readouterr().out.splitlines()
     assert table[0].split() == ["delay", "accuracy", "loss", "baseline", "loss"]
     assert [row.split()[0] for row in table[1:3]] == ["30", "20"]
@@ -371,7 +371,7 @@ def test_copying_shows_its_baseline_and_transfers(small_data, tmp_path, capsys):
     assert same["test"]["loss"] == pytest.approx(result["test"]["loss"], rel=1e-5)
     assert other["test"]["loss"] != same["test"]["loss"]
     with pytest.raises(UserError, match=r"eval.delays=\(20, 0\) must be whole numbers"):
-        transfer.evaluate(workdir, {"eval.delays": (20, 0)})
+        commands.evaluate(workdir, {"eval.delays": (20, 0)})
 
 
 def test_a_transfer_takes_no_more_memory_than_training(small_data):

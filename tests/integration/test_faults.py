@@ -1,8 +1,10 @@
 """Faults around a run: signals at awkward instants, full and read-only disks; how each ends."""
 
+import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -43,8 +45,8 @@ def whole(program, tmp_path_factory):
 # the step whose checkpoint is there, None where the run had nothing to save yet.
 SIGNALS = [
     # instant, code, status, step saved
-    ("building", 'before(Trainer, "init", sigterm)', 143, None),
-    ("building, Ctrl-C", 'before(Trainer, "init", sigint)', 130, None),
+    ("building", 'before(Program, "init", sigterm)', 143, None),
+    ("building, Ctrl-C", 'before(Program, "init", sigint)', 130, None),
     ("compiling", 'before_step("train_step", sigterm)', 143, 1),
     ("a long logging interval", 'before_step("train_step", sigint, 8)', 130, 8),
     ("evaluating", 'before_step("eval_step", sigterm, 8)', 143, 20),
@@ -73,6 +75,44 @@ def test_a_signal_ends_a_run_that_goes_on(program, whole, tmp_path, instant, cod
         assert not any((r["step"], r["split"]) == (step, "valid") for r in lines)
     program.train(tmp_path)
     assert outcome(tmp_path) == outcome(whole)
+
+
+# A step is saved again after a signal in its evaluation; what a kill interrupts then.
+REPLACING = {
+    "setting aside": 'before(Checkpoints, "_replace", kill)',
+    "writing": 'before(checkpoints.ocp.CheckpointManager, "reload", kill)',
+    "removing": 'before(checkpoints, "_remove", kill)',
+}
+
+
+@pytest.mark.parametrize(
+    ("instant", "batch"),
+    [
+        pytest.param(instant, batch, marks=() if instant == "writing" else pytest.mark.slow)
+        for instant in REPLACING
+        for batch in (3, 13)  # of the evaluation after the only checkpoint, and after the last step
+    ],
+)
+def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(
+    program, whole, tmp_path, instant, batch
+):
+    status, err = inject(program, f'before_step("eval_step", sigterm, {batch})', tmp_path)
+    assert status == 143, err
+    assert inject(program, REPLACING[instant], tmp_path)[0] == -signal.SIGKILL
+    assert (tmp_path / "checkpoints_replaced").exists() == (instant != "setting aside")
+    if batch == 13:  # there is something to evaluate
+        program.evaluate(tmp_path)
+        shutil.rmtree(tmp_path / "eval")
+    out, err = program.train(tmp_path)
+    assert f"resuming at step {10 if batch == 3 else 30} of 30" in out and "damaged" not in err
+    assert outcome(tmp_path) == outcome(whole)
+    assert not (tmp_path / "checkpoints_replaced").exists()
+    program.evaluate(tmp_path)
+    found, result = (
+        json.loads((tmp_path / name).read_text()) for name in ("eval/test.json", "result.json")
+    )
+    assert found["seeds"][0]["best"] == result["best"]
+    assert found["seeds"][0]["test"] == pytest.approx(result["test"], rel=1e-6)
 
 
 def test_a_signal_while_data_is_prepared_leaves_nothing_that_looks_prepared(program, tmp_path):

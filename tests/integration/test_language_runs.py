@@ -9,7 +9,7 @@ import pytest
 from lrd_jax.config import command_line, record
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import UserError
-from lrd_jax.evaluation import sampling
+from lrd_jax.evaluation import commands
 from lrd_jax.reporting.writers import read_metrics
 from tests.integration.conftest import ROOT, outcome, reached, snapshot, wait_for
 
@@ -88,13 +88,21 @@ def test_what_a_person_sees(whole):
     assert set(vocabulary.symbols) == set(LINES)
 
 
+def test_evaluation_with_another_number_of_streams(program, workdir):
+    program.run(*evaluate(workdir, "data.batch_size=3"))
+    (seed,) = json.loads((workdir / "eval" / "test.json").read_text())["seeds"]
+    result = json.loads((workdir / "result.json").read_text())
+    assert seed["best"] == result["seeds"][0]["best"]
+    assert seed["test"]["loss"] == pytest.approx(result["test"]["loss"], rel=0.05)
+
+
 def test_sampling(program, workdir, capsys):
     before = snapshot(workdir)
 
     def sample(**options):
         options = {"sample_tokens": 80, "prompt": "the qu"} | options
         overrides = {f"eval.{key}": value for key, value in options.items()}
-        text = sampling.sample(workdir, overrides | {"data.text_dir": "needed no more"})
+        text = commands.evaluate(workdir, overrides | {"data.text_dir": "needed no more"})
         assert (workdir / "eval" / "sample.txt").read_text() == text + "\n"
         assert capsys.readouterr().out.startswith(text + "\n")
         assert len(text) == 6 + 80 and text.startswith("the qu") and set(text) <= set(LINES)
@@ -130,7 +138,7 @@ def test_sampling_is_for_language_models(tmp_path):
     config = command_line.load_config(f"{ROOT}/configs/urlstm_pdigits.py:quick")
     (tmp_path / "config.json").write_text(record.to_json(config))
     with pytest.raises(UserError, match=r"is for trained language models.*data.name=digits"):
-        sampling.sample(tmp_path, {"eval.sample_tokens": 5})
+        commands.evaluate(tmp_path, {"eval.sample_tokens": 5})
 
 
 def test_a_changed_text_is_refused(program, command, workdir, tmp_path):

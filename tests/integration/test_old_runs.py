@@ -4,13 +4,25 @@
 `expected.json` what that commit itself made of the rest, and of an evaluation at step 12.
 """
 
+import hashlib
 import json
 import tarfile
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
-from tests.integration.conftest import without_timing
+from lrd_jax.config import record
+from lrd_jax.config.horizon import run_horizon
+from lrd_jax.data import make_dataset
+from lrd_jax.evaluation.loaded import load
+from lrd_jax.objectives import make_objective
+from lrd_jax.runtime.checkpoints import Checkpoints
+from lrd_jax.runtime.devices import make_mesh
+from lrd_jax.training.program import Program
+from lrd_jax.training.state import join_best, split_best
+from tests.integration.conftest import snapshot, without_timing
 from tests.same_bits import text
 
 ARCHIVES = Path(__file__).with_name("old_runs")
@@ -62,6 +74,50 @@ def old(request, digits_dir, tmp_path):
     config = tmp_path / "config.py"
     config.write_text(CONFIG, encoding="utf-8")
     return workdir, expected, (f"--config={config}:{workdir}", *flags)
+
+
+def digests(tree, path=""):
+    return {
+        path + jax.tree_util.keystr(place): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
+        for place, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def test_an_old_state_is_restored_to_the_bit(old):
+    workdir, _, (_, _, *flags) = old
+    config = record.load_workdir(workdir).copy_and_resolve_references()
+    places = dict(flag.removeprefix("--config.").split("=") for flag in flags)
+    config.update_from_flattened_dict(places)
+    stored = json.loads((workdir / "checkpoints/12/extra/metadata").read_text(encoding="utf-8"))
+    expected = stored["sha256"]
+    assert len(expected) > 20 and "format" not in stored
+    before = snapshot(workdir)
+    # For training: every leaf.
+    dataset = make_dataset(config)
+    objective = make_objective(config, dataset.spec, run_horizon(config, dataset.num_train))
+    program = Program(config, dataset, make_mesh(jax.devices()[:1]), objective)
+    checkpoints = Checkpoints(workdir / "checkpoints", read_only=True)
+    items, extra = checkpoints.restore_latest(split_best(program.template()))
+    checkpoints.close()
+    assert digests(join_best(items)) == expected
+    assert extra == {name: stored[name] for name in ("wall_time_s", "unevaluated")}
+    # For evaluation: the best alone.
+    loaded = load(workdir, config, {})
+    of_best = {path: digest for path, digest in expected.items() if path.startswith(".best")}
+    assert digests(loaded.best, ".best") == of_best
+    stopped = items["state"].first_nonfinite_step
+    assert loaded.stopped == stopped.tolist() == [-1] * config.num_seeds
+    assert snapshot(workdir) == before
+
+
+def test_the_batch_of_an_old_run_may_change(program, old):
+    workdir, expected, flags = old
+    program.run("--mode=eval", *flags[1:], "--config.data.batch_size=3")
+    (path,) = (workdir / "eval").glob("*.json")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for one, other in zip(found["seeds"], expected["eval"], strict=True):
+        # A text is cut into other streams, which start from nothing.
+        assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=0.01)
 
 
 def test_an_old_run_is_evaluated(program, old):

@@ -2,13 +2,21 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 
 import pytest
 
 from lrd_jax.reporting.writers import read_metrics
-from tests.integration.conftest import outcome, reached, snapshot, wait_for, without_timing
+from tests.integration.conftest import (
+    cut_files,
+    outcome,
+    reached,
+    snapshot,
+    wait_for,
+    without_timing,
+)
 
 # 26 steps make an epoch; it is evaluated and saved after each.
 LONG = ("train.num_steps=130", "train.eval_every_steps=0", "train.log_every_steps=1")
@@ -120,9 +128,11 @@ def test_a_signal_saves_first(program, uninterrupted, tmp_path, signum):
 
 def test_a_damaged_newest_checkpoint_costs_a_warning(program, uninterrupted, tmp_path):
     program.train(tmp_path, *LONG, "train.stop_step=78")
-    state = tmp_path / "checkpoints" / "78" / "state"
-    for path in [path for path in state.rglob("*") if path.is_file()]:
-        path.write_bytes(path.read_bytes()[:20])
+    newest = tmp_path / "checkpoints" / "78"
+    cut_files(newest / "state")
+    assert program.evaluate(tmp_path)[1] == ""  # what is evaluated is whole
+    shutil.rmtree(tmp_path / "eval")
+    cut_files(newest / "best")
     before = snapshot(tmp_path / "checkpoints")
     _, err = program.evaluate(tmp_path)  # uses the one before, and moves nothing
     assert err.count("\n") == 1 and "step 78 is damaged" in err

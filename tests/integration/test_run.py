@@ -36,7 +36,8 @@ def test_the_work_directory_holds_what_is_promised(finished):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "30"]
 
     saved = read_json(workdir / "config.json")
-    assert set(saved) == {"config", "versions", "commit"}
+    assert set(saved) == {"config", "made_from", "versions", "commit"}
+    assert saved["made_from"] == {"file": "configs/urlstm_pdigits.py", "argument": "quick"}
     assert saved["config"]["model"]["hidden_size"] == 8
     assert {"python", "jax", "flax", "optax", "orbax", "numpy"} <= set(saved["versions"])
 
@@ -116,6 +117,20 @@ def test_evaluation_repeats_the_result_and_leaves_it_alone(program, workdir):
         for name, value in expected.items():
             assert seed[split][name] == pytest.approx(value, rel=1e-5)
     shutil.rmtree(workdir / "eval")
+    assert snapshot(workdir) == before
+
+
+def test_evaluation_needs_no_config_and_refuses_another_one(program, workdir):
+    result = read_json(workdir / "result.json")
+    # Batches of 7 do not divide over the two devices of the run.
+    program.run("--mode=eval", f"--workdir={workdir}", "--config.data.batch_size=7")
+    (seed,) = read_json(workdir / "eval" / "test.json")["seeds"]
+    assert seed["test"] == pytest.approx(result["test"], rel=1e-5)
+    before = snapshot(workdir)
+    flags = ("--mode=eval", f"--workdir={workdir}")
+    line = program.refuse("--config=configs/hdetach_mnist.py:H11", *flags)
+    assert "was made from configs/urlstm_pdigits.py:quick, not from configs/hdetach_mnist" in line
+    assert "needs the --workdir of a run" in program.refuse("--mode=eval")
     assert snapshot(workdir) == before
 
 

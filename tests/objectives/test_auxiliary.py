@@ -428,22 +428,24 @@ def test_squared_error_and_cross_entropy_are_those_of_their_definitions():
     outputs = np.linspace(-1, 1, B * 4).reshape(B, 4, 1)
     targets = batch["inputs"][:, :4]
     expected = ((outputs - np.asarray(targets) / 255) ** 2).mean((1, 2))
-    np.testing.assert_allclose(objective._cost(jnp.array(outputs), targets), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        objective.outputs.cost(jnp.array(outputs), targets), expected, rtol=1e-5
+    )
 
     objective, *_ = make_case(PIXELS, **{"aux.loss": "ce"})
     np.testing.assert_allclose(
-        objective._cost(jnp.zeros((B, 4, 256)), targets), np.log(256), rtol=1e-6
+        objective.outputs.cost(jnp.zeros((B, 4, 256)), targets), np.log(256), rtol=1e-6
     )
     sure = 50 * jax.nn.one_hot(targets[..., 0], 256)
-    np.testing.assert_allclose(objective._cost(sure, targets), 0, atol=1e-6)
+    np.testing.assert_allclose(objective.outputs.cost(sure, targets), 0, atol=1e-6)
 
     objective, *_ = make_case(TOKENS)  # auto: tokens have a cross-entropy
     np.testing.assert_allclose(
-        objective._cost(jnp.zeros((B, 4, 5)), targets // 52), np.log(5), 1e-6
+        objective.outputs.cost(jnp.zeros((B, 4, 5)), targets // 52), np.log(5), 1e-6
     )
     objective, *_ = make_case(TOKENS, **{"aux.loss": "mse"})
     one_hot = jax.nn.one_hot(targets[..., 0] // 52, 5)
-    np.testing.assert_array_equal(objective._cost(one_hot, targets // 52), 0)
+    np.testing.assert_array_equal(objective.outputs.cost(one_hot, targets // 52), 0)
     with pytest.raises(UserError, match=r"aux\.loss=ce needs whole numbers"):
         make_case(NUMBERS, **{"aux.loss": "ce"})
 

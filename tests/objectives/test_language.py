@@ -12,11 +12,13 @@ from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.text import TextDataset
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation.scorer import Scorer
 from lrd_jax.objectives import make_objective
-from lrd_jax.runtime import devices
+from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.streams import StepContext
-from lrd_jax.training import program as program_module
-from lrd_jax.training.checkpoints import Checkpoints
+from lrd_jax.training.state import join_best, split_best
+from tests.training import harness
+from tests.training.harness import run
 
 SYMBOLS = tuple("abcdefgh\n")
 LENGTH, STREAMS = 5, 8
@@ -52,22 +54,10 @@ def make_case(**overrides):
     return objective, objective.init(jax.random.key(0))
 
 
-def make_trainer(monkeypatch, num_devices=4, **overrides):
+def make_program(num_devices=4, **overrides):
     config = make_config(**overrides)
     data = make_data(config.data.length, config.data.batch_size)
-    mesh = devices.make_mesh(jax.devices()[:num_devices])
-    with monkeypatch.context() as patch:
-        patch.setattr(program_module, "make_mesh", lambda: mesh)
-        patch.setattr(program_module, "make_dataset", lambda _: data)
-        return program_module.Trainer(config)
-
-
-def run(trainer, steps, state=None):
-    state = trainer.init() if state is None else state
-    start = int(state.step)
-    for step in range(start, start + steps):
-        state = trainer.train_step(state, trainer.batch(step))
-    return state
+    return harness.make_program(config, num_devices, data)
 
 
 def batch_of(data, step=0):
@@ -205,13 +195,13 @@ def test_options_that_do_not_fit_are_refused(options, message):
 
 
 @pytest.mark.parametrize("num_devices", [1, 4])
-def test_training_is_what_its_definition_says(monkeypatch, num_devices):
+def test_training_is_what_its_definition_says(num_devices):
     """Two epochs of SGD by hand: per token means, a state that is carried, stopped and reset."""
     options = {"optim__name": "sgd", "optim__learning_rate": 1.0, "optim__clip_norm": 0.0}
-    trainer = make_trainer(monkeypatch, num_devices, **options)
-    assert trainer.horizon.steps_per_epoch == 3
-    objective, data = trainer.objective, trainer.dataset
-    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(trainer.init().params))
+    program = make_program(num_devices, **options)
+    assert program.horizon.steps_per_epoch == 3
+    objective, data = program.objective, program.dataset
+    params = jax.tree.map(lambda leaf: leaf[0], jax.device_get(program.init().params))
     gradient = jax.jit(jax.value_and_grad(lambda *a: reference_loss(objective, *a), has_aux=True))
     carry, total, count = objective.initial_carry(STREAMS), 0.0, 0.0
     for step in range(6):
@@ -221,7 +211,7 @@ def test_training_is_what_its_definition_says(monkeypatch, num_devices):
         params = jax.tree.map(lambda p, g: p - g, params, grads)
         total, count = total + loss * batch["mask"].sum(), count + batch["mask"].sum()
     assert count == 2 * 91  # the last windows of an epoch are not full
-    state = jax.device_get(run(trainer, 6))
+    state = jax.device_get(run(program, 6))
     for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(one[0], other, rtol=1e-4, atol=1e-5)
     for one, other in zip(jax.tree.leaves(state.carry), jax.tree.leaves(carry), strict=True):
@@ -241,10 +231,8 @@ NOISY = {
 }
 
 
-def test_results_do_not_depend_on_the_devices(monkeypatch):
-    states = [
-        jax.device_get(run(make_trainer(monkeypatch, number, **NOISY), 8)) for number in (1, 4)
-    ]
+def test_results_do_not_depend_on_the_devices():
+    states = [jax.device_get(run(make_program(number, **NOISY), 8)) for number in (1, 4)]
     for other in states[1:]:
         for part in ("params", "carry"):
             pairs = zip(
@@ -256,9 +244,9 @@ def test_results_do_not_depend_on_the_devices(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_seed_among_others_equals_its_single_run(monkeypatch):
-    together = jax.device_get(run(make_trainer(monkeypatch, num_seeds=2, **NOISY), 5))
-    alone = jax.device_get(run(make_trainer(monkeypatch, seed=1, **NOISY), 5))
+def test_a_seed_among_others_equals_its_single_run():
+    together = jax.device_get(run(make_program(num_seeds=2, **NOISY), 5))
+    alone = jax.device_get(run(make_program(seed=1, **NOISY), 5))
     for part in ("params", "carry"):
         for one, other in zip(
             jax.tree.leaves(getattr(together, part)),
@@ -268,32 +256,32 @@ def test_a_seed_among_others_equals_its_single_run(monkeypatch):
             np.testing.assert_allclose(one[1], other[0], rtol=1e-4, atol=1e-5)
 
 
-def test_a_state_goes_on_on_another_number_of_devices(monkeypatch, tmp_path):
+def test_a_state_goes_on_on_another_number_of_devices(tmp_path):
     """In the middle of an epoch, where the carry counts."""
-    trainer = make_trainer(monkeypatch, 4, **NOISY)
+    program = make_program(4, **NOISY)
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(4, run(trainer, 4), {})
+    checkpoints.save(4, split_best(run(program, 4)), {})
     checkpoints.wait()
-    again = make_trainer(monkeypatch, 2, **NOISY)
-    restored, _ = checkpoints.restore_latest(again.template())
+    again = make_program(2, **NOISY)
+    restored = join_best(checkpoints.restore_latest(split_best(again.template()))[0])
     checkpoints.close()
     assert any(np.abs(leaf).max() > 0.01 for leaf in jax.tree.leaves(restored.carry))
-    found, whole = jax.device_get((run(again, 3, restored), run(trainer, 7)))
+    found, whole = jax.device_get((run(again, 3, restored), run(program, 7)))
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_evaluation_counts_every_token_whatever_the_batch(monkeypatch):
-    trainer = make_trainer(monkeypatch, 1)
-    objective = trainer.objective
+def test_evaluation_counts_every_token_whatever_the_batch():
+    program = make_program(1)
+    objective = program.objective
     whole_loss = jax.jit(
         lambda p, batch: objective.loss({"params": p}, objective.initial_carry(1), batch, None)[0]
     )
-    params = trainer.init().params
-    tokens = trainer.dataset._splits["valid"]
+    params = program.init().params
+    tokens = program.dataset._splits["valid"]
     for size in (1, 3, 50):
-        trainer.config.eval.batch_size = size
-        found = trainer.evaluate(params, "valid")
+        score = Scorer(objective, program.dataset, program.mesh, num_members=1, batch_size=size)
+        found = score(params, "valid")
         assert set(found) == {"loss", "bits_per_char"}
         assert found["bits_per_char"] == pytest.approx(found["loss"] / np.log(2))
         # By hand: each stream is one sequence, from the state at its start.

@@ -13,9 +13,8 @@ from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.builders.synthetic import stream
 from lrd_jax.data.synthetic import Adding, Copying, SyntheticDataset
 from lrd_jax.objectives import make_objective
-from lrd_jax.runtime import devices
 from lrd_jax.streams import StepContext
-from lrd_jax.training import program as program_module
+from tests.training.harness import make_program, run
 
 TASKS = {
     "hdetach": Copying("hdetach", 4),
@@ -133,24 +132,17 @@ def test_blocking_that_is_off_all_the_time_is_told(caplog, monkeypatch, off, blo
     assert len(caplog.records) == told
 
 
-def train(monkeypatch, task, num_devices, **overrides):
-    config = make_config(**overrides)
-    with monkeypatch.context() as patch:
-        mesh = functools.partial(devices.make_mesh, jax.devices()[:num_devices])
-        patch.setattr(program_module, "make_mesh", mesh)
-        patch.setattr(program_module, "make_dataset", lambda _: make_data(task))
-        trainer = program_module.Trainer(config)
-    state = trainer.init()
-    for step in range(5):
-        state = trainer.train_step(state, trainer.batch(step))
-    return jax.device_get(state.params), trainer.evaluate(state.params, "test")
+def train(task, num_devices, **overrides):
+    program = make_program(make_config(**overrides), num_devices, make_data(task))
+    state = run(program, 5)
+    return jax.device_get(state.params), program.evaluate(state.params, "test")
 
 
 @pytest.mark.parametrize("name", ["hdetach", pytest.param("adding", marks=pytest.mark.slow)])
-def test_seeds_and_devices_agree(monkeypatch, name):
+def test_seeds_and_devices_agree(name):
     task = TASKS[name]
-    together, scores = train(monkeypatch, task, 4, num_seeds=2)
-    alone, score = train(monkeypatch, task, 1, seed=1)
+    together, scores = train(task, 4, num_seeds=2)
+    alone, score = train(task, 1, seed=1)
     pairs = zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True)
     assert max(abs(a[0] - t[1]).max() for a, t in pairs) < 1e-5
     for metric, value in score.items():

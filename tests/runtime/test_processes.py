@@ -90,7 +90,7 @@ def test_without_a_signal_nothing_stops():
 
 
 def test_every_error_has_a_status_and_a_line(monkeypatch):
-    monkeypatch.setattr(processes, "_FAREWELL_S", 0)
+    monkeypatch.setattr(processes, "FAREWELL_S", 0)
     assert processes._account(UserError("bad")) == (2, "bad")
     assert processes._account(RunError("NaN")) == (1, "NaN")
     assert processes._account(KeyboardInterrupt())[0] == 130
@@ -98,7 +98,7 @@ def test_every_error_has_a_status_and_a_line(monkeypatch):
 
 
 def test_a_barrier_that_broke_is_no_full_disk(monkeypatch):
-    monkeypatch.setattr(processes, "_FAREWELL_S", 0)
+    monkeypatch.setattr(processes, "FAREWELL_S", 0)
     try:
         try:
             try:

@@ -1,16 +1,16 @@
 """A small run whose devices, data and objective a test chooses."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lrd_jax.config import defaults
+from lrd_jax.config.horizon import run_horizon
 from lrd_jax.data.pipeline import ArrayDataset
 from lrd_jax.data.spec import DataSpec
+from lrd_jax.objectives import make_objective
 from lrd_jax.runtime import devices
-from lrd_jax.training import program as program_module
+from lrd_jax.training.program import Program
 
 SPEC = DataSpec("classify", length=20, features=2, classes=4)
 SIZES = {"train": 52, "valid": 13, "test": 11}
@@ -55,24 +55,21 @@ class RandomData(ArrayDataset):
         return {name: value[rows] for name, value in batch.items()}
 
 
-def make_trainer(monkeypatch, config, num_devices=4, dataset=None, objective=None):
-    """The real `Trainer` on the first devices, with other data, and another objective if given."""
+def make_program(config, num_devices=4, dataset=None, objective=None):
+    """The real `Program` on the first devices, with random data, and another objective if given."""
     dataset = dataset or RandomData(config.data.batch_size)
-    mesh = functools.partial(devices.make_mesh, jax.devices()[:num_devices])
-    with monkeypatch.context() as patch:
-        patch.setattr(program_module, "make_mesh", mesh)
-        patch.setattr(program_module, "make_dataset", lambda _: dataset)
-        if objective is not None:
-            patch.setattr(program_module, "make_objective", lambda *_: objective)
-        return program_module.Trainer(config)
+    horizon = run_horizon(config, dataset.num_train)
+    objective = objective or make_objective(config, dataset.spec, horizon)
+    mesh = devices.make_mesh(jax.devices()[:num_devices])
+    return Program(config, dataset, mesh, objective)
 
 
-def run(trainer, steps, state=None):
+def run(program, steps, state=None):
     """The state after some more steps."""
-    state = trainer.init() if state is None else state
+    state = program.init() if state is None else state
     start = int(state.step)
     for step in range(start, start + steps):
-        state = trainer.train_step(state, trainer.batch(step))
+        state = program.train_step(state, program.batch(step))
     return state
 
 

@@ -1,4 +1,4 @@
-"""What a `Trainer` does otherwise where its devices are GPUs, on CPU devices that pass for them."""
+"""What a `Program` does otherwise where its devices are GPUs, on CPU devices that pass for them."""
 
 import math
 import types
@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import scorer
 from lrd_jax.training import program as program_module
-from tests.training.harness import SIZES, RandomData, Stream, make_config, make_trainer
+from tests.training.harness import SIZES, RandomData, Stream, make_config, make_program
 
 
 def evaluated(monkeypatch, on_gpu, objective=None, **overrides):
     """Metrics of the test split, and the size of the batches they were computed in."""
-    monkeypatch.setattr(program_module, "prefers_loops", lambda _: not on_gpu)
+    monkeypatch.setattr(scorer, "prefers_loops", lambda _: not on_gpu)
     config = make_config(data__batch_size=4, **overrides)
     dataset, sizes = RandomData(4), []
     batches = dataset.eval_batches
@@ -23,8 +24,8 @@ def evaluated(monkeypatch, on_gpu, objective=None, **overrides):
         return batches(split, size, rows)
 
     dataset.eval_batches = recorded
-    trainer = make_trainer(monkeypatch, config, 2, dataset, objective)
-    return trainer.evaluate(trainer.init().params, "test"), sizes
+    program = make_program(config, 2, dataset, objective)
+    return program.evaluate(program.init().params, "test"), sizes
 
 
 def test_a_gpu_evaluates_many_sequences_at_a_time(monkeypatch):
@@ -37,7 +38,7 @@ def test_a_gpu_evaluates_many_sequences_at_a_time(monkeypatch):
 
 
 def test_all_members_together_are_so_many(monkeypatch):
-    monkeypatch.setattr(program_module, "_SEQUENCES_ON_GPU", 18)
+    monkeypatch.setattr(scorer, "_SEQUENCES_ON_GPU", 18)
     assert evaluated(monkeypatch, on_gpu=True, num_seeds=3)[1] == [6]
     assert evaluated(monkeypatch, on_gpu=True, num_seeds=6)[1] == [4]  # as in training
 

@@ -15,7 +15,7 @@ from tests.training.harness import (
     assert_identical,
     largest_difference,
     make_config,
-    make_trainer,
+    make_program,
     run,
 )
 
@@ -42,7 +42,7 @@ RANDOM = {
 
 @pytest.fixture(scope="module")
 def trained():
-    """A trainer whose head decays, with the state after 0, 6, 7 and 8 steps."""
+    """A program whose head decays, with the state after 0, 6, 7 and 8 steps."""
     config = make_config(**AUX, optim__name="adamw", optim__weight_decay=0.1)
     traces = []
 
@@ -52,13 +52,13 @@ def trained():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(program_module, "train_step", counted)
-        trainer = make_trainer(patch, config)
-        states, state = {}, trainer.init()
+        program = make_program(config)
+        states, state = {}, program.init()
         for steps in range(10):
             states[steps] = jax.device_get(state)
-            state = run(trainer, 1, state)
+            state = run(program, 1, state)
     assert len(traces) == 1  # neither a moved anchor nor the border of the phases compiles anew
-    return trainer, states
+    return program, states
 
 
 def test_pre_training_leaves_the_head_alone(trained):
@@ -84,36 +84,36 @@ def test_the_head_starts_with_a_fresh_optimizer(trained):
 
 
 def test_the_metrics_of_both_losses_are_logged(trained):
-    trainer, states = trained
+    program, states = trained
     assert {"loss", "accuracy", "aux_loss", "reconstruct_loss", "predict_loss"} < set(
         states[3].sums
     )
     for name in ("loss", "aux_loss"):
         total, count = states[7].sums[name]
         assert np.isfinite(total).all() and count == 7 * 5  # five of eight rows are real
-    found = trainer.evaluate(trainer.init().params, "valid")
-    again = trainer.evaluate(trainer.init().params, "valid")
+    found = program.evaluate(program.init().params, "valid")
+    again = program.evaluate(program.init().params, "valid")
     assert found["aux_loss"] > 0 and found["aux_loss"] == again["aux_loss"]
 
 
 def test_validations_of_pre_training_are_provisional(trained):
-    trainer, states = trained
+    program, states = trained
     state = jax.tree.map(jnp.asarray, states[6])
-    names = trainer.objective.metrics
+    names = program.objective.metrics
 
     def validated(state, step, accuracy):
         valid = {name: jnp.ones(1) * 0.5 for name in names} | {"accuracy": jnp.ones(1) * accuracy}
-        return trainer.update_best(state.replace(step=jnp.int32(step)), valid)
+        return program.update_best(state.replace(step=jnp.int32(step)), valid)
 
     for step, accuracy, best in ((3, 0.9, 3), (6, 0.1, 6), (7, 0.05, 7), (8, 0.01, 8), (9, 0.0, 8)):
         state = validated(state, step, accuracy)
         assert state.best.step == best
 
 
-def test_a_run_without_auxiliary_loss_has_no_pre_training(monkeypatch):
+def test_a_run_without_auxiliary_loss_has_no_pre_training():
     # AUX-14
-    trainer = make_trainer(monkeypatch, make_config(aux__pretrain_epochs=50.0))
-    assert trainer.horizon == Horizon(20, 7, 0)
+    program = make_program(make_config(aux__pretrain_epochs=50.0))
+    assert program.horizon == Horizon(20, 7, 0)
 
 
 def test_the_rate_of_each_phase():
@@ -169,9 +169,9 @@ def test_phases_of_a_horizon():
 @pytest.mark.parametrize(
     "options", [AUX | RANDOM, pytest.param(AUX, marks=pytest.mark.slow)], ids=["random", "plain"]
 )
-def test_devices_and_seeds_agree(monkeypatch, options):
-    together = run(make_trainer(monkeypatch, make_config(**options, num_seeds=2), 4), 12)
-    alone = run(make_trainer(monkeypatch, make_config(**options, seed=1), 1), 12)
+def test_devices_and_seeds_agree(options):
+    together = run(make_program(make_config(**options, num_seeds=2), 4), 12)
+    alone = run(make_program(make_config(**options, seed=1), 1), 12)
     second = jax.tree.map(lambda x: x[1:], jax.device_get(together.params))
     assert largest_difference(second, alone.params) <= 1e-5
     for name in ("loss", "aux_loss"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lrd_jax.training.state import update_best
-from tests.training.harness import make_config, make_trainer
+from tests.training.harness import make_config, make_program
 
 SELECT = ("accuracy", "-loss")
 
@@ -18,8 +18,7 @@ def metrics(accuracy, loss):
 @pytest.fixture(scope="module")
 def fresh():
     """Three seeds before the first step."""
-    with pytest.MonkeyPatch.context() as patch:
-        return make_trainer(patch, make_config(num_seeds=3)).init()
+    return make_program(make_config(num_seeds=3)).init()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.training.harness import (
     assert_identical,
     largest_difference,
     make_config,
-    make_trainer,
+    make_program,
     run,
 )
 
@@ -30,9 +30,9 @@ RANDOM = {"model__num_layers": 2, "model__dropout": 0.3, "detach__p_block": 0.5}
 
 
 @pytest.mark.parametrize("scope", ["batch", "example"])
-def test_one_two_and_four_devices_agree(monkeypatch, scope):
+def test_one_two_and_four_devices_agree(scope):
     config = make_config(**RANDOM, detach__scope=scope)
-    one, two, four = (run(make_trainer(monkeypatch, config, n), 20) for n in (1, 2, 4))
+    one, two, four = (run(make_program(config, n), 20) for n in (1, 2, 4))
     assert largest_difference(one.params, two.params) <= 1e-5
     assert largest_difference(one.params, four.params) <= 1e-5
     for name, (total, count) in four.sums.items():
@@ -42,8 +42,8 @@ def test_one_two_and_four_devices_agree(monkeypatch, scope):
     np.testing.assert_array_equal(four.sums["loss"][1], 20 * 5)
 
 
-def test_every_device_holds_the_same_state(monkeypatch):
-    state = run(make_trainer(monkeypatch, make_config(**RANDOM)), 5)
+def test_every_device_holds_the_same_state():
+    state = run(make_program(make_config(**RANDOM)), 5)
     for leaf in jax.tree.leaves(state):
         shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
         assert len(shards) == 4
@@ -61,9 +61,9 @@ def test_the_step_also_runs_under_pmap(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(program_module, "train_step", keep)
-        trainer = make_trainer(patch, config)
-        start = jax.device_get(trainer.init())
-        expected = run(trainer, 5)
+        program = make_program(config)
+        start = jax.device_get(program.init())
+        expected = run(program, 5)
 
     def step(state, batch):
         return train_step(state, batch, **kept)
@@ -71,7 +71,7 @@ def test_the_step_also_runs_under_pmap(monkeypatch):
     mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
     state = start
     for number in range(5):
-        batch = jax.device_get(trainer.batch(number))  # (seeds, batch, ...)
+        batch = jax.device_get(program.batch(number))  # (seeds, batch, ...)
         split = jax.tree.map(lambda x: np.stack(np.split(x, 4, axis=1)), batch)
         state = mapped(state, split)
     assert largest_difference(expected.params, state.params) <= 1e-7
@@ -87,10 +87,10 @@ def test_the_step_is_traced_once(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(program_module, "train_step", counted)
-        trainer = make_trainer(patch, make_config())
-        state = run(trainer, 3)
+        program = make_program(make_config())
+        state = run(program, 3)
         run(
-            trainer, 3, trainer.update_best(state, dict.fromkeys(("loss", "accuracy"), jnp.ones(1)))
+            program, 3, program.update_best(state, dict.fromkeys(("loss", "accuracy"), jnp.ones(1)))
         )
     assert len(traces) == 1
 
@@ -137,32 +137,32 @@ def elements(result_type):
     return sum(int(np.prod([int(n) for n in shape.split(",") if n])) for shape in shapes)
 
 
-def compiled(trainer):
-    return trainer.train_step.lower(trainer.init(), trainer.batch(0)).compile().as_text()
+def compiled(program):
+    return program.train_step.lower(program.init(), program.batch(0)).compile().as_text()
 
 
 @pytest.mark.parametrize("backend", ["fused", "scan"])
-def test_one_gradient_all_reduce_and_none_inside_a_loop(monkeypatch, backend):
-    trainer = make_trainer(monkeypatch, make_config(**RANDOM, model__backend=backend))
-    outside, inside = collectives(compiled(trainer))
+def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
+    program = make_program(make_config(**RANDOM, model__backend=backend))
+    outside, inside = collectives(compiled(program))
     assert inside == []
-    size = sum(leaf.size for leaf in jax.tree.leaves(trainer.template().params))
+    size = sum(leaf.size for leaf in jax.tree.leaves(program.template().params))
     assert len(outside) == 1
     assert elements(outside[0]) >= size
 
 
-def test_split_seeds_communicate_nothing(monkeypatch):
+def test_split_seeds_communicate_nothing():
     config = make_config(**RANDOM, num_seeds=4, devices__split="seeds")
-    trainer = make_trainer(monkeypatch, config)
-    assert collectives(compiled(trainer)) == ([], [])
-    state, batch = trainer.init(), trainer.batch(0)
-    carry = trainer.objective.initial_carry(8)
+    program = make_program(config)
+    assert collectives(compiled(program)) == ([], [])
+    state, batch = program.init(), program.batch(0)
+    carry = program.objective.initial_carry(8)
     whole = jax.tree.map(lambda x: x[0], batch)
-    evaluation = trainer.eval_step.lower(state.params, carry, whole).compile().as_text()
+    evaluation = program.evaluate.eval_step.lower(state.params, carry, whole).compile().as_text()
     assert collectives(evaluation) == ([], [])
 
 
-def test_the_checker_finds_a_collective_inside_a_loop(monkeypatch):
+def test_the_checker_finds_a_collective_inside_a_loop():
     class Chatty(Mean):
         def loss(self, variables, carry, batch, step):
             def body(total, x):
@@ -172,9 +172,7 @@ def test_the_checker_finds_a_collective_inside_a_loop(monkeypatch):
             total = lax.scan(body, jnp.zeros(len(batch["mask"])), xs)[0].sum()
             return total, ({"loss": (total, batch["mask"].sum())}, carry)
 
-    outside, inside = collectives(
-        compiled(make_trainer(monkeypatch, make_config(), objective=Chatty()))
-    )
+    outside, inside = collectives(compiled(make_program(make_config(), objective=Chatty())))
     assert inside and outside
 
 
@@ -188,10 +186,10 @@ def test_seeds_in_one_program_equal_single_runs(monkeypatch, one_by_one):
     # As on a CPU, and as on a GPU.
     monkeypatch.setattr(program_module, "prefers_loops", lambda _: one_by_one)
     config = make_config(**RANDOM, seed=3, num_seeds=3)
-    trainer = make_trainer(monkeypatch, config)
-    together = run(trainer, 20)
-    batch = trainer.batch(7)
-    alone = make_trainer(monkeypatch, make_config(**RANDOM))
+    program = make_program(config)
+    together = run(program, 20)
+    batch = program.batch(7)
+    alone = make_program(make_config(**RANDOM))
     for index in range(3):
         alone.members = [Member(3 + index, {})]  # compiled once for all three
         assert_identical(
@@ -204,13 +202,13 @@ def test_seeds_in_one_program_equal_single_runs(monkeypatch, one_by_one):
     assert largest_difference(first, second) > 1e-2
 
 
-def test_a_seed_with_nan_is_frozen_alone(monkeypatch):
+def test_a_seed_with_nan_is_frozen_alone():
     config = make_config(num_seeds=3)
-    healthy = run(make_trainer(monkeypatch, config), 10)
-    trainer = make_trainer(monkeypatch, config, dataset=RandomData(poison=(1, 4)))
-    before = run(trainer, 4)
+    healthy = run(make_program(config), 10)
+    program = make_program(config, dataset=RandomData(poison=(1, 4)))
+    before = run(program, 4)
     kept = jax.device_get((before.params, before.opt_state))
-    state = run(trainer, 6, before)
+    state = run(program, 6, before)
     np.testing.assert_array_equal(state.first_nonfinite_step, [-1, 5, -1])
     assert int(state.step) == 10
     for now, then in zip(
@@ -226,11 +224,10 @@ def test_a_seed_with_nan_is_frozen_alone(monkeypatch):
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.sums)))
 
 
-def test_blocking_changes_neither_batches_nor_initialisation(monkeypatch):
+def test_blocking_changes_neither_batches_nor_initialisation():
     # ORC-16
     plain, blocked = (
-        make_trainer(monkeypatch, make_config(model__cell="lstm", detach__p_block=p), 1)
-        for p in (0.0, 0.5)
+        make_program(make_config(model__cell="lstm", detach__p_block=p), 1) for p in (0.0, 0.5)
     )
     assert_identical(plain.init().params, blocked.init().params)
     for step in (0, 6, 7):
@@ -243,30 +240,28 @@ def test_blocking_changes_neither_batches_nor_initialisation(monkeypatch):
 
 @pytest.mark.parametrize("num_devices", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [1, 5, 13, 64])
-def test_evaluation_counts_every_example_once(monkeypatch, num_devices, batch_size):
+def test_evaluation_counts_every_example_once(num_devices, batch_size):
     config = make_config(eval__batch_size=batch_size, num_seeds=2)
     data = RandomData()
-    trainer = make_trainer(monkeypatch, config, num_devices, data, objective=Mean())
+    program = make_program(config, num_devices, data, objective=Mean())
     for split, (inputs, _) in data._splits.items():
-        found = trainer.evaluate(trainer.init().params, split)["loss"]
+        found = program.evaluate(program.init().params, split)["loss"]
         np.testing.assert_allclose(found, inputs[:, 0, 0].mean(dtype=np.float64), rtol=1e-6)
         assert found.shape == (2,)
 
 
-def test_evaluation_of_10000_in_batches_of_128(monkeypatch):
+def test_evaluation_of_10000_in_batches_of_128():
     # ORC-29: 78 full batches would hold only 9984.
     numbers = np.arange(10000, dtype=np.float32).reshape(-1, 1, 1)
     data = RandomData()
     data._splits["test"] = numbers, np.zeros(10000, np.int32)
-    trainer = make_trainer(
-        monkeypatch, make_config(eval__batch_size=128), dataset=data, objective=Mean()
-    )
-    assert trainer.evaluate(trainer.init().params, "test")["loss"] == [4999.5]
+    program = make_program(make_config(eval__batch_size=128), dataset=data, objective=Mean())
+    assert program.evaluate(program.init().params, "test")["loss"] == [4999.5]
 
 
-def test_state_specs_cover_the_state(monkeypatch):
-    trainer = make_trainer(monkeypatch, make_config())
-    state, template = trainer.init(), trainer.template()
+def test_state_specs_cover_the_state():
+    program = make_program(make_config())
+    state, template = program.init(), program.template()
     assert jax.tree.structure(state) == jax.tree.structure(template)
     for leaf, wanted in zip(jax.tree.leaves(state), jax.tree.leaves(template), strict=True):
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)

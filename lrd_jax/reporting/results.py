@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy as np
 from lrd_jax.config.members import Member
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.reporting.statistics import by_value, over_seeds
-from lrd_jax.training.state import TrainState
 
 
 def seed_results(
-    trained: TrainState,
+    best: Any,
+    stopped: Sequence[int],
     split: str,
     values: dict[str, np.ndarray],
     members: Sequence[Member],
@@ -27,13 +27,14 @@ def seed_results(
     which step, and has nulls where it was never validated.
 
     Args:
-      trained: the state, on the host.
+      best: step and validation metrics of each (`evaluation.best.Best`), on the host.
+      stopped: the step of the NaN of each, -1 if none.
       split: name of the split that `values` are of.
       values: its metrics, name -> `(seeds,)`.
       members: who stands where on the leading axis.
       spec: says which metrics are made of others.
     """
-    best, each = trained.best, []
+    each = []
     best_valid = spec.with_rescaled(best.valid)
     for i, member in enumerate(members):
         valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best_valid, values))
@@ -43,7 +44,7 @@ def seed_results(
         if member.swept:
             entry["sweep"] = member.swept
         entry |= {"best": {"step": int(best.step[i]), "valid": valid}, split: tested}
-        if (bad := int(trained.first_nonfinite_step[i])) >= 0:
+        if (bad := int(stopped[i])) >= 0:
             entry["first_nonfinite_step"] = bad
         each.append(entry)
     return each
@@ -62,7 +63,7 @@ def run_result(each: list[dict[str, Any]], select: Sequence[str]) -> dict[str, A
       `by_value` holds the same of every value.
     """
     values = [_over_seeds(swept, runs) for swept, runs in by_value(each)]
-    best = max(values, key=lambda value: _rank(value["best"]["valid"], select))
+    best = max(values, key=lambda value: rank(value["best"]["valid"], select))
     return best | ({"by_value": values} if "sweep" in best else {}) | {"seeds": each}
 
 
@@ -82,8 +83,8 @@ def _over_seeds(swept: dict[str, float], runs: list[dict[str, Any]]) -> dict[str
     return result
 
 
-def _rank(valid: dict[str, float | None], select: Sequence[str]) -> tuple[float, ...]:
-    """Comparable, more is better; a metric that no seed has ranks last."""
+def rank(valid: Mapping[str, float | None], select: Sequence[str]) -> tuple[float, ...]:
+    """Makes validation metrics comparable: more is better; a metric that no seed has ranks last."""
 
     def of(name: str) -> float:
         value = valid[name.removeprefix("-")]
@@ -92,3 +93,12 @@ def _rank(valid: dict[str, float | None], select: Sequence[str]) -> tuple[float,
         return -value if name.startswith("-") else value
 
     return tuple(of(name) for name in select)
+
+
+def strict(values: Any) -> Any:
+    """Returns JSON values with None for each number that JSON has not: NaN and the infinities."""
+    if isinstance(values, Mapping):
+        return {key: strict(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [strict(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values

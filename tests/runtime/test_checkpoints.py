@@ -1,6 +1,7 @@
 """Saving, restoring, and what happens to damaged checkpoints."""
 
 import gc
+import json
 import logging
 import shutil
 
@@ -10,7 +11,8 @@ import numpy as np
 import pytest
 
 from lrd_jax.errors import RunError, UserError
-from lrd_jax.training.checkpoints import Checkpoints
+from lrd_jax.runtime import checkpoints as module
+from lrd_jax.runtime.checkpoints import Checkpoints
 from tests.training.harness import assert_identical
 
 # Reading a damaged checkpoint, Orbax leaves coroutines behind that nobody waits for.
@@ -47,7 +49,7 @@ def folder(tmp_path):
     """Checkpoints of steps 10 and 20."""
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     for step in (10, 20):
-        checkpoints.save(step, make_state(step), {"wall_time_s": step / 3})
+        checkpoints.save(step, {"state": make_state(step)}, {"wall_time_s": step / 3})
     checkpoints.close()
     return tmp_path / "checkpoints"
 
@@ -55,7 +57,8 @@ def folder(tmp_path):
 def restore(folder, read_only=False):
     checkpoints = Checkpoints(folder, read_only=read_only)
     try:
-        return checkpoints.restore_latest(template())
+        restored = checkpoints.restore_latest({"state": template()})
+        return restored and (restored[0]["state"], restored[1])
     finally:
         checkpoints.close()
 
@@ -104,10 +107,10 @@ DAMAGES = [flip_a_byte, cut_short, fill_with_garbage, lose_the_state, lose_the_d
 def test_round_trip_is_exact_and_the_newest_two_are_kept(folder):
     checkpoints = Checkpoints(folder)
     assert checkpoints.steps() == [10, 20]
-    state, extra = checkpoints.restore_latest(template())
-    assert_identical(state, make_state(20))
+    items, extra = checkpoints.restore_latest({"state": template()})
+    assert_identical(items["state"], make_state(20))
     assert extra == {"wall_time_s": 20 / 3}
-    checkpoints.save(25, make_state(25), {})
+    checkpoints.save(25, {"state": make_state(25)}, {})
     checkpoints.wait()
     assert checkpoints.steps() == [20, 25]
     checkpoints.close()
@@ -141,7 +144,7 @@ def test_what_was_moved_aside_is_never_overwritten(folder):
     for number in range(2):
         checkpoints = Checkpoints(folder)
         if number:
-            checkpoints.save(20, make_state(20), {})
+            checkpoints.save(20, {"state": make_state(20)}, {})
         checkpoints.close()
         flip_a_byte(folder / "20")
         assert_identical(restore(folder)[0], make_state(10))
@@ -199,13 +202,113 @@ def test_whatever_file_is_harmed_a_true_state_comes_back(folder, tmp_path, harm)
 
 def test_a_step_that_is_there_is_replaced(folder):
     checkpoints = Checkpoints(folder)
-    checkpoints.save(20, make_state(21), {"wall_time_s": 1})
+    checkpoints.save(20, {"state": make_state(21)}, {"wall_time_s": 1})
     checkpoints.wait()
     assert checkpoints.steps() == [10, 20]
     checkpoints.close()
     state, extra = restore(folder)
     assert_identical(state, make_state(21))
     assert extra == {"wall_time_s": 1}
+
+
+# ---- Saving a step again -------------------------------------------------------------------------
+
+
+def save_again(folder, step, copies):
+    """Replaces a step; keeps copies of what a kill would leave between each two of its parts."""
+    checkpoints = Checkpoints(folder)
+    with pytest.MonkeyPatch.context() as patch:
+
+        def copy_before(owner, name, instant):
+            original = getattr(owner, name)
+
+            def function(*args, **kwargs):
+                shutil.copytree(folder.parent, copies / instant, dirs_exist_ok=True)
+                return original(*args, **kwargs)
+
+            patch.setattr(owner, name, function)
+
+        copy_before(checkpoints, "_replace", "before it is set aside")
+        copy_before(checkpoints._manager, "reload", "set aside")
+        copy_before(module, "_remove", "written")
+        checkpoints.save(step, {"state": make_state(step + 1)}, {"wall_time_s": 1})
+        checkpoints.close()
+    half = shutil.copytree(copies / "written", copies / "half written") / folder.name
+    (half / str(step)).rename(half / f"{step}.orbax-checkpoint-tmp")
+    return {path.name: path / folder.name for path in copies.iterdir()}
+
+
+@pytest.mark.parametrize("only", [False, True])
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_kill_while_a_step_is_replaced_leaves_the_old_or_the_new(
+    folder, tmp_path, only, read_only, caplog
+):
+    if only:
+        shutil.rmtree(folder / "10")
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "run").mkdir()
+    folder = folder.rename(tmp_path / "run" / "checkpoints")
+    left = save_again(folder, 20, tmp_path / "copies")
+    assert len(left) == 4
+    with caplog.at_level(logging.WARNING, logger="lrd_jax"):
+        for instant, copy in left.items():
+            before = contents(copy.parent)
+            state, _ = restore(copy, read_only)
+            assert_identical(state, make_state(21 if instant == "written" else 20))
+            names = {path.name for path in copy.parent.iterdir()}
+            if read_only:
+                assert contents(copy.parent) == before
+            else:
+                assert names == {"checkpoints"}
+                assert sorted(p.name for p in copy.iterdir()) == (["20"] if only else ["10", "20"])
+    assert not [r for r in caplog.records if r.name.startswith("lrd_jax")]
+    assert {path.name for path in folder.parent.iterdir()} == {"checkpoints"}
+    assert_identical(restore(folder)[0], make_state(21))
+
+
+def test_what_was_replaced_stands_in_for_a_damaged_successor(folder, tmp_path, caplog):
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "run").mkdir()
+    folder = folder.rename(tmp_path / "run" / "checkpoints")
+    copy = save_again(folder, 20, tmp_path / "copies")["written"]
+    flip_a_byte(copy / "20")
+    with caplog.at_level(logging.WARNING, logger="lrd_jax"):
+        assert_identical(restore(copy)[0], make_state(20))
+    (message,) = [r.message for r in caplog.records if r.name.startswith("lrd_jax")]
+    assert "step 20 is damaged" in message and "the one that it replaced is used" in message
+    names = {path.name for path in copy.parent.iterdir()}
+    assert names == {"checkpoints", "checkpoints_damaged"}
+    assert_identical(restore(copy)[0], make_state(20))
+
+
+# ---- Items ---------------------------------------------------------------------------------------
+
+
+def test_an_item_is_restored_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    items = {"state": make_state(1), "best": {"params": jnp.arange(3.0)}}
+    checkpoints.save(1, items, {"kept": 1})
+    checkpoints.close()
+    for path in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"garbage")
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+    wanted = {"best": {"params": jax.ShapeDtypeStruct((3,), jnp.float32, sharding=sharding)}}
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    found, extra = checkpoints.restore_latest(wanted)
+    checkpoints.close()
+    assert extra == {"kept": 1} and list(found) == ["best"]
+    assert_identical(found["best"], items["best"])
+    assert found["best"]["params"].devices() == {jax.devices()[1]}
+
+
+def test_a_later_format_is_refused(folder):
+    path = folder / "20" / "extra" / "metadata"
+    extra = json.loads(path.read_text())
+    assert extra["format"] == 2
+    path.write_text(json.dumps(extra | {"format": 3}))
+    with pytest.raises(UserError, match=r"have format 3, .* this one reads up to 2"):
+        restore(folder)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -229,7 +332,7 @@ def test_another_model_is_no_damage(folder, change):
     before = contents(folder)
     checkpoints = Checkpoints(folder)
     with pytest.raises(UserError, match=r"do not fit: .*(kernel|new)"):
-        checkpoints.restore_latest(wanted)
+        checkpoints.restore_latest({"state": wanted})
     checkpoints.close()
     assert contents(folder) == before
 
@@ -241,14 +344,14 @@ def test_the_next_step_may_reuse_the_buffers_of_a_state_being_saved(tmp_path):
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
     )
-    checkpoints.save(1, state, {})
+    checkpoints.save(1, {"state": state}, {})
     for _ in range(20):
         state = advance(state)
     jax.block_until_ready(state)
-    restored, _ = checkpoints.restore_latest(shapes)
+    items, _ = checkpoints.restore_latest({"state": shapes})
     checkpoints.close()
-    assert {leaf.max().item() for leaf in jax.tree.leaves(restored["params"])} == {0.0}
-    assert restored["step"] == 1
+    assert {leaf.max().item() for leaf in jax.tree.leaves(items["state"]["params"])} == {0.0}
+    assert items["state"]["step"] == 1
 
 
 def test_a_failing_disk_is_one_line(tmp_path, monkeypatch):
@@ -259,7 +362,7 @@ def test_a_failing_disk_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoints._manager, "save", refuse)
     with pytest.raises(RunError, match="No space left on device") as caught:
-        checkpoints.save(1, make_state(1), {})
+        checkpoints.save(1, {"state": make_state(1)}, {})
     assert "\n" not in str(caught.value)
     checkpoints.close()
 
@@ -272,6 +375,6 @@ def test_a_full_disk_is_noticed_before_anything_is_written(folder, monkeypatch):
     usage = shutil.disk_usage(folder)._replace(free=free)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(RunError, match=f"bytes wanted, {free:,} bytes free"):
-        checkpoints.save(30, state, {})
+        checkpoints.save(30, {"state": state}, {})
     checkpoints.close()
     assert contents(folder) == before

@@ -74,6 +74,14 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
+def write_json(path: Path, values: Any) -> None:
+    """Writes a JSON file as `write_atomically` does; ValueError where it holds NaN, JSON has none.
+
+    `results.strict` makes it None.
+    """
+    write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
 def keep_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
     """Writes the vocabulary of a run that has one; a run that goes on must have the same text.
 

@@ -1,0 +1,67 @@
+"""Which file and row a work directory was made from."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from lrd_jax.config.command_line import load_config
+from lrd_jax.config.record import flatten
+from lrd_jax.errors import UserError
+
+
+def made_from(spec: str) -> dict[str, Any]:
+    """Returns what `config.json` says of it; empty where no file was named.
+
+    Args:
+      spec: the value of `--config`, "FILE.py" or "FILE.py:ARGUMENT".
+    """
+    if not spec:
+        return {}
+    name, _, argument = spec.partition(":")
+    # With its folder, but not where that is: the checkout may be moved, or another one be used.
+    file = "/".join(pathlib.Path(name).resolve().parts[-2:])
+    return {"made_from": {"file": file, "argument": argument}}
+
+
+def check_made_from(workdir: str | os.PathLike[str], spec: str) -> None:
+    """Refuses a file or row that a work directory was not made from.
+
+    Values may differ: runs are trained with changes on the command line, and `quick` is one. A
+    directory of before this was recorded takes any.
+
+    Args:
+      workdir: holds a whole `config.json`.
+      spec: as in `made_from`.
+
+    Raises:
+      UserError: it is another file, or another row.
+    """
+    known = json.loads(pathlib.Path(workdir, "config.json").read_bytes()).get("made_from")
+    if not spec or known is None:
+        return
+    now = made_from(spec)["made_from"]
+    if known["file"] == now["file"] and _same_row(spec, known["argument"], now["argument"]):
+        return
+    old = ":".join(filter(None, (known["file"], known["argument"])))
+    raise UserError(
+        f"the run in {os.fspath(workdir)} was made from {old}, not from {spec}: leave out --config,"
+        " or give the --workdir of a run of that"
+    )
+
+
+def _same_row(spec: str, *arguments: str) -> bool:
+    """Whether two arguments of a config file name one row, which may have several names."""
+    rows = [
+        ",".join(word for word in argument.split(",") if word != "quick") for argument in arguments
+    ]
+    if rows[0] == rows[1]:
+        return True
+    file = spec.partition(":")[0]
+    try:
+        one, other = (flatten(load_config(f"{file}:{row}" if row else file)) for row in rows)
+    except UserError:  # the file has no such row
+        return False
+    return one == other

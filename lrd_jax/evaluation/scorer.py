@@ -1,0 +1,152 @@
+"""Metrics over a whole split: the one loop over evaluation batches, also of training."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+
+from lrd_jax.arrays import Array
+from lrd_jax.data.spec import Dataset
+from lrd_jax.objectives.base import Objective, Sums
+from lrd_jax.runtime.devices import (
+    AXIS,
+    data_parallel,
+    local_rows,
+    over_members,
+    place,
+    prefers_loops,
+)
+
+_BATCHES_AHEAD = 2  # evaluation batches that wait for the devices
+_SEQUENCES_ON_GPU = 2000  # that are evaluated at a time, of all members together
+Metrics = dict[str, np.ndarray]  # name -> one value per member
+
+
+def eval_batch_size(config: Any, objective: Objective, mesh: Mesh, num_members: int) -> int:
+    """Resolves `eval.batch_size`, of which 0 means to choose.
+
+    A GPU is busy only with many sequences at a time. Where a state goes on from batch to batch the
+    size says where it starts anew, and so what the score is: it does not depend on the device
+    there.
+    """
+    if config.eval.batch_size:
+        return config.eval.batch_size
+    independent = not jax.tree.leaves(objective.initial_carry(1))
+    if prefers_loops(mesh) or not independent:
+        return config.data.batch_size
+    return max(config.data.batch_size, _SEQUENCES_ON_GPU // num_members)
+
+
+class Scorer:
+    """Evaluates all members on any split of a data set; compiled at the first batch."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        dataset: Dataset,
+        mesh: Mesh,
+        *,
+        num_members: int,
+        batch_size: int,
+        split: str = "batch",
+    ) -> None:
+        """Keeps the parts.
+
+        Args:
+          objective: the loss.
+          dataset: source of batches.
+          mesh: the devices; they need not divide anything.
+          num_members: runs side by side.
+          batch_size: examples of a batch, rounded up to a multiple of the devices.
+          split: what the devices share, `batch` or `seeds`; see `train_step`.
+        """
+        self._objective, self._dataset, self._mesh = objective, dataset, mesh
+        self._num_members, self._batch_size, self._split = num_members, batch_size, split
+        # Places of what has leading axes (seeds, batch) and of a batch that all seeds share.
+        by_seeds = split == "seeds"
+        members = P(AXIS) if by_seeds else P()
+        self._carry_spec, self._batch_spec = (
+            (P(AXIS), P()) if by_seeds else (P(None, AXIS), P(AXIS))
+        )
+        one_by_one = num_members > 1 and prefers_loops(mesh)
+        self.eval_step = data_parallel(
+            functools.partial(eval_step, objective=objective, split=split, one_by_one=one_by_one),
+            mesh,
+            in_specs=(members, self._carry_spec, self._batch_spec),
+            out_specs=(members, self._carry_spec),
+            donate=(1,),
+        )
+
+    def __call__(
+        self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
+    ) -> Metrics:
+        """Metrics over a whole split, every example counted once.
+
+        Args:
+          params: leaves `(seeds, ...)`.
+          split: `train`, `valid` or `test`.
+          before_batch: what it raises ends the evaluation.
+
+        Returns:
+          The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
+        """
+        devices = 1 if self._split == "seeds" else self._mesh.size
+        wanted = min(self._batch_size, self._dataset.eval_size(split))  # the rest would be padding
+        size = math.ceil(wanted / devices) * devices
+        rows = slice(None) if self._split == "seeds" else local_rows(size, self._mesh)
+        carry = jax.tree.map(
+            lambda c: np.broadcast_to(c[rows], (self._num_members, *c[rows].shape)),
+            self._objective.initial_carry(size),
+        )
+        carry = place(carry, self._mesh, self._carry_spec)
+        batches = []
+        for batch in self._dataset.eval_batches(split, size, rows):
+            before_batch()
+            placed = place(batch, self._mesh, self._batch_spec)
+            sums, carry = self.eval_step(params, carry, placed)
+            batches.append(sums)
+            # Not far ahead of the devices, or the caller could not end this soon.
+            jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
+        # Summed on the host in float64: a float32 sum over a large split would lose digits.
+        parts = jax.device_get(batches)
+        totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
+        means = {name: total / count for name, (total, count) in totals.items()}
+        return self._dataset.spec.with_rescaled(means)
+
+
+def eval_step(
+    params: Any,
+    carry: Any,
+    batch: dict[str, Array],
+    *,
+    objective: Objective,
+    split: str = "batch",
+    one_by_one: bool = False,
+) -> tuple[Sums, Any]:
+    """Metrics of every seed on this device's slice of one batch that all seeds share.
+
+    Args:
+      params: leaves `(seeds, ...)`.
+      carry: leaves `(seeds, local batch, ...)`.
+      batch: leaves `(local batch, ...)`.
+      objective: the loss; it draws nothing here.
+      split: as in `train_step`; where the seeds are split, the batch is whole on every device.
+      one_by_one: as in `train_step`.
+
+    Returns:
+      Sums over the whole batch, each `(seeds,)`, and the carry for the next batch.
+    """
+
+    def one(params: Any, carry: Any) -> tuple[Sums, Any]:
+        return objective.loss({"params": params}, carry, batch, None)[1]
+
+    sums, carry = over_members(one, one_by_one)(params, carry)
+    return lax.psum(sums, AXIS) if split == "batch" else sums, carry

@@ -1,0 +1,66 @@
+"""Looks after a run under way: members that stop being finite, and devices that lag behind."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import numpy as np
+
+from lrd_jax.config.members import Member
+from lrd_jax.errors import RunError
+from lrd_jax.training.recorder import Recorder
+from lrd_jax.training.state import TrainState
+
+_AHEAD_S = 1.0  # how far the loop may run ahead of the devices
+
+
+class Pace:
+    """Keeps the loop about a second ahead of the devices, however long a step takes.
+
+    Calling a step only queues it. Dozens fit into the queue, and who wants to stop at a signal
+    would first have to wait for all of them.
+    """
+
+    def __init__(self) -> None:
+        self._since, self._stride, self._left = time.monotonic(), 1, 1
+
+    def wait(self, output: jax.Array) -> None:
+        """Waits, in some of the calls, for the step that makes this output."""
+        self._left -= 1
+        if self._left:
+            return
+        jax.block_until_ready(output)
+        now = time.monotonic()
+        step_s = max((now - self._since) / self._stride, 1e-6)
+        self._stride = max(1, min(2 * self._stride, int(_AHEAD_S / step_s)))
+        self._since, self._left = now, self._stride
+
+
+class Watch:
+    """Looks after members whose loss or gradient stops being finite."""
+
+    def __init__(self, members: list[Member], state: TrainState, recorder: Recorder) -> None:
+        """Takes note of those that were frozen before: they have been reported."""
+        self._members, self._recorder = members, recorder
+        self._known = jax.device_get(state.first_nonfinite_step) >= 0
+
+    def check(self, state: TrainState) -> None:
+        """Reports each newly frozen member in a line; ends the run when no other is left."""
+        steps = jax.device_get(state.first_nonfinite_step)
+        if (steps >= 0).all():
+            where = (
+                f"at step {steps[0]}"
+                if len(steps) == 1
+                else "in every seed, at steps " + ", ".join(str(step) for step in steps)
+            )
+            raise RunError(
+                f"loss or gradient became NaN or infinite {where}; the last good checkpoint is"
+                " kept. Lower optim.learning_rate or optim.clip_norm, and choose another --workdir"
+            )
+        for index in np.flatnonzero((steps >= 0) & ~self._known):
+            self._recorder.say(
+                f"lrd_jax: warning: loss or gradient of {self._members[index]} became NaN or"
+                f" infinite at step {steps[index]}; it stays as it was before, the others go on"
+            )
+        self._known = steps >= 0
