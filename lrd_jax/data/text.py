@@ -60,14 +60,12 @@ class TextDataset:
             raise UserError(
                 f"data.batch_size={batch_size} streams do not fit a training text of {train} tokens"
             )
-        char = vocabulary.unit == "char"
         self.spec = DataSpec(
             "language",
             length,
             features=1,
             classes=len(vocabulary.symbols),
             vocabulary=vocabulary,
-            rescaled={"bits_per_char": _bits} if char else {"perplexity": np.exp},
         )
         self._windows = _count_windows(train, batch_size, length)
         self.num_train = self._windows * batch_size
@@ -139,10 +137,6 @@ class TextDataset:
 
 def _count_windows(tokens: int, streams: int, length: int) -> int:
     return math.ceil(math.ceil(tokens / streams) / length)
-
-
-def _bits(nats: Any) -> Any:
-    return nats / math.log(2)
 
 
 def _plural(spec: DataSpec) -> str:

@@ -13,6 +13,7 @@ from lrd_jax.config import checks, record
 from lrd_jax.data import make_dataset
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import pictures
+from lrd_jax.metrics import declarations
 from lrd_jax.reporting import summary
 from lrd_jax.training.checkpoints import Checkpoints
 from lrd_jax.training.program import Trainer
@@ -46,6 +47,7 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     trainer, trained = load_best(workdir, config)
     seeds = _scores(trainer, trained)
     result: dict[str, Any] = {"split": split, "overrides": overrides, "seeds": seeds}
+    result["metrics"] = declarations(trainer.objective.metrics, trainer.objective.select)
     if auxiliary := config.aux.kind != "none":
         result["baselines"] = dict(trainer.objective.baselines(trainer.dataset, split))
     target = write_evaluation(workdir, split, result)
@@ -89,8 +91,8 @@ def load_best(workdir: Path, config: Any) -> tuple[Trainer, TrainState]:
 def _scores(trainer: Trainer, trained: TrainState) -> list[dict[str, Any]]:
     split = trainer.config.eval.split
     values = trainer.evaluate(trained.best.params, split)
-    trained, spec = jax.device_get(trained), trainer.dataset.spec
-    return seed_results(trained, split, values, trainer.members, spec)
+    metrics = trainer.objective.metrics
+    return seed_results(jax.device_get(trained), split, values, trainer.members, metrics)
 
 
 def restore_best(workdir: Path, trainer: Trainer) -> TrainState:

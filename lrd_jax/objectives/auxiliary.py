@@ -26,6 +26,7 @@ from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import Metric
 from lrd_jax.models import make_decoder, make_embedding, supervised_reach
 from lrd_jax.objectives.base import Sums, blank, encode
 from lrd_jax.objectives.baselines import Frequencies, Moments
@@ -67,7 +68,7 @@ class Auxiliary:
     The metrics are the task's own and `aux_loss`: the mean of a decoder's loss over steps, anchors
     and examples (of two decoders the mean, with `reconstruct_loss` and `predict_loss` beside it).
     What is minimised is `aux.weight` times that, and from the end of pre-training on the task's
-    loss as well. Evaluation uses anchors at fixed, even distances.
+    loss as well. An example counts in it by its scored labels (`SequenceObjective.share`). Evaluation uses anchors at fixed, even distances.
     """
 
     def __init__(self, config: Any, task: SequenceObjective) -> None:
@@ -85,7 +86,7 @@ class Auxiliary:
         self.spec, self.horizon, self.task, self.aux = spec, task.horizon, task, aux
         self.kinds = KINDS[aux.kind]
         parts = [f"{kind}_loss" for kind in self.kinds] if len(self.kinds) > 1 else []
-        self.metrics = (*task.metrics, "aux_loss", *parts)
+        self.metrics = (*task.metrics, *map(Metric, ("aux_loss", *parts)))
         self.select = task.select
         self.segments = {
             kind: Segments(kind, spec.length, aux.segment_length, aux.gap) for kind in self.kinds
@@ -146,7 +147,7 @@ class Auxiliary:
         step: Array | int,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        stored, mask = batch["inputs"], batch["mask"]
+        stored = batch["inputs"]
         examples, length = stored.shape[:2]
         main = self._main(params)
         active = self.horizon.detach_active(step, self.task.off_last_epochs)
@@ -185,7 +186,9 @@ class Auxiliary:
         named = {"aux_loss": mean}
         if len(losses) > 1:
             named |= {f"{kind}_loss": each for kind, each in losses.items()}
-        sums = sums | {name: ((each * mask).sum(), mask.sum()) for name, each in named.items()}
+        # The step divides everything by the number of scored labels: examples count by theirs.
+        share = self.task.share(batch)
+        sums = sums | {name: ((each * share).sum(), share.sum()) for name, each in named.items()}
         return total + self.aux.weight * sums["aux_loss"][0], (sums, carry)
 
     def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:
@@ -404,6 +407,11 @@ class Auxiliary:
 def _check(config: Any, spec: DataSpec) -> None:
     """Raises UserError for values that no other part checks."""
     aux = config.aux
+    if spec.inputs:
+        raise UserError(
+            f"aux.kind={aux.kind} decodes one sequence, and {config.data.name} has several inputs"
+            f" ({', '.join(spec.inputs)}): set aux.kind=none"
+        )
     for key, known in (("loss", LOSSES), ("scope", SCOPES), ("decoder_feed", FEEDS)):
         if aux[key] not in known:
             raise UserError(f"aux.{key}={aux[key]!r} is unknown; use one of {', '.join(known)}")

@@ -25,6 +25,7 @@ from lrd_jax.config.members import Member, labels
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, RunError, UserError
+from lrd_jax.metrics import finish, stored
 from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
@@ -131,7 +132,7 @@ def _train(
     trainer: Trainer, workdir: Path, checkpoints: Checkpoints, config_flag: str
 ) -> dict[str, Any]:
     """The loop: batch -> step -> log -> evaluate -> save, in that order."""
-    config, horizon, spec = trainer.config, trainer.horizon, trainer.dataset.spec
+    config, horizon = trainer.config, trainer.horizon
     started = time.monotonic()
     earlier_s = 0.0
 
@@ -154,6 +155,7 @@ def _train(
             params=one_seed,
             num_members=len(trainer.members),
             baselines=baselines,
+            metrics=trainer.objective.metrics,
         )
     )
     if horizon.pretrain_steps:
@@ -173,7 +175,9 @@ def _train(
     # ---- What is due when ---------------------------------------------------------------------
     eval_every = config.train.eval_every_steps or horizon.steps_per_epoch
     save_every = config.train.checkpoint_every_steps or eval_every
-    shown = [name for name in ("loss", "aux_loss") if name in trainer.objective.metrics]
+    metrics = trainer.objective.metrics
+    shown = [metric.name for metric in metrics if metric.name in ("loss", "aux_loss")]
+    derived = [metric.name for metric in metrics if metric not in stored(metrics)]
     baseline = {f"baseline_{name}": baselines[name] for name in shown if name in baselines}
     log_every = config.train.log_every_steps
 
@@ -194,7 +198,7 @@ def _train(
         if processes.is_first():
             writers = Writers(workdir, config, resume_step=start, evaluated=not unevaluated)
             stack.callback(writers.close)
-            progress = stack.enter_context(Progress(end, start))
+            progress = stack.enter_context(Progress(end, start, metrics=metrics))
         watch = _Watch(trainer.members, state, progress)
         batches = prefetch(trainer.batch, start, end)
         stack.enter_context(contextlib.closing(batches))
@@ -218,12 +222,12 @@ def _train(
                     pace.wait(state.step)
                     unevaluated = step % eval_every == 0 or last
                     if step % log_every == 0 or last:
-                        values = spec.with_rescaled(_means(jax.device_get(state.sums)))
+                        values = finish(metrics, jax.device_get(state.sums))
                         watch.check(state)
                         now = time.monotonic()
                         rate = (step - logged_step) / max(now - logged_at, 1e-9)
                         write(step, "train", values, steps_per_s=rate)
-                        latest = {n: _shown(values[n]) for n in (*shown, *spec.rescaled)}
+                        latest = {n: _shown(values[n]) for n in (*shown, *derived)}
                         progress.update(step, **latest, **baseline)
                         state = state.replace(sums=jax.tree.map(lambda x: x * 0, state.sums))
                         logged_at, logged_step = now, step
@@ -234,8 +238,10 @@ def _train(
                         valid = trainer.evaluate(state.params, "valid", leave_if_stopping)
                         write(step, "valid", valid)
                         progress.update(step, **{f"valid_{k}": _shown(v) for k, v in valid.items()})
-                        metrics = trainer.objective.metrics
-                        compared = {k: valid[k].astype(np.float32) for k in metrics}
+                        compared = {
+                            metric.name: valid[metric.name].astype(np.float32)
+                            for metric in stored(metrics)
+                        }
                         state = trainer.update_best(state, compared)
                         unevaluated = False
                     logged_at += time.monotonic() - began  # steps_per_s is of training alone
@@ -261,8 +267,8 @@ def _train(
     wall_time_s = earlier_s + time.monotonic() - started
     # Without the carry, of which a process holds only its own rows.
     trained = jax.device_get(state.replace(carry=()))  # pyright: ignore[reportAttributeAccessIssue]
-    each = seed_results(trained, "test", test, trainer.members, spec)
-    result = run_result(each, trainer.objective.select) | {
+    each = seed_results(trained, "test", test, trainer.members, metrics)
+    result = run_result(each, metrics, trainer.objective.select) | {
         "wall_time_s": wall_time_s,
         "device": provenance.device_description(),
         "versions": provenance.versions(),
@@ -300,12 +306,6 @@ class _Pace:
         step_s = max((now - self._since) / self._stride, 1e-6)
         self._stride = max(1, min(2 * self._stride, int(_AHEAD_S / step_s)))
         self._since, self._left = now, self._stride
-
-
-def _means(sums: dict[str, tuple[np.ndarray, np.ndarray]]) -> Metrics:
-    """Sums to means; a seed that counted nothing (frozen) has NaN."""
-    with np.errstate(invalid="ignore"):
-        return {name: total / count for name, (total, count) in sums.items()}
 
 
 def _shown(values: np.ndarray) -> float:

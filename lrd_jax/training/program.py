@@ -19,12 +19,14 @@ from lrd_jax.config.members import check_values, members
 from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import collected, finish, finish_collected
 from lrd_jax.models import make_recurrence
 from lrd_jax.objectives import Objective, make_objective
 from lrd_jax.runtime.devices import (
     AXIS,
     check_split,
     data_parallel,
+    gather,
     local_rows,
     make_mesh,
     place,
@@ -32,7 +34,7 @@ from lrd_jax.runtime.devices import (
 )
 from lrd_jax.training.optimizer import make_optimizer
 from lrd_jax.training.state import TrainState, init_state, state_spec, update_best
-from lrd_jax.training.step import eval_step, train_step
+from lrd_jax.training.step import collect_step, eval_step, train_step
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
 _BATCHES_AHEAD = 2  # evaluation batches that wait for the devices
@@ -112,6 +114,13 @@ class Trainer:
             out_specs=(spec.sums, own),
             donate=(1,),
         )
+        self.collect_step = data_parallel(
+            functools.partial(collect_step, objective=self.objective, one_by_one=one_by_one),
+            self.mesh,
+            in_specs=(spec.params, shared),
+            out_specs=own,
+            donate=(),
+        )
         self.update_best = jax.jit(
             functools.partial(
                 update_best,
@@ -181,7 +190,7 @@ class Trainer:
           before_batch: what it raises ends the evaluation.
 
         Returns:
-          The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
+          Every metric of the objective, one value per seed.
         """
         devices = 1 if self._split == "seeds" else self.mesh.size
         wanted = self.config.eval.batch_size or self.config.data.batch_size
@@ -194,19 +203,21 @@ class Trainer:
             self.objective.initial_carry(size),
         )
         carry = place(carry, self.mesh, self._batch_spec)
-        batches = []
+        batches, outputs = [], []
         for batch in self.dataset.eval_batches(split, size, rows):
             before_batch()
             placed = place(batch, self.mesh, self._eval_batch_spec)
             sums, carry = self.eval_step(params, carry, placed)
             batches.append(sums)
+            if collected(self.objective.metrics):
+                outputs.append(gather(self.collect_step(params, placed)))
             # Not far ahead of the devices, or the caller could not end this soon.
             jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
         # Summed on the host in float64: a float32 sum over a large split would lose digits.
         parts = jax.device_get(batches)
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
-        means = {name: total / count for name, (total, count) in totals.items()}
-        return self.dataset.spec.with_rescaled(means)
+        values = finish(self.objective.metrics, totals)
+        return values | finish_collected(self.objective.metrics, outputs)
 
 
 def _check_parts(config: Any) -> None:

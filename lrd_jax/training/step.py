@@ -47,8 +47,8 @@ def train_step(
 ) -> TrainState:
     """One update of every seed from this device's slice of their batches.
 
-    Gradients, metrics and weights of all seeds are summed over the axis `data` in one all-reduce,
-    and the gradients divided by the weight afterwards; nothing inside the differentiated function
+    Gradients and metrics of all seeds are summed over the axis `data` in one all-reduce, and the
+    gradients divided by the count of the metric `loss` afterwards; nothing inside the differentiated function
     communicates. Where the seeds are split instead, nothing communicates at all. The wrapper
     donates `state`.
 
@@ -83,9 +83,10 @@ def train_step(
     grads, sums, carry = _over_seeds(gradients, one_by_one)(
         state.params, state.rng, state.carry, batch, state.swept
     )
-    weight = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)  # (seeds,) examples
     if together:
-        grads, sums, weight = lax.psum((grads, sums, weight), AXIS)
+        grads, sums = lax.psum((grads, sums), AXIS)
+    weight = sums["loss"][1]  # (seeds,)
+    weight = jnp.where(weight > 0, weight, 1)  # a batch without any scored label changes nothing
 
     def apply(
         grads: Any, weight: Array, opt_state: Any, params: Any, swept: dict[str, Array]
@@ -151,3 +152,25 @@ def eval_step(
 
     sums, carry = _over_seeds(one, one_by_one)(params, carry)
     return lax.psum(sums, AXIS) if split == "batch" else sums, carry
+
+
+def collect_step(
+    params: Any, batch: dict[str, Array], *, objective: Objective, one_by_one: bool = False
+) -> tuple[dict[str, Array], Array]:
+    """What a `CollectedMetric` is made of, of every seed, from this device's slice of a batch.
+
+    Args:
+      params: leaves `(seeds, ...)`.
+      batch: leaves `(local batch, ...)`.
+      objective: has a method `collect`.
+      one_by_one: as in `train_step`.
+
+    Returns:
+      What the objective collects, leaves `(seeds, local batch, ...)`, and the mask,
+      `(seeds, local batch)`.
+    """
+
+    def one(params: Any) -> tuple[dict[str, Array], Array]:
+        return objective.collect(params, batch), batch["mask"]
+
+    return _over_seeds(one, one_by_one)(params)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from configs.base import get_config
 
+from configs.base import get_config
 from lrd_jax.config.horizon import Horizon, make_horizon
 from lrd_jax.data import make_dataset
 from lrd_jax.data.builders.synthetic import stream

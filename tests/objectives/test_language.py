@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from configs.base import get_config
 from flax import traverse_util
 
+from configs.base import get_config
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.text import TextDataset
 from lrd_jax.data.vocabulary import Vocabulary
