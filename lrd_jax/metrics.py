@@ -70,7 +70,7 @@ class Metric:
         return f"{text} {self.unit}".rstrip()
 
     def labelled(self, text: str) -> str:
-        """Puts the name before a text, unless the unit begins with it ("2.151 bits per char...")."""
+        """Puts the name before a text, unless the unit begins with it: "bits per character"."""
         return text if self.unit.startswith(self.label) else f"{self.label} {text}"
 
     def better(self, value: Any) -> Any:

@@ -16,7 +16,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     d: Any = ml_collections.ConfigDict()
     c.data = d
-    # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text
+    # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text |
+    # recall
     d.name = "digits"
     d.data_dir = "~/tensorflow_datasets"  # where prepared data sets live
     d.batch_size = 64  # examples (of text: parallel streams) per step over all devices
@@ -27,11 +28,14 @@ def get_config() -> ml_collections.ConfigDict:
     d.normalise = False  # cifar10: also subtract each channel's mean and divide by its deviation
     d.preset = ""  # copy, to be named: hdetach | gu | marker; published definitions differ
     d.delay = 0  # copy: blank steps between the symbols and the signal to recall them
-    d.length = 0  # adding: time steps; text: tokens of a window
+    d.length = 0  # adding, recall: time steps; text: tokens of a window
+    d.pairs = 0  # recall: pairs of a key and a value, each asked for once
+    d.vocabulary = 8192  # recall: symbols, half of them keys, half values
+    d.query_power = 0.01  # recall: a place's probability falls as its distance^(this - 1)
     d.text_dir = ""  # text: folder of .txt files, or one file; see lrd_jax/data/text.py
     d.unit = "char"  # text: char | word
     d.encoding = "preset"  # copy: preset (what the preset's paper used) | scalar | onehot
-    d.steps_per_epoch = 1000  # copy, adding: training batches that are called one epoch
+    d.steps_per_epoch = 1000  # copy, adding, recall: training batches that are called one epoch
 
     m: Any = ml_collections.ConfigDict()
     c.model = m

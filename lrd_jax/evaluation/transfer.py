@@ -36,18 +36,19 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     workdir = Path(workdir).expanduser()
     config: Any = record.eval_overrides(record.load_workdir(workdir), overrides)
     delays = config.eval.delays
-    if config.data.name != "copy":
+    trained = make_dataset(config).spec
+    if not trained.varies:
         raise UserError(
-            f"eval.delays={delays} is for the copying task: leave it out for {config.data.name}"
+            f"eval.delays={delays} is for tasks with a delay, for instance the copying task: leave"
+            f" it out for {config.data.name}"
         )
     if any(not isinstance(delay, int) or delay < 1 for delay in delays):
         raise UserError(f"eval.delays={delays} must be whole numbers of steps, at least 1")
     check_writable(workdir)
-    trained = make_dataset(config).spec
     rows = []
     for delay in delays:
         changed: Any = config.copy_and_resolve_references()
-        changed.data.delay = delay
+        changed.data[trained.varies] = delay
         spec = make_dataset(changed).spec
         changed.eval.batch_size = _batch_size(config, trained, spec)
         seeds = evaluate_best(workdir, changed)

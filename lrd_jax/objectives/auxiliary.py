@@ -68,7 +68,8 @@ class Auxiliary:
     The metrics are the task's own and `aux_loss`: the mean of a decoder's loss over steps, anchors
     and examples (of two decoders the mean, with `reconstruct_loss` and `predict_loss` beside it).
     What is minimised is `aux.weight` times that, and from the end of pre-training on the task's
-    loss as well. An example counts in it by its scored labels (`SequenceObjective.share`). Evaluation uses anchors at fixed, even distances.
+    loss as well. An example counts in it by its scored labels (`SequenceObjective.share`).
+    Evaluation uses anchors at fixed, even distances.
     """
 
     def __init__(self, config: Any, task: SequenceObjective) -> None:

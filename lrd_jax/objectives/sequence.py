@@ -116,7 +116,7 @@ class SequenceObjective:
         raise NotImplementedError
 
     def share(self, batch: dict[str, Array]) -> Array:
-        """How much each example counts in `loss`, `(batch,)`: its scored labels, as counted there."""
+        """How much each example counts in `loss`, `(batch,)`: its labels, as counted there."""
         return batch["mask"]
 
     def loss(

@@ -48,9 +48,9 @@ def train_step(
     """One update of every seed from this device's slice of their batches.
 
     Gradients and metrics of all seeds are summed over the axis `data` in one all-reduce, and the
-    gradients divided by the count of the metric `loss` afterwards; nothing inside the differentiated function
-    communicates. Where the seeds are split instead, nothing communicates at all. The wrapper
-    donates `state`.
+    gradients divided by the count of the metric `loss` afterwards; nothing inside the
+    differentiated function communicates. Where the seeds are split instead, nothing communicates
+    at all. The wrapper donates `state`.
 
     Args:
       state: this device's view, see `state_spec`; `carry` is `(seeds, local batch, ...)`.

@@ -10,8 +10,10 @@ import pytest
 
 from configs.base import get_config
 from lrd_jax.config.horizon import Horizon
-from lrd_jax.data.builders.synthetic import stream
-from lrd_jax.data.synthetic import Adding, Copying, SyntheticDataset
+from lrd_jax.data.adding import Adding
+from lrd_jax.data.copying import Copying
+from lrd_jax.data.synthetic import SyntheticDataset
+from lrd_jax.data.task import stream
 from lrd_jax.objectives import make_objective
 from lrd_jax.runtime import devices
 from lrd_jax.streams import Draws
