@@ -339,12 +339,12 @@ class Sweep:
                 entry["error"] = trial.user_attrs["error"]
             trials.append(entry)
         metric = self.metric
-        trials.sort(
-            key=lambda t: (
-                metric.better(t["score"]) if metric and t["score"] is not None else -math.inf
-            ),
-            reverse=True,
-        )
+
+        def rank(trial: dict[str, Any]) -> float:
+            failed = metric is None or trial["score"] is None
+            return -math.inf if failed else metric.better(trial["score"])
+
+        trials.sort(key=rank, reverse=True)
         config = command_line.parse_flags(
             ["sweep", f"--config={self.arguments.config}", *self.arguments.overrides],
             flags.FlagValues(),

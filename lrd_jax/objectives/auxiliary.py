@@ -192,6 +192,10 @@ class Auxiliary:
         sums = sums | {name: ((each * share).sum(), share.sum()) for name, each in named.items()}
         return total + self.aux.weight * sums["aux_loss"][0], (sums, carry)
 
+    def collect(self, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        """What the task's metrics collect, see `Objective.collect`."""
+        return self.task.collect(self._main(params), batch)
+
     def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:
         """The task's baselines, and what trivial predictions score as `aux_loss` on a split.
 

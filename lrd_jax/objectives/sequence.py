@@ -131,6 +131,10 @@ class SequenceObjective:
         total, sums = self.score(self.outputs(params, batch, draws, step), batch)
         return total, (sums, carry)
 
+    def collect(self, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        """See `Objective.collect`: a subclass with a `CollectedMetric` says what."""
+        raise NotImplementedError
+
     def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:
         """See `Objective.baselines`."""
         del split

@@ -216,7 +216,7 @@ def test_a_data_set_knows_its_keys():
     assert {name: known_keys(name) for name in expected} == expected
     every = set().union(*map(known_keys, dataset_names()))
     assert every == set(get_config().data)
-    with pytest.raises(UserError, match="unknown data.name='digitz': did you mean digits"):
+    with pytest.raises(UserError, match=r"unknown data\.name='digitz': did you mean digits"):
         known_keys("digitz")
 
 
