@@ -222,6 +222,9 @@ class Sweep:
                 self.study.enqueue_trial(point, skip_if_exists=True)
 
     def _check_same(self) -> None:
+        before = self.study.user_attrs.get("settings")
+        if before and not self.arguments.metric:
+            self.arguments.metric = before["metric"]
         settings = {
             "config": self.arguments.config,
             "vary": self.arguments.vary,
@@ -230,7 +233,6 @@ class Sweep:
             "seed": self.arguments.seed,
             "sampler": self.arguments.sampler,
         }
-        before = self.study.user_attrs.get("settings")
         if before is None:
             self.study.set_user_attr("settings", settings)
         elif changed := [key for key in settings if settings[key] != before[key]]:
@@ -341,8 +343,9 @@ class Sweep:
         metric = self.metric
 
         def rank(trial: dict[str, Any]) -> float:
-            failed = metric is None or trial["score"] is None
-            return -math.inf if failed else metric.better(trial["score"])
+            if metric is None or trial["score"] is None:
+                return -math.inf
+            return metric.better(trial["score"])
 
         trials.sort(key=rank, reverse=True)
         config = command_line.parse_flags(
