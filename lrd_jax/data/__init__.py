@@ -6,7 +6,14 @@ Every data set implements `lrd_jax.data.spec.Dataset`; a training batch is a pur
 
 from typing import Any
 
-from lrd_jax.data.registry import DATASETS, Entry, known_keys, make
+from lrd_jax.data.registry import (
+    DATASETS,
+    Entry,
+    known_keys,
+    make,
+    reads_text,
+    varied_key,
+)
 from lrd_jax.data.spec import Batch, Dataset, DataSpec, InputSpec
 
 __all__ = [
@@ -19,6 +26,8 @@ __all__ = [
     "dataset_names",
     "known_keys",
     "make_dataset",
+    "reads_text",
+    "varied_key",
 ]
 
 

@@ -65,6 +65,7 @@ class Copying(Task):
     encoding: str = "preset"
 
     STORED: ClassVar[str] = "The symbols of the copying task; they serve every delay."
+    VARIES = "delay"
 
     def __post_init__(self):
         if self.preset not in PRESETS:
@@ -115,7 +116,6 @@ class Copying(Task):
                 "loss": NUM_SYMBOLS * math.log(ALPHABET) / scored,
                 "accuracy": 1 / ALPHABET,
             },
-            varies="delay",
         )
 
     def draw(self, rng: np.random.Generator, count: int) -> Records:

@@ -10,10 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from lrd_jax.data.builders import ImageBuilder
 from lrd_jax.data.permutations import make_permutation
 from lrd_jax.data.pipeline import ArrayDataset
-from lrd_jax.data.prepare import prepared, read_records
 from lrd_jax.data.registry import find_builder
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
@@ -47,7 +45,9 @@ def make_dataset(
     Raises:
         UserError: a value that is unknown or does not fit; data that cannot be had.
     """
-    builder_class: type[ImageBuilder] = find_builder(name)
+    from lrd_jax.data.prepare import prepared, read_records  # half a second to import
+
+    builder_class = find_builder(name)
     layout: Any = {"permutation": permutation, "order": order, "pixels_per_step": pixels_per_step}
     # Bad values are found on an empty set, before anything is downloaded.
     empty = np.empty((0, *builder_class.IMAGE_SHAPE), np.uint8)
@@ -178,7 +178,7 @@ def _parse_split(valid_split: str) -> tuple[str, int]:
 
 
 def _scaling(
-    builder: type[ImageBuilder], normalise: bool, name: str
+    builder: Any, normalise: bool, name: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns offset and scale of pixel values: one for all, or with `normalise` one a channel."""
     if not normalise:

@@ -24,27 +24,40 @@ class Entry:
         maker: a function that returns a `Dataset`, whose parameters are its options, with
         builder: the TFDS builder that prepares it on disk, None where there is none. (Every task
             has one, made of its draws.)
+        text: whether it is running text, which a language model reads.
     """
 
     task: Any = None
     maker: Any = None
     builder: Any = None
+    text: bool = False
 
 
-_IMAGES, _WIKITEXT = "lrd_jax.data.images:make_dataset", "lrd_jax.data.text:make_wikitext"
 _BUILDERS = "lrd_jax.data.builders"
+
+
+def _image(builder: str) -> Entry:
+    return Entry(maker="lrd_jax.data.images:make_dataset", builder=f"{_BUILDERS}.{builder}")
+
+
+def _wikitext(builder: str) -> Entry:
+    where = f"{_BUILDERS}.wikitext:{builder}"
+    return Entry(maker="lrd_jax.data.text:make_wikitext", builder=where, text=True)
+
 
 DATASETS = {
     "adding": Entry("lrd_jax.data.adding:Adding"),
-    "cifar10": Entry(maker=_IMAGES, builder=f"{_BUILDERS}.cifar:LrdCifar10"),
+    "cifar10": _image("cifar:LrdCifar10"),
     "copy": Entry("lrd_jax.data.copying:Copying"),
-    "digits": Entry(maker=_IMAGES, builder=f"{_BUILDERS}.digits:LrdDigits"),
-    "fashion_mnist": Entry(maker=_IMAGES, builder=f"{_BUILDERS}.mnist:LrdFashionMnist"),
-    "mnist": Entry(maker=_IMAGES, builder=f"{_BUILDERS}.mnist:LrdMnist"),
+    "digits": _image("digits:LrdDigits"),
+    "fashion_mnist": _image("mnist:LrdFashionMnist"),
+    "mnist": _image("mnist:LrdMnist"),
     "recall": Entry("lrd_jax.data.recall:Recall"),
-    "text": Entry(maker="lrd_jax.data.text:make_text"),
-    "wikitext103": Entry(maker=_WIKITEXT, builder=f"{_BUILDERS}.wikitext:LrdWikitext103"),
-    "wikitext2": Entry(maker=_WIKITEXT, builder=f"{_BUILDERS}.wikitext:LrdWikitext2"),
+    "text": Entry(maker="lrd_jax.data.text:make_text", text=True),
+    "wikitext103": Entry(
+        maker=_WIKITEXT, builder=f"{_BUILDERS}.wikitext:LrdWikitext103", text=True
+    ),
+    "wikitext2": _wikitext("LrdWikitext2"),
 }
 """By the values of `data.name`. A config of one's own may add to it."""
 
@@ -69,6 +82,21 @@ def known_keys(name: str) -> frozenset[str]:
     makers = [entry.maker] if entry.task is None else [entry.task, _FOR_TASKS]
     found = COMMON_KEYS.union(*(_options(load(maker)) for maker in makers))
     return found - {"task"}
+
+
+def reads_text(name: str) -> bool:
+    """Tells whether a data set is running text; UserError for an unknown name."""
+    return _find(name).text
+
+
+def varied_key(name: str) -> str:
+    """Returns the key of `config.data` that `eval.delays` varies, "" where there is none.
+
+    Raises:
+        UserError: unknown name.
+    """
+    entry = _find(name)
+    return "" if entry.task is None else load(entry.task).VARIES
 
 
 def make(data: Any) -> Any:

@@ -66,8 +66,6 @@ class DataSpec:
         vocabulary: "language": what the numbers stand for.
         inputs: name -> its spec, where an example has several inputs; what is said above of one
             input then means nothing.
-        varies: the key of `config.data` at other values of which a trained model is evaluated by
-            `eval.delays`; empty: none.
     """
 
     kind: str
@@ -84,7 +82,6 @@ class DataSpec:
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
-    varies: str = ""
 
 
 class Dataset(Protocol):

@@ -39,6 +39,9 @@ class Task(abc.ABC):
 
     STORED: ClassVar[str]
     """What lies on disk, for people."""
+    VARIES: ClassVar[str] = ""
+    """The option at other values of which `eval.delays` tests a trained model; empty: none. Its
+    values must share their variant: the same draws are asked for at each."""
 
     @property
     @abc.abstractmethod

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lrd_jax.config import record
-from lrd_jax.data import make_dataset
+from lrd_jax.data import make_dataset, varied_key
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.scores import evaluate_best, write_evaluation
@@ -36,8 +36,8 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     workdir = Path(workdir).expanduser()
     config: Any = record.eval_overrides(record.load_workdir(workdir), overrides)
     delays = config.eval.delays
-    trained = make_dataset(config).spec
-    if not trained.varies:
+    key = varied_key(config.data.name)
+    if not key:
         raise UserError(
             f"eval.delays={delays} is for tasks with a delay, for instance the copying task: leave"
             f" it out for {config.data.name}"
@@ -45,10 +45,11 @@ def evaluate(workdir: str | Path, overrides: dict[str, Any]) -> dict[str, Any]:
     if any(not isinstance(delay, int) or delay < 1 for delay in delays):
         raise UserError(f"eval.delays={delays} must be whole numbers of steps, at least 1")
     check_writable(workdir)
+    trained = make_dataset(config).spec
     rows = []
     for delay in delays:
         changed: Any = config.copy_and_resolve_references()
-        changed.data[trained.varies] = delay
+        changed.data[key] = delay
         spec = make_dataset(changed).spec
         changed.eval.batch_size = _batch_size(config, trained, spec)
         seeds = evaluate_best(workdir, changed)

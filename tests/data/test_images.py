@@ -7,7 +7,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from configs.base import get_config
-from lrd_jax.data import dataset_names, make_dataset
+from lrd_jax.data import dataset_names, make_dataset, reads_text, varied_key
 from lrd_jax.data.images import split_examples, to_images, to_sequences
 from lrd_jax.data.permutations import make_permutation
 from lrd_jax.data.pipeline import ArrayDataset
@@ -216,6 +216,11 @@ def test_a_data_set_knows_its_keys():
     assert {name: known_keys(name) for name in expected} == expected
     every = set().union(*map(known_keys, dataset_names()))
     assert every == set(get_config().data)
+    assert [name for name in dataset_names() if reads_text(name)] == [
+        *("text", "wikitext103", "wikitext2")
+    ]
+    varied = {name: key for name in dataset_names() if (key := varied_key(name))}
+    assert varied == {"copy": "delay"}
     with pytest.raises(UserError, match=r"unknown data\.name='digitz': did you mean digits"):
         known_keys("digitz")
 

@@ -22,7 +22,7 @@ from configs import (
 )
 from lrd_jax.config import checks, command_line
 from lrd_jax.config.horizon import make_horizon
-from lrd_jax.data import DATASETS, copying, images, make_dataset, synthetic, text
+from lrd_jax.data import DATASETS, copying, make_dataset, prepare, synthetic, text
 from lrd_jax.data.adding import Adding
 from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
 from lrd_jax.data.recall import Recall
@@ -84,8 +84,8 @@ def imitations(monkeypatch):
 
     monkeypatch.setattr(text, "_read_prepared", lambda name, data_dir: tokens(WORDS[name]))
     monkeypatch.setattr(text, "_read_folder", lambda text_dir, unit: (*tokens(65), "text"))
-    monkeypatch.setattr(images, "read_records", read_records)
-    monkeypatch.setattr(images, "prepared", prepared)
+    monkeypatch.setattr(prepare, "read_records", read_records)
+    monkeypatch.setattr(prepare, "prepared", prepared)
     monkeypatch.setattr(synthetic, "_fixed_examples", fixed_examples)
 
 
