@@ -54,9 +54,7 @@ DATASETS = {
     "mnist": _image("mnist:LrdMnist"),
     "recall": Entry("lrd_jax.data.recall:Recall"),
     "text": Entry(maker="lrd_jax.data.text:make_text", text=True),
-    "wikitext103": Entry(
-        maker=_WIKITEXT, builder=f"{_BUILDERS}.wikitext:LrdWikitext103", text=True
-    ),
+    "wikitext103": _wikitext("LrdWikitext103"),
     "wikitext2": _wikitext("LrdWikitext2"),
 }
 """By the values of `data.name`. A config of one's own may add to it."""
