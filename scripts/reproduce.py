@@ -26,6 +26,7 @@ from absl import flags
 
 from lrd_jax.config import checks, command_line, record
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import DerivedMetric, declared
 from lrd_jax.reporting.plots import plot_curves
 from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime import devices, interrupts
@@ -42,14 +43,14 @@ class Experiment:
       title: for table and figure.
       config: value of `--config`.
       variants: name in the table -> overrides, `key=value`.
-      metric: what is plotted.
+      metric: what is plotted; empty: what chooses the best step.
       sample: overrides of the evaluation that writes a sample of text; none where empty.
     """
 
     title: str
     config: str
     variants: dict[str, tuple[str, ...]]
-    metric: str = "accuracy"
+    metric: str = ""
     sample: tuple[str, ...] = ()
 
 
@@ -111,20 +112,17 @@ EXPERIMENTS = {
             "`--` (tied)": ("data.length=500", "model.gates=--"),
             "UR-LSTM": ("data.length=500",),
         },
-        metric="loss",
     ),
     "char_shakespeare": Experiment(
         "Characters of tinyshakespeare, 2 layers of 256 units",
         "configs/char_shakespeare.py",
         {"LSTM": ()},
-        metric="loss",
         sample=_SAMPLE,
     ),
     "wikitext2_word": Experiment(
         "Words of WikiText-2, 256 units, tied embeddings",
         "configs/wikitext2.py",
         {"LSTM": ()},
-        metric="loss",
         sample=_SAMPLE,
     ),
 }
@@ -208,16 +206,13 @@ def collect(
     }
 
 
-def _score(metrics: dict[str, float]) -> str:
-    """What the table shows of a split's metrics."""
-    if "accuracy" in metrics:
-        return f"{100 * metrics['accuracy']:.2f} %"
-    text = f"{metrics['loss']:.4f}"
-    if "bits_per_char" in metrics:
-        text += f" nats, {metrics['bits_per_char']:.3f} bits per character"
-    if "perplexity" in metrics:
-        text += f" nats, perplexity {metrics['perplexity']:.1f}"
-    return text
+def _score(result: dict[str, Any], values: dict[str, float]) -> str:
+    """What the table shows of a split: what chooses the best step, and what is derived of that."""
+    known = declared(result, values)
+    main, *others = known.values()
+    derived = [m for m in others if isinstance(m, DerivedMetric) and m.of == main.name]
+    texts = [main.text(values[main.name])]
+    return ", ".join(texts + [m.labelled(m.text(values[m.name])) for m in derived])
 
 
 def table() -> str:
@@ -239,7 +234,7 @@ def table() -> str:
             lines.append(
                 f"| [{record['title']}](results/{path.name}) | {variant['name']}"
                 f" | {result['steps']} ({done})"
-                f" | {_score(result['best']['valid'])} | {_score(result['test'])}"
+                f" | {_score(result, result['best']['valid'])} | {_score(result, result['test'])}"
                 f" | {result['wall_time_s'] / 60:.1f} min{speed} |"
             )
     return "\n".join(lines)

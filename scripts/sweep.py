@@ -12,7 +12,8 @@ What the component of a trial does not know (`model.gates` of an LSTM) is left o
 that would be the same model are refused. Learning rate, clip norm, weight decay and h-detach's
 probabilities are swept faster inside one program, by `--config.sweep.*`.
 
-A trial is scored by its best validation metric (the mean over seeds). One that fails, by NaN for
+A trial is scored by the best validation value of `--metric` (the mean over seeds), in the direction
+that the metric declares; without it, by what chooses the best step. One that fails, by NaN for
 instance, is recorded as failed. Every trial keeps its work directory in `--out`, beside
 `sweep.json`, `sweep.png` and the journal. Stopped or killed, the same command goes on where it was,
 in the middle of a trial too; `--trials` may be raised.
@@ -45,6 +46,7 @@ from sweep_arguments import (  # noqa: E402
 )
 
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
+from lrd_jax.metrics import Metric, declarations, declared  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
 from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
@@ -71,13 +73,13 @@ class Sweep:
           UserError: the folder belongs to another sweep.
         """
         self.arguments, self.varied, self.out = arguments, varied, arguments.out
-        self.metric = arguments.metric.removeprefix("-")
+        self.metric: Metric | None = None  # of the first run, which declares it
         self._told: set[tuple[str, str]] = set()  # what is left out is said once
         journal = optuna.storages.journal.JournalFileBackend(str(self.out / "journal.log"))
         self.study = optuna.create_study(
             study_name="sweep",
             storage=optuna.storages.JournalStorage(journal),
-            direction="minimize" if arguments.metric.startswith("-") else "maximize",
+            direction="maximize",
             load_if_exists=True,
         )
         self._check_same()
@@ -90,6 +92,9 @@ class Sweep:
                 self.study.enqueue_trial(point, skip_if_exists=True)
 
     def _check_same(self) -> None:
+        before = self.study.user_attrs.get("settings")
+        if before and not self.arguments.metric:
+            self.arguments.metric = before["metric"]
         settings = {
             "config": self.arguments.config,
             "vary": self.arguments.vary,
@@ -98,7 +103,6 @@ class Sweep:
             "seed": self.arguments.seed,
             "sampler": self.arguments.sampler,
         }
-        before = self.study.user_attrs.get("settings")
         if before is None:
             self.study.set_user_attr("settings", settings)
         elif changed := [key for key in settings if settings[key] != before[key]]:
@@ -154,16 +158,13 @@ class Sweep:
         if status > 128:
             raise Interrupted(status - 128)
         if status == 0:
-            result = json.loads((self.out / name / "result.json").read_text())
-            valid = result["best"]["valid"]
-            if self.metric not in valid:
-                raise UserError(
-                    f"the runs have no validation metric {self.metric!r}: give --metric as one of"
-                    f" {', '.join(valid)}, with a minus where less is better"
-                )
-            if valid[self.metric] is not None:
-                self.study.tell(trial, valid[self.metric])
-                print(f"{name}: {self.metric} {valid[self.metric]:.4f}", flush=True)
+            result = self._result(name)
+            metric, value = self._metric_of(result), self._score(result)
+            if value is not None:
+                # A study of an earlier version may minimise.
+                down = self.study.direction == optuna.study.StudyDirection.MINIMIZE
+                self.study.tell(trial, -metric.better(value) if down else metric.better(value))
+                print(f"{name}: {metric.labelled(metric.text(value))}", flush=True)
                 return
         error = (log.read_text().strip().splitlines() or [f"ended with status {status}"])[-1]
         error = error.removeprefix("lrd_jax: error: ")
@@ -176,29 +177,56 @@ class Sweep:
 
     # ---- What came out ------------------------------------------------------------------------
 
+    def _result(self, name: str) -> dict[str, Any]:
+        return json.loads((self.out / name / "result.json").read_text(encoding="utf-8"))
+
+    def _metric_of(self, result: dict[str, Any]) -> Metric:
+        """The metric that scores, as the run declared it."""
+        known = declared(result, result["best"]["valid"])
+        wanted = self.arguments.metric or next(iter(known))
+        name = wanted.removeprefix("-")  # written so where less is better, before runs said so
+        if name not in known:
+            raise UserError(
+                f"the runs have no validation metric {name!r}: give --metric as one of"
+                f" {', '.join(known)}"
+            )
+        if wanted != name and known[name].higher_is_better:
+            raise UserError(f"--metric={wanted}: of {name} more is better, leave out the minus")
+        self.metric = known[name]
+        return self.metric
+
+    def _score(self, result: dict[str, Any]) -> float | None:
+        return result["best"]["valid"][self._metric_of(result).name]
+
     def record(self) -> dict[str, Any]:
         """What `sweep.json` holds: how the sweep was made, and its trials, the best one first."""
         trials: list[dict[str, Any]] = []
-        device, sign = "", -1 if self.arguments.metric.startswith("-") else 1
+        device = ""
         states = optuna.trial.TrialState
         for trial in self.study.get_trials(states=[states.COMPLETE, states.FAIL]):
             name = f"trial_{trial.number:04d}"
-            entry = {"workdir": name, "values": trial.params, "score": trial.value}
+            entry = {"workdir": name, "values": trial.params, "score": None}
             if trial.state == states.COMPLETE:
-                result = json.loads((self.out / name / "result.json").read_text())
-                device = result["device"]
+                result = self._result(name)
+                entry["score"], device = self._score(result), result["device"]
                 kept = ("best", "test", "statistics", "steps", "wall_time_s")
                 entry |= {key: result[key] for key in kept if key in result}
             else:
                 entry["error"] = trial.user_attrs["error"]
             trials.append(entry)
-        trials.sort(
-            key=lambda t: -math.inf if t["score"] is None else sign * t["score"], reverse=True
-        )
+        metric = self.metric
+
+        def rank(trial: dict[str, Any]) -> float:
+            if metric is None or trial["score"] is None:
+                return -math.inf
+            return metric.better(trial["score"])
+
+        trials.sort(key=rank, reverse=True)
         config = trial_config(self.arguments)
         return {
             "command": ["python", "scripts/sweep.py", *sys.argv[1:]],
-            "metric": self.arguments.metric,
+            "metric": metric.name if metric else self.arguments.metric,
+            "metrics": declarations([metric]) if metric else {},
             "sampler": self.arguments.sampler,
             "seed": self.arguments.seed,
             "vary": {v.key: v.describe() for v in self.varied},
@@ -214,9 +242,10 @@ class Sweep:
 def table(record: dict[str, Any]) -> str:
     """The trials as Markdown, the best one first."""
     keys = list(record["vary"])
-    metric = record["metric"].removeprefix("-")
+    metric = declared(record, [record["metric"]])[record["metric"]]
+    name = metric.name
     lines = [
-        f"| trial | {' | '.join(keys)} | valid {metric} | test {metric} | best step | seconds |",
+        f"| trial | {' | '.join(keys)} | valid {name} | test {name} | best step | seconds |",
         "|---" * (len(keys) + 5) + "|",
     ]
     for trial in record["trials"]:
@@ -225,7 +254,7 @@ def table(record: dict[str, Any]) -> str:
         rest = [trial.get("error", "failed"), "", "", ""]
         if trial["score"] is not None:
             best, test = trial["best"], trial["test"]
-            rest = [f"{trial['score']:.4f}", f"{test[metric]:.4f}", str(best["step"])]
+            rest = [*map(metric.text, (trial["score"], test[name])), str(best["step"])]
             rest.append(f"{trial['wall_time_s']:.1f}")
         lines.append(f"| {' | '.join([trial['workdir'], *shown, *rest])} |")
     return "\n".join(lines)

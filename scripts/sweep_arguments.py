@@ -120,7 +120,7 @@ def parse_arguments(
     parser.add_argument("--vary", action="append", default=[], metavar="KEY=VALUES")
     parser.add_argument("--trials", type=int, default=0, help="0 = every combination")
     parser.add_argument("--sampler", choices=["grid", "tpe"], help="default: grid without ranges")
-    parser.add_argument("--metric", default="accuracy", help="-loss: less is better")
+    parser.add_argument("--metric", default="", help="default: what chooses a run's best step")
     parser.add_argument("--seed", type=int, default=0, help="of the sampler")
     parser.add_argument("--out", type=Path, help="default: runs/sweep-<config name>")
     parser.error = _refuse  # argparse's own prints the usage as well

@@ -196,3 +196,27 @@ def test_a_stopped_sweep_ends_like_an_uninterrupted_one(start, tmp_path, signum)
     )
     for one, other in zip(found, expected, strict=True):
         assert one["values"] == other["values"] and one["score"] == other["score"]
+
+
+# ---- What scores --------------------------------------------------------------------------------
+
+
+def test_the_metric_says_which_way_is_better(sweep, tmp_path):
+    def folder(name, metric=""):
+        (tmp_path / name).mkdir(exist_ok=True)
+        words = [f"--config={CONFIG}", f"--out={tmp_path / name}", "--vary=seed=1,2"]
+        return sweep.Sweep(*sweep.parse_arguments([*words, *([metric] if metric else [])]))
+
+    own = {"cost": {"digits": 1, "higher_is_better": False}, "accuracy": {"digits": 2}}
+    own["accuracy"] |= {"higher_is_better": True, "unit": "%"}
+    result = {"best": {"valid": {"accuracy": 0.5, "cost": 3.0}}, "metrics": own}
+    first, accuracy = folder("a"), folder("b", "--metric=accuracy")
+    assert first._metric_of(result).name == "cost" and first._score(result) == 3.0
+    assert first._metric_of(result).better(3.0) < first._metric_of(result).better(2.0)
+    assert accuracy._metric_of(result).text(0.5) == "50.00 %" and accuracy._score(result) == 0.5
+    assert folder("c", "--metric=-cost")._score(result) == 3.0  # as it was written before
+    assert folder("c")._score(result) == 3.0  # goes on as it was begun
+    with pytest.raises(UserError, match="of accuracy more is better, leave out the minus"):
+        folder("d", "--metric=-accuracy")._metric_of(result)
+    with pytest.raises(UserError, match="no validation metric 'los': give --metric as one of cost"):
+        folder("e", "--metric=los")._metric_of(result)

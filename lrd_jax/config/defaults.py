@@ -28,7 +28,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.num_seeds = 1  # seeds seed .. seed+num_seeds-1 train in one program
 
     data: Any = _group(c, "data")
-    # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text
+    # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text |
+    # recall
     data.name = "digits"
     data.data_dir = "~/tensorflow_datasets"  # where prepared data sets live
     data.batch_size = 64  # examples (of text: parallel streams) per step over all devices
@@ -40,11 +41,14 @@ def get_config() -> ml_collections.ConfigDict:
     data.normalise = False  # cifar10: also subtract each channel's mean and divide by its deviation
     data.preset = ""  # copy, to be named: hdetach | gu | marker; published definitions differ
     data.delay = 0  # copy: blank steps between the symbols and the signal to recall them
-    data.length = 0  # adding: time steps; text: tokens of a window
+    data.length = 0  # adding, recall: time steps; text: tokens of a window
+    data.pairs = 0  # recall: pairs of a key and a value, each asked for once
+    data.vocabulary = 8192  # recall: symbols, half of them keys, half values
+    data.query_power = 0.01  # recall: a place's probability falls as its distance^(this - 1)
     data.text_dir = ""  # text: folder of .txt files, or one file; see lrd_jax/data/text.py
     data.unit = "char"  # text: char | word
     data.encoding = "preset"  # copy: preset (what the preset's paper used) | scalar | onehot
-    data.steps_per_epoch = 1000  # copy, adding: training batches that are called one epoch
+    data.steps_per_epoch = 1000  # copy, adding, recall: training batches that are called one epoch
 
     model: Any = _group(c, "model")
     model.cell = "lstm"  # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm

@@ -10,33 +10,49 @@ from typing import Any
 
 import numpy as np
 
-from lrd_jax.data.builders import IMAGES, ImageBuilder
 from lrd_jax.data.permutations import make_permutation
 from lrd_jax.data.pipeline import ArrayDataset
-from lrd_jax.data.prepare import prepared, read_records
+from lrd_jax.data.registry import find_builder
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 
 
-def make_dataset(data: Any) -> ArrayDataset:
+def make_dataset(
+    name: str,
+    data_dir: str,
+    batch_size: int,
+    permutation: str,
+    order: str,
+    pixels_per_step: int,
+    valid_split: str,
+    normalise: bool,
+) -> ArrayDataset:
     """Builds an image data set, preparing it on disk first where that was not done yet.
 
     The images are decoded once, brought into reading order once, and kept as uint8.
 
-    A data set with a validation split of its own (digits) uses that one, and `valid_split` is
-    ignored; elsewhere `valid_split` takes examples out of the training set.
-
     Args:
-        data: the group `data` of the config.
+        name: of the data set.
+        data_dir: the folder of all prepared data sets; `~` is expanded.
+        batch_size: of the global training batch.
+        permutation: see `make_permutation`.
+        order: see `to_sequences`.
+        pixels_per_step: see `to_sequences`.
+        valid_split: see `split_examples`; ignored where the data set has a validation split of its
+            own (digits).
+        normalise: whether the published mean and deviation of each channel are taken out.
 
     Raises:
         UserError: a value that is unknown or does not fit; data that cannot be had.
     """
-    # Bad values are found before anything is downloaded.
-    spec, layout = image_spec(data), _layout(data)
-    _parse_split(data.valid_split)
+    from lrd_jax.data.prepare import prepared, read_records  # half a second to import
 
-    with prepared(data.name, data.data_dir) as builder:
+    layout: Any = {"permutation": permutation, "order": order, "pixels_per_step": pixels_per_step}
+    # Bad values are found before anything is downloaded.
+    spec = image_spec(name, **layout, normalise=normalise)
+    _parse_split(valid_split)
+
+    with prepared(name, data_dir) as builder:
         records = {split: read_records(builder, split) for split in builder.info.splits}
     examples = {
         split: (to_sequences(r["image"], **layout), r["label"].astype(np.int32))
@@ -44,7 +60,7 @@ def make_dataset(data: Any) -> ArrayDataset:
     }
     if "validation" not in examples:
         inputs, targets = examples["train"]
-        train, valid = split_examples(len(inputs), data.valid_split)
+        train, valid = split_examples(len(inputs), valid_split)
         examples["train"] = inputs[train], targets[train]
         examples["validation"] = inputs[valid], targets[valid]
     splits = {
@@ -52,23 +68,30 @@ def make_dataset(data: Any) -> ArrayDataset:
         "valid": examples["validation"],
         "test": examples["test"],
     }
-    order = data.order if data.permutation == "none" else f"permutation {data.permutation}"
-    return ArrayDataset(spec, splits, data.batch_size, f"{data.name} ({order})")
+    read = order if permutation == "none" else f"permutation {permutation}"
+    return ArrayDataset(spec, splits, batch_size, f"{name} ({read})")
 
 
-def image_spec(data: Any) -> DataSpec:
-    """Returns the sizes of an image data set as a config wants it read; needs no images.
+def image_spec(
+    name: str, permutation: str, order: str, pixels_per_step: int, normalise: bool
+) -> DataSpec:
+    """Returns the sizes of an image data set that is read so; needs no images.
 
     Args:
-        data: the group `data` of the config.
+        name: of the data set.
+        permutation: see `make_permutation`.
+        order: see `to_sequences`.
+        pixels_per_step: see `to_sequences`.
+        normalise: see `make_dataset`.
 
     Raises:
         UserError: a value that is unknown or does not fit.
     """
-    builder_class = IMAGES[data.name]
+    builder_class = find_builder(name)
     empty = np.empty((0, *builder_class.IMAGE_SHAPE), np.uint8)
-    _, length, features = to_sequences(empty, **_layout(data)).shape
-    offset, scale = _scaling(builder_class, data.normalise, data.name)
+    layout: Any = {"permutation": permutation, "order": order, "pixels_per_step": pixels_per_step}
+    _, length, features = to_sequences(empty, **layout).shape
+    offset, scale = _scaling(builder_class, normalise, name)
     pixels_in_step = features // len(offset)
     return DataSpec(
         kind="classify",
@@ -79,15 +102,6 @@ def image_spec(data: Any) -> DataSpec:
         scale=scale * (pixels_in_step if len(scale) > 1 else 1),
         values=builder_class.PIXEL_MAX + 1,
     )
-
-
-def _layout(data: Any) -> dict[str, Any]:
-    """The arguments of `to_sequences`."""
-    return {
-        "permutation": data.permutation,
-        "order": data.order,
-        "pixels_per_step": data.pixels_per_step,
-    }
 
 
 def to_sequences(
@@ -183,7 +197,7 @@ def _parse_split(valid_split: str) -> tuple[str, int]:
 
 
 def _scaling(
-    builder: type[ImageBuilder], normalise: bool, name: str
+    builder: Any, normalise: bool, name: str
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Returns offset and scale of pixel values: one for all, or with `normalise` one a channel."""
     if not normalise:

@@ -4,7 +4,7 @@ import collections
 import functools
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -69,7 +69,7 @@ class ArrayDataset:
     def __init__(
         self,
         spec: DataSpec,
-        splits: dict[str, tuple[np.ndarray, np.ndarray]],
+        splits: dict[str, tuple[Any, np.ndarray]],
         batch_size: int,
         description: str,
     ):
@@ -77,8 +77,8 @@ class ArrayDataset:
 
         Args:
             spec: sizes and scaling.
-            splits: inputs (examples, time, features) and targets (examples,) of "train", "valid"
-                and "test".
+            splits: inputs (examples, time, features), or a dict of arrays (examples, ...), and
+                targets (examples, ...) of "train", "valid" and "test".
             batch_size: of the global training batch.
             description: for the start-up log; the sizes of the splits are added.
 
@@ -88,7 +88,7 @@ class ArrayDataset:
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
         self.spec = spec
-        self.num_train = len(splits["train"][0])
+        self.num_train = len(splits["train"][1])
         self._splits = splits
         self._batch_size = batch_size
         self._description = description
@@ -98,7 +98,7 @@ class ArrayDataset:
         inputs, targets = self._splits["train"]
         index = batch_indices(self.num_train, self._batch_size, seed, step, rows)
         return {
-            "inputs": inputs[index],
+            "inputs": map_arrays(lambda array: array[index], inputs),
             "targets": targets[index],
             "mask": np.ones(len(index), np.float32),
         }
@@ -125,24 +125,24 @@ class ArrayDataset:
         return self._batches(inputs, targets, batch_size, range(batch_size)[rows])
 
     @staticmethod
-    def _batches(
-        inputs: np.ndarray, targets: np.ndarray, batch_size: int, rows: range
-    ) -> Iterator[Batch]:
-        def padded(array: np.ndarray, start: int) -> np.ndarray:
-            part = array[start : start + len(rows)]
-            return np.pad(part, [(0, len(rows) - len(part))] + [(0, 0)] * (part.ndim - 1))
+    def _batches(inputs: Any, targets: np.ndarray, batch_size: int, rows: range) -> Iterator[Batch]:
+        count = len(targets)
+        for start in range(rows.start, count + rows.start, batch_size):
+            mask = np.arange(start, start + len(rows)) < count
+            part, padding = slice(start, start + len(rows)), int((~mask).sum())
 
-        for start in range(rows.start, len(inputs) + rows.start, batch_size):
-            mask = np.arange(start, start + len(rows)) < len(inputs)
+            def padded(array: np.ndarray, part: slice = part, padding: int = padding) -> np.ndarray:
+                return pad_rows(array[part], padding)
+
             yield {
-                "inputs": padded(inputs, start),
-                "targets": padded(targets, start),
+                "inputs": map_arrays(padded, inputs),
+                "targets": padded(targets),
                 "mask": mask.astype(np.float32),
             }
 
     def eval_size(self, split: str) -> int:
         """Returns the number of examples of a split."""
-        return len(self._split(split)[0])
+        return len(self._split(split)[1])
 
     def describe(self) -> str:
         """Returns the name, the shape of a sequence and the sizes of the splits, in one line."""
@@ -152,10 +152,24 @@ class ArrayDataset:
             f"{self.spec.classes} classes, train / valid / test {sizes}"
         )
 
-    def _split(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+    def _split(self, split: str) -> tuple[Any, np.ndarray]:
         if split not in SPLITS:
             raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
         return self._splits[split]
+
+
+def map_arrays(function: Callable[[np.ndarray], np.ndarray], tree: Any) -> Any:
+    """Applies a function to an array, or to every array in nested dicts (several inputs)."""
+    if isinstance(tree, dict):
+        return {name: map_arrays(function, part) for name, part in tree.items()}
+    return function(tree)
+
+
+def pad_rows(array: np.ndarray, padding: int) -> np.ndarray:
+    """Appends rows of zeros."""
+    if not padding:
+        return array
+    return np.pad(array, [(0, padding)] + [(0, 0)] * (array.ndim - 1))
 
 
 def prefetch(

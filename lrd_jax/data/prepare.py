@@ -21,9 +21,10 @@ from absl import logging
 
 from lrd_jax.config.checks import expand_user
 from lrd_jax.config.command_line import ArgumentParser
-from lrd_jax.data.builders import BUILDERS, Builder
+from lrd_jax.data.builders import Builder
 from lrd_jax.data.builders.sources import DownloadError, download
-from lrd_jax.errors import RunError, UserError, unknown
+from lrd_jax.data.registry import find_builder, prepared_names
+from lrd_jax.errors import RunError, UserError
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 _READ_AT_ONCE = 4096  # records; bounds the memory that the decoded ones take
@@ -33,7 +34,7 @@ def open_builder(name: str, data_dir: str | Path) -> Builder:
     """Returns the builder of a data set, whether or not it is prepared.
 
     Args:
-        name: one of `BUILDERS`, or `NAME/VARIANT` where it has variants, e.g. `copy/hdetach`.
+        name: of a data set, or `NAME/VARIANT` where it has variants, e.g. `copy/hdetach`.
         data_dir: the folder of all prepared data sets; `~` is expanded.
 
     Raises:
@@ -52,10 +53,9 @@ def open_builder(name: str, data_dir: str | Path) -> Builder:
 def _look_up(name: str) -> tuple[type[Builder], str]:
     """Returns the builder and the variant that a name means."""
     name, _, variant = name.partition("/")
-    if name not in BUILDERS:
-        raise unknown("data set", name, BUILDERS)
-    BUILDERS[name].check_variant(variant)
-    return BUILDERS[name], variant
+    builder = find_builder(name)
+    builder.check_variant(variant)
+    return builder, variant
 
 
 class DamagedError(UserError):
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m lrd_jax.data.prepare",
         description="Prepares a data set, from source files on disk or by downloading them.",
     )
-    parser.add_argument("name", metavar="NAME", help=", ".join(BUILDERS))
+    parser.add_argument("name", metavar="NAME", help=", ".join(prepared_names()))
     parser.add_argument(
         "--from_dir", default="", help="folder of the source files, packed (.gz) or unpacked"
     )

@@ -1,19 +1,41 @@
 """What a data set tells the rest of the library: `DataSpec`, `Batch` and the `Dataset` protocol."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from lrd_jax.data.vocabulary import Vocabulary
 
-Batch = dict[str, np.ndarray]
-"""`inputs` (batch, time, features) in the stored dtype, `targets` as `DataSpec.kind` says, and
-`mask` (batch,) float32, which is 1 for a real example and 0 for padding.
+Batch = dict[str, Any]
+"""`inputs` (batch, time, features) in the stored dtype, or a dict of arrays (batch, ...) where
+`DataSpec.inputs` names some; `targets` as `DataSpec.kind` says, where a label of -1 is not scored;
+and `mask` (batch,) float32, which is 1 for a real example and 0 for padding.
 
 In running text (kind "language") an example is a token: `inputs`, `targets` and `mask` are (batch,
 time), and `start` (batch,) bool says where a stream begins, so that no state may be carried in."""
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One of several inputs, e.g. an image beside words; the rest as in `DataSpec`.
+
+    Attributes:
+        shape: of the stored array of one example; without a time axis where it has no time.
+        features: width of a one-hot vector.
+        offset: subtracted from the stored numbers.
+        scale: what they are multiplied by then.
+        one_hot: stored as (..., 1) ids below `features`, and seen one-hot.
+        looked_up: ids that the network looks up in a table of its own; they reach it as stored.
+        values: the stored numbers are whole and below this; 0: they are not whole.
+    """
+
+    shape: tuple[int, ...]
+    features: int = 1
+    offset: tuple[float, ...] = (0.0,)
+    scale: tuple[float, ...] = (1.0,)
+    one_hot: bool = False
+    looked_up: bool = False
+    values: int = 0
 
 
 @dataclass(frozen=True)
@@ -25,7 +47,7 @@ class DataSpec:
 
     Attributes:
         kind: what is predicted. "classify": one label per sequence, targets (batch,) int32;
-            "tag": one label for each of the last `scored` steps, targets (batch, scored) uint8;
+            "tag": a label for each of the last `scored` steps, targets (batch, scored), whole;
             "regress": one number after the last step, targets (batch,) float32;
             "language": the next token after each step, targets (batch, time) int32.
         length: time steps of a sequence.
@@ -38,11 +60,12 @@ class DataSpec:
         values: the stored inputs are whole numbers below this (values of pixels, ids of tokens);
             0: they are not whole.
         symbols: the stored inputs are ids, whose order means nothing.
-        scored: "tag": the loss is a mean over this many last steps.
-        recalled: "tag": accuracy counts this many last steps.
+        scored: "tag": this many last steps may have a label; those of -1 are not scored.
+        recalled: "tag": accuracy counts the labels of this many last steps; 0: all.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
         vocabulary: "language": what the numbers stand for.
-        rescaled: metric -> what it makes of the mean loss, e.g. perplexity; shown beside it.
+        inputs: name -> its spec, where an example has several inputs; what is said above of one
+            input then means nothing.
     """
 
     kind: str
@@ -58,11 +81,7 @@ class DataSpec:
     recalled: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
-    rescaled: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
-
-    def with_rescaled(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
-        """Adds to mean metrics what `rescaled` makes of their loss."""
-        return {**metrics, **{name: make(metrics["loss"]) for name, make in self.rescaled.items()}}
+    inputs: Mapping[str, InputSpec] = field(default_factory=dict)
 
 
 class Dataset(Protocol):

@@ -6,6 +6,7 @@ import numpy as np
 
 from lrd_jax.data import dataset_names, make_dataset
 from lrd_jax.data.pipeline import SPLITS, ArrayDataset
+from lrd_jax.data.registry import call, make_task
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import unknown
 
@@ -32,10 +33,10 @@ def make_stand_in(config: Any) -> Dataset:
     if data.name not in dataset_names():
         raise unknown("data.name=", data.name, dataset_names())
     rng = np.random.default_rng(0)
-    if data.name in ("copy", "adding"):
-        from lrd_jax.data.synthetic import SyntheticDataset, make_task
+    if task := make_task(data):
+        from lrd_jax.data.synthetic import SyntheticDataset
 
-        return SyntheticDataset(make_task(data), {}, data.batch_size, data.steps_per_epoch)
+        return SyntheticDataset(task, {}, data.batch_size, data.steps_per_epoch)
     if data.name in _WORDS:
         from lrd_jax.data.text import TextDataset
         from lrd_jax.data.vocabulary import Vocabulary
@@ -49,7 +50,7 @@ def make_stand_in(config: Any) -> Dataset:
         return make_dataset(config)
     from lrd_jax.data.images import image_spec
 
-    spec = image_spec(data)
+    spec = call(image_spec, data)
     pixels = spec.length * spec.features
     stream = rng.integers(0, spec.values, _EXAMPLES + pixels - 1, np.uint8)
     # Each example is a window of the stream, so that all of them take no more memory than it.

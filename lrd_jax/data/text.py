@@ -136,14 +136,12 @@ def text_spec(vocabulary: Vocabulary, length: int) -> DataSpec:
         vocabulary: what the numbers stand for.
         length: tokens of a window.
     """
-    char = vocabulary.unit == "char"
     return DataSpec(
         "language",
         length,
         features=1,
         classes=len(vocabulary.symbols),
         vocabulary=vocabulary,
-        rescaled={"bits_per_char": _bits} if char else {"perplexity": np.exp},
     )
 
 
@@ -151,33 +149,53 @@ def _count_windows(tokens: int, streams: int, length: int) -> int:
     return math.ceil(math.ceil(tokens / streams) / length)
 
 
-def _bits(nats: Any) -> Any:
-    return nats / math.log(2)
-
-
 def _plural(spec: DataSpec) -> str:
     assert spec.vocabulary is not None
     return {"char": "characters", "word": "words"}[spec.vocabulary.unit]
 
 
-def make_dataset(data: Any) -> TextDataset:
-    """Builds the data set of a text.
+def make_text(text_dir: str, unit: str, length: int, batch_size: int) -> TextDataset:
+    """Builds the data set of text files, see `_read_folder`.
 
     Args:
-        data: the group `data` of the config.
+        text_dir: folder of the files, or one file.
+        unit: `char` or `word`.
+        length: tokens of a window.
+        batch_size: streams that are read side by side.
 
     Raises:
-        UserError: a bad value, or text that is not there or not to be had.
+        UserError: a bad value, or text that is not there.
     """
-    if data.name == "text":
-        unit = data.unit
-        symbols, splits, description = _read_folder(data.text_dir, unit)
-    else:
-        unit, description = "word", data.name
-        symbols, splits = _read_prepared(data.name, data.data_dir)
+    symbols, splits, description = _read_folder(text_dir, unit)
+    return _make(unit, symbols, splits, length, batch_size, description)
+
+
+def make_wikitext(name: str, data_dir: str, length: int, batch_size: int) -> TextDataset:
+    """Builds the data set of a corpus that a builder prepares.
+
+    Args:
+        name: of the data set.
+        data_dir: the folder of all prepared data sets; `~` is expanded.
+        length: tokens of a window.
+        batch_size: streams that are read side by side.
+
+    Raises:
+        UserError: a bad value, or text that is not to be had.
+    """
+    return _make("word", *_read_prepared(name, data_dir), length, batch_size, name)
+
+
+def _make(
+    unit: str,
+    symbols: tuple[str, ...],
+    splits: dict[str, np.ndarray],
+    length: int,
+    batch_size: int,
+    description: str,
+) -> TextDataset:
     texts = {split: hashlib.sha256(tokens.data).hexdigest() for split, tokens in splits.items()}
     vocabulary = Vocabulary(unit, symbols, texts)
-    return TextDataset(vocabulary, splits, data.length, data.batch_size, description)
+    return TextDataset(vocabulary, splits, length, batch_size, description)
 
 
 def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str, np.ndarray]]:

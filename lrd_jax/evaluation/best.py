@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrd_jax.arrays import Array
+from lrd_jax.metrics import Metric, stored
 from lrd_jax.objectives.base import Objective
 from lrd_jax.reporting.results import rank
 
@@ -45,7 +46,7 @@ def before_any(objective: Objective, params: Any) -> Best:
     zeros = jnp.zeros(count)
     return Best(
         step=jnp.zeros(count, jnp.int32),
-        valid={name: zeros for name in objective.metrics},
+        valid={metric.name: zeros for metric in stored(objective.metrics)},
         params=jax.tree.map(jnp.copy, params),
     )
 
@@ -59,7 +60,7 @@ def shapes(objective: Objective, count: int) -> Best:
     return jax.eval_shape(make, np.zeros(count, np.int32))
 
 
-def best_member(best: Best, select: Sequence[str]) -> int:
+def best_member(best: Best, select: Sequence[Metric]) -> int:
     """Place of the member whose validation came out best, of those that had one.
 
     Args:

@@ -88,7 +88,9 @@ class Loaded:
         )
         values = scorer(self.best.params, self.split)
         best = jax.device_get(self.best)
-        return seed_results(best, self.stopped, self.split, values, self.members, self.spec)
+        return seed_results(
+            best, self.stopped, self.split, values, self.members, self.objective.metrics
+        )
 
     def choose(self) -> tuple[int, Any, str]:
         """Takes the member that validated best.

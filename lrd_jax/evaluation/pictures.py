@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lrd_jax.data.builders import IMAGES
 from lrd_jax.data.images import to_images
+from lrd_jax.data.registry import find_builder, prepared_names
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
@@ -96,9 +96,11 @@ def pictures(data: Any, spec: DataSpec, seen: np.ndarray) -> np.ndarray:
     else:
         numbers = seen / np.array(spec.scale) + np.array(spec.offset)
     shown = numbers / (spec.values - 1) if spec.values else numbers
-    if data.name not in IMAGES:
+    builder = find_builder(data.name) if data.name in prepared_names() else None
+    shape = getattr(builder, "IMAGE_SHAPE", None)
+    if shape is None:
         return np.swapaxes(shown, 1, 2)[..., None]
-    return to_images(shown, IMAGES[data.name].IMAGE_SHAPE, data.permutation)
+    return to_images(shown, shape, data.permutation)
 
 
 def _title(kind: str, split: str, scores: Mapping[str, float | None], baselines: Any) -> str:

@@ -15,10 +15,12 @@ from jax.sharding import PartitionSpec as P
 
 from lrd_jax.arrays import Array
 from lrd_jax.data.spec import Dataset
+from lrd_jax.metrics import collected, finish, finish_collected
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.runtime.devices import (
     AXIS,
     data_parallel,
+    gather,
     local_rows,
     over_members,
     place,
@@ -84,6 +86,13 @@ class Scorer:
             out_specs=(members, self._carry_spec),
             donate=(1,),
         )
+        self.collect_step = data_parallel(
+            functools.partial(collect_step, objective=objective, one_by_one=one_by_one),
+            mesh,
+            in_specs=(members, self._batch_spec),
+            out_specs=self._carry_spec,
+            donate=(),
+        )
 
     def __call__(
         self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
@@ -96,7 +105,7 @@ class Scorer:
           before_batch: what it raises ends the evaluation.
 
         Returns:
-          The mean of each metric, and what `DataSpec.rescaled` makes of it, one value per seed.
+          Every metric of the objective, one value per seed.
         """
         devices = 1 if self._split == "seeds" else self._mesh.size
         wanted = min(self._batch_size, self._dataset.eval_size(split))  # the rest would be padding
@@ -107,19 +116,21 @@ class Scorer:
             self._objective.initial_carry(size),
         )
         carry = place(carry, self._mesh, self._carry_spec)
-        batches = []
+        batches, outputs = [], []
         for batch in self._dataset.eval_batches(split, size, rows):
             before_batch()
             placed = place(batch, self._mesh, self._batch_spec)
             sums, carry = self.eval_step(params, carry, placed)
             batches.append(sums)
+            if collected(self._objective.metrics):
+                outputs.append(gather(self.collect_step(params, placed)))
             # Not far ahead of the devices, or the caller could not end this soon.
             jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
         # Summed on the host in float64: a float32 sum over a large split would lose digits.
         parts = jax.device_get(batches)
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
-        means = {name: total / count for name, (total, count) in totals.items()}
-        return self._dataset.spec.with_rescaled(means)
+        values = finish(self._objective.metrics, totals)
+        return values | finish_collected(self._objective.metrics, outputs)
 
 
 def eval_step(
@@ -150,3 +161,25 @@ def eval_step(
 
     sums, carry = over_members(one, one_by_one)(params, carry)
     return lax.psum(sums, AXIS) if split == "batch" else sums, carry
+
+
+def collect_step(
+    params: Any, batch: dict[str, Array], *, objective: Objective, one_by_one: bool = False
+) -> tuple[dict[str, Array], Array]:
+    """What a `CollectedMetric` is made of, of every seed, from this device's slice of a batch.
+
+    Args:
+      params: leaves `(seeds, ...)`.
+      batch: leaves `(local batch, ...)`.
+      objective: has a method `collect`.
+      one_by_one: as in `train_step`.
+
+    Returns:
+      What the objective collects, leaves `(seeds, local batch, ...)`, and the mask,
+      `(seeds, local batch)`.
+    """
+
+    def one(params: Any) -> tuple[dict[str, Array], Array]:
+        return objective.collect(params, batch), batch["mask"]
+
+    return over_members(one, one_by_one)(params)

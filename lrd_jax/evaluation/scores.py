@@ -8,6 +8,7 @@ from typing import Any
 
 from lrd_jax.evaluation import pictures
 from lrd_jax.evaluation.loaded import Loaded
+from lrd_jax.metrics import declarations
 from lrd_jax.reporting import summary
 from lrd_jax.reporting.results import strict
 from lrd_jax.reporting.workdir import write_json
@@ -29,6 +30,7 @@ def run(loaded: Loaded) -> dict[str, Any]:
         "split": split,
         "overrides": dict(loaded.overrides),
         "seeds": loaded.scores(),
+        "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
     }
     if auxiliary := loaded.config.aux.kind != "none":
         result["baselines"] = dict(loaded.objective.baselines(loaded.dataset, split))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lrd_jax.data import varied_key
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.evaluation.scores import write_evaluation
+from lrd_jax.metrics import declarations
 from lrd_jax.reporting import summary
 from lrd_jax.reporting.plots import plot_transfer
 from lrd_jax.reporting.results import strict
@@ -18,9 +20,10 @@ def check(workdir: Path, config: Any) -> None:
     """Raises UserError for another task, or a delay below 1."""
     del workdir
     delays = config.eval.delays
-    if config.data.name != "copy":
+    if not varied_key(config.data.name):
         raise UserError(
-            f"eval.delays={delays} is for the copying task: leave it out for {config.data.name}"
+            f"eval.delays={delays} is for tasks with a delay, for instance the copying task: leave"
+            f" it out for {config.data.name}"
         )
     if any(not isinstance(delay, int) or delay < 1 for delay in delays):
         raise UserError(f"eval.delays={delays} must be whole numbers of steps, at least 1")
@@ -41,14 +44,17 @@ def run(loaded: Loaded) -> dict[str, Any]:
       `Loaded.scores`) and `baselines`.
     """
     config, split, rows = loaded.config, loaded.split, []
+    key = varied_key(config.data.name)
     for delay in config.eval.delays:
         changed: Any = config.copy_and_resolve_references()
-        changed.data.delay = delay
+        changed.data[key] = delay
         there = loaded.changed(changed)
         changed.eval.batch_size = _batch_size(config, loaded.spec, there.spec)
         seeds, baselines = there.scores(), dict(there.spec.baselines)
         rows.append({"delay": delay, "seeds": seeds, "baselines": baselines})
-    result = strict({"split": split, "overrides": dict(loaded.overrides), "delays": rows})
+    result: dict[str, Any] = {"split": split, "overrides": dict(loaded.overrides), "delays": rows}
+    result["metrics"] = declarations(loaded.objective.metrics, loaded.objective.select)
+    result = strict(result)
     name = "transfer" if split == "test" else f"transfer-{split}"
     target = write_evaluation(loaded.workdir, name, result)
     print(summary.transfer(result, target))

@@ -25,6 +25,7 @@ from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.errors import UserError, check_choice
+from lrd_jax.metrics import Metric
 from lrd_jax.models import make_decoder, make_embedding, make_table, supervised_reach
 from lrd_jax.objectives.base import Sums, blank, encode
 from lrd_jax.objectives.baselines import Frequencies, Moments
@@ -51,7 +52,8 @@ class Auxiliary:
     The metrics are the task's own and `aux_loss`: the mean of a decoder's loss over steps, anchors
     and examples (of two decoders the mean, with `reconstruct_loss` and `predict_loss` beside it).
     What is minimised is `aux.weight` times that, and from the end of pre-training on the task's
-    loss as well. Evaluation uses anchors at fixed, even distances.
+    loss as well. An example counts in it by its scored labels (`SequenceObjective.share`).
+    Evaluation uses anchors at fixed, even distances.
 
     Who differentiates what. N is `truncate.steps`, M what `truncate.supervised` comes to ("same":
     N); "the pass" is the forward pass over the whole sequence, a "window" some of its steps run
@@ -85,7 +87,7 @@ class Auxiliary:
         self.spec, self.horizon, self.task, self.aux = spec, task.horizon, task, aux
         self.kinds = KINDS[aux.kind]
         parts = [f"{kind}_loss" for kind in self.kinds] if len(self.kinds) > 1 else []
-        self.metrics = (*task.metrics, "aux_loss", *parts)
+        self.metrics = (*task.metrics, *map(Metric, ("aux_loss", *parts)))
         self.select = task.select
         self.segments = {
             kind: Segments(kind, spec.length, aux.segment_length, aux.gap) for kind in self.kinds
@@ -148,7 +150,7 @@ class Auxiliary:
         step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        params, stored, mask = variables["params"], batch["inputs"], batch["mask"]
+        params, stored = variables["params"], batch["inputs"]
         examples, length = stored.shape[:2]
         main = self._main(params)
         masks = self._model.recurrence.draw(self.task.in_force(step), length, examples)
@@ -187,8 +189,14 @@ class Auxiliary:
         named = {"aux_loss": mean}
         if len(losses) > 1:
             named |= {f"{kind}_loss": each for kind, each in losses.items()}
-        sums = sums | {name: ((each * mask).sum(), mask.sum()) for name, each in named.items()}
+        # The step divides everything by the number of scored labels: examples count by theirs.
+        share = self.task.share(batch)
+        sums = sums | {name: ((each * share).sum(), share.sum()) for name, each in named.items()}
         return total + self.aux.weight * sums["aux_loss"][0], (sums, carry)
+
+    def collect(self, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        """What the task's metrics collect, see `Objective.collect`."""
+        return self.task.collect(self._main(params), batch)
 
     def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:
         """The task's baselines, and what trivial predictions score as `aux_loss` on a split.

@@ -11,8 +11,9 @@ from lrd_jax.arrays import Array
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import BITS_PER_CHAR, NATS, PERPLEXITY
 from lrd_jax.models import LanguageModel, make_recurrence
-from lrd_jax.objectives.base import Sums
+from lrd_jax.objectives.base import Sums, score_weights
 from lrd_jax.objectives.sequence import SequenceObjective
 from lrd_jax.objectives.softmax import cross_entropy
 from lrd_jax.streams import StepContext
@@ -21,12 +22,12 @@ from lrd_jax.streams import StepContext
 class Language(SequenceObjective):
     """A `LanguageModel` whose state travels from window to window.
 
-    The metric `loss` is in nats per token. Gradients end at the border of a window: the state that
+    The metric `loss` is in nats per token; beside it stand perplexity, or bits per character where
+    a token is one. Gradients end at the border of a window: the state that
     comes in is a constant there.
     """
 
-    metrics = ("loss",)
-    select = ("-loss",)
+    select = (NATS,)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`.
@@ -51,6 +52,8 @@ class Language(SequenceObjective):
             output_dropout=options.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+        by_character = spec.vocabulary is not None and spec.vocabulary.unit == "char"
+        self.metrics = (NATS, BITS_PER_CHAR if by_character else PERPLEXITY)
 
     def init(self, key: Array) -> Any:
         """Parameters of one seed."""
@@ -75,8 +78,8 @@ class Language(SequenceObjective):
             variables, batch["inputs"], carry, batch["start"], self.in_force(step)
         )
         features, readout, carry = outputs
-        mask = batch["mask"]
+        weights = score_weights(batch)
         total = cross_entropy(
-            features.reshape(mask.size, -1), readout, batch["targets"].ravel(), mask.ravel()
+            features.reshape(weights.size, -1), readout, batch["targets"].ravel(), weights.ravel()
         )
-        return total, ({"loss": (total, mask.sum())}, carry)
+        return total, ({"loss": (total, weights.sum())}, carry)

@@ -15,6 +15,8 @@ import optax
 from lrd_jax.arrays import Array
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import Dataset, DataSpec
+from lrd_jax.errors import UserError
+from lrd_jax.metrics import ACCURACY, LOSS, Metric
 from lrd_jax.models import (
     SequenceClassifier,
     SequenceTagger,
@@ -23,7 +25,7 @@ from lrd_jax.models import (
     make_recurrence,
     supervised_reach,
 )
-from lrd_jax.objectives.base import Sums, blank, encode
+from lrd_jax.objectives.base import Inputs, Sums, blank, encode, score_weights
 from lrd_jax.streams import StepContext
 
 logger = logging.getLogger(__name__)
@@ -38,10 +40,12 @@ class SequenceObjective:
       horizon: length of the run.
       metrics: see `Objective`.
       select: see `Objective`.
+      reads_several: whether the network reads a dict of inputs (`DataSpec.inputs`).
     """
 
-    metrics: tuple[str, ...]
-    select: tuple[str, ...]
+    metrics: tuple[Metric, ...]
+    select: tuple[Metric, ...]
+    reads_several = False
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon, model: nn.Module) -> None:
         """Keeps the network.
@@ -51,7 +55,15 @@ class SequenceObjective:
           spec: shapes and scaling of the data.
           horizon: length of the run, for `detach.off_last_epochs`.
           model: the network.
+
+        Raises:
+          UserError: several inputs, and a network that reads one.
         """
+        if spec.inputs and not self.reads_several:
+            raise UserError(
+                f"{config.data.name} has several inputs ({', '.join(spec.inputs)}), and the network"
+                f" for {spec.kind!r} reads one: give it an objective of its own"
+            )
         self.spec = spec
         self.horizon = horizon
         self.off_last_epochs = config.detach.off_last_epochs
@@ -75,7 +87,7 @@ class SequenceObjective:
         del batch_size
         return ()
 
-    def values(self, stored: Array) -> Array:
+    def values(self, stored: Inputs) -> Inputs:
         """What the model's embedding takes: the stored numbers for a table, else encoded ones."""
         return stored if self._looks_up else encode(stored, self.spec)
 
@@ -116,9 +128,13 @@ class SequenceObjective:
           batch: as in `Objective.loss`.
 
         Returns:
-          The loss summed over the real examples, and the metrics as sums.
+          The loss summed over the scored labels, and the metrics as sums, see `Objective.loss`.
         """
         raise NotImplementedError
+
+    def share(self, batch: dict[str, Array]) -> Array:
+        """How much each example counts in `loss`, `(batch,)`: its labels, as counted there."""
+        return batch["mask"]
 
     def loss(
         self,
@@ -131,6 +147,10 @@ class SequenceObjective:
         total, sums = self.score(self.outputs(variables, batch, step), batch)
         return total, (sums, carry)
 
+    def collect(self, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
+        """See `Objective.collect`: a subclass with a `CollectedMetric` says what."""
+        raise NotImplementedError
+
     def baselines(self, dataset: Dataset, split: str) -> Mapping[str, float]:
         """See `Objective.baselines`."""
         del split
@@ -140,8 +160,8 @@ class SequenceObjective:
 class Classification(SequenceObjective):
     """A `SequenceClassifier` with softmax cross-entropy; metrics `loss` and `accuracy`."""
 
-    metrics = ("loss", "accuracy")
-    select = ("accuracy", "-loss")  # equal accuracies are common on small splits
+    metrics = (LOSS, ACCURACY)
+    select = (ACCURACY, LOSS)  # equal accuracies are common on small splits
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -154,18 +174,21 @@ class Classification(SequenceObjective):
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
-        mask, targets = batch["mask"], batch["targets"]
+        weights, targets = score_weights(batch), batch["targets"]
         loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
-        total, count = (loss * mask).sum(), mask.sum()
-        correct = ((outputs.argmax(-1) == targets) * mask).sum()
+        total, count = (loss * weights).sum(), weights.sum()
+        correct = ((outputs.argmax(-1) == targets) * weights).sum()
         return total, {"loss": (total, count), "accuracy": (correct, count)}
+
+    def share(self, batch: dict[str, Array]) -> Array:
+        """See `SequenceObjective.share`."""
+        return score_weights(batch)
 
 
 class Regression(SequenceObjective):
     """A network that gives one number after the last step; the metric `loss` is the mean square."""
 
-    metrics = ("loss",)
-    select = ("-loss",)
+    metrics = select = (LOSS,)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -186,12 +209,12 @@ class Regression(SequenceObjective):
 class Tagging(SequenceObjective):
     """A `SequenceTagger` with softmax cross-entropy.
 
-    The metric `loss` is the mean over the scored steps, `accuracy` the part of the recalled steps
-    that is right (`DataSpec.scored`, `DataSpec.recalled`).
+    The metric `loss` is the mean over the scored labels of all examples, `accuracy` the part of
+    those that is right, both among the last steps (`DataSpec.scored`, `DataSpec.recalled`).
     """
 
-    metrics = ("loss", "accuracy")
-    select = ("accuracy", "-loss")
+    metrics = (LOSS, ACCURACY)
+    select = (ACCURACY, LOSS)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -206,7 +229,20 @@ class Tagging(SequenceObjective):
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
         mask, targets = batch["mask"], batch["targets"].astype(jnp.int32)
-        loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets).mean(-1)
-        right = (outputs.argmax(-1) == targets)[:, -self.spec.recalled :].mean(-1)
-        total, count = (loss * mask).sum(), mask.sum()
-        return total, {"loss": (total, count), "accuracy": ((right * mask).sum(), count)}
+        scored = targets >= 0
+        losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        right = outputs.argmax(-1) == targets
+
+        def over(steps: int, values: Array) -> tuple[Array, Array]:
+            """Total and count over the last steps; what is counted are sequences full of labels."""
+            each = (values * scored)[:, -steps:].mean(-1)
+            full = scored[:, -steps:].mean(-1)
+            return (each * mask).sum(), (full * mask).sum()
+
+        loss = over(self.spec.scored, losses)
+        accuracy = over(self.spec.recalled or self.spec.scored, right)
+        return loss[0], {"loss": loss, "accuracy": accuracy}
+
+    def share(self, batch: dict[str, Array]) -> Array:
+        """See `SequenceObjective.share`."""
+        return score_weights(batch).mean(-1)

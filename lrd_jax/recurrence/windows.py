@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -10,25 +12,25 @@ from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 
 
-def take_windows(x: Array, starts: Array, size: int) -> Array:
+def take_windows(x: Any, starts: Array, size: int) -> Any:
     """Cuts windows of one size out of sequences.
 
     Args:
-      x: `(batch, time, ...)`.
+      x: `(batch, time, ...)`, or a tree of such arrays.
       starts: first step of each window, `(windows,)` the same for all examples, or
         `(windows, batch)`.
       size: steps of a window.
 
     Returns:
-      `(windows * batch, size, ...)`, window by window.
+      `(windows * batch, size, ...)`, window by window; a tree as `x` is.
     """
 
-    def take(start: Array) -> Array:
+    def take(x: Array, start: Array) -> Array:
         if start.ndim == 0:
             return lax.dynamic_slice_in_dim(x, start, size, axis=1)
         return jax.vmap(lambda row, s: lax.dynamic_slice_in_dim(row, s, size))(x, start)
 
-    return jnp.concatenate([take(start) for start in starts])
+    return jax.tree.map(lambda x: jnp.concatenate([take(x, start) for start in starts]), x)
 
 
 def take_states(states: Carry, at: Array) -> Carry:

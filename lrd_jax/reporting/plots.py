@@ -1,5 +1,7 @@
-"""Figures: learning curves of one or several runs, accuracy over the delay, decoded pictures."""
+"""Figures: learning curves of one or several runs, scores over the delay, decoded pictures."""
 
+import json
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +11,7 @@ import numpy as np
 
 from lrd_jax.config.members import SWEPT, named
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import Metric, declared
 from lrd_jax.reporting.writers import read_metrics
 
 # Okabe & Ito's palette: told apart with every common colour blindness, and in print.
@@ -21,7 +24,7 @@ def plot_curves(
     runs: Mapping[str, str | os.PathLike[str]],
     path: str | os.PathLike[str],
     *,
-    curves: Sequence[tuple[str, str]] = (("valid", "accuracy"), ("train", "loss")),
+    curves: Sequence[tuple[str, str]] = (("valid", ""), ("train", "loss")),
     title: str = "",
 ) -> pathlib.Path:
     """Draws metrics over optimizer steps, a panel a metric and a line a run.
@@ -33,7 +36,8 @@ def plot_curves(
     Args:
       runs: work directory (or `metrics.jsonl`) by the label that the legend shows.
       path: the picture; its suffix picks the format, e.g. .png, .svg, .pdf.
-      curves: a (split, key) for each panel; split is train, valid or test.
+      curves: a (split, metric) for each panel; split is train, valid or test. An empty metric is
+        the one that chose the best step of the first run.
       title: above the figure; none where empty.
 
     Returns:
@@ -44,6 +48,8 @@ def plot_curves(
     """
     if not runs:
         raise UserError("no run to plot: give at least one work directory")
+    metrics = _declared(next(iter(runs.values())))
+    main = next(iter(metrics), "accuracy")
     records, folders = {}, {}
     for name, folder in runs.items():
         for swept, lines in _by_value(_read(folder)):
@@ -52,14 +58,15 @@ def plot_curves(
     figure = _figure(4.8 * len(curves))
     panels = np.atleast_1d(figure.subplots(1, len(curves), sharex=True))
     for panel, (split, key) in zip(panels, curves, strict=True):
-        percent = 100 if key == "accuracy" else 1
+        key = key or main
+        metric = metrics.get(key, Metric(key))
         for index, label in enumerate(records):
             steps, mean, spread = _curve(records[label], split, key)
             if not len(steps):
                 raise UserError(
                     f"run {label!r} ({folders[label]}) has no {split} {key}: choose another metric"
                 )
-            mean, spread = percent * mean, percent * spread
+            mean, spread = metric.factor * mean, metric.factor * spread
             colour = _COLOURS[index % len(_COLOURS)]
             dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
             # A single evaluation would be an invisible line.
@@ -69,9 +76,8 @@ def plot_curves(
                 panel.fill_between(
                     steps, mean - spread, mean + spread, color=colour, alpha=0.18, lw=0
                 )
-        name = key.replace("_", " ")
         panel.set_xlabel("optimizer steps")
-        panel.set_ylabel(f"{_SPLITS.get(split, split)} {name}" + (" (%)" if percent > 1 else ""))
+        panel.set_ylabel(f"{_SPLITS.get(split, split)} {_axis_label(metric)}")
         _style(panel)
         panel.margins(x=0.01)
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5), useMathText=True)
@@ -85,7 +91,7 @@ def plot_curves(
 
 
 def plot_transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:
-    """Draws accuracy over the delay at which a trained model was tested.
+    """Draws what chose the best step, accuracy say, over the delays of an evaluation.
 
     Args:
       result: the content of `eval/transfer.json`.
@@ -101,22 +107,24 @@ def plot_transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> pa
     delays = [row["delay"] for row in rows]
     figure = _figure(4.8)
     panel = figure.subplots()
+    metric = next(iter(declared(result, rows[0]["seeds"][0][result["split"]]).values()))
     for index in range(len(rows[0]["seeds"])):
         entries = [row["seeds"][index] for row in rows]
-        values = [entry[result["split"]]["accuracy"] for entry in entries]
-        percent = [np.nan if value is None else 100 * value for value in values]
+        values = [entry[result["split"]][metric.name] for entry in entries]
+        shown = [np.nan if value is None else metric.factor * value for value in values]
         label = named(entries[0].get("sweep", {}) | {"seed": entries[0]["seed"]})
-        panel.plot(
-            delays, percent, "o-", color=_COLOURS[index % len(_COLOURS)], lw=1.4, label=label
-        )
-    chance = 100 * rows[0]["baselines"]["accuracy"]
-    panel.axhline(chance, color="0.5", ls=":", lw=1, label="chance")
+        panel.plot(delays, shown, "o-", color=_COLOURS[index % len(_COLOURS)], lw=1.4, label=label)
+    if metric.name in rows[0]["baselines"]:
+        chance = metric.factor * rows[0]["baselines"][metric.name]
+        panel.axhline(chance, color="0.5", ls=":", lw=1, label="chance")
     panel.set_xscale("log")
     panel.set_xticks(delays, [str(delay) for delay in delays])
     panel.minorticks_off()
     panel.set_xlabel("delay (steps)")
-    panel.set_ylabel(f"{_SPLITS.get(result['split'])} accuracy (%)")
-    panel.set_ylim(0, 102)
+    panel.set_ylabel(f"{_SPLITS.get(result['split'])} {_axis_label(metric)}")
+    low, high = (metric.factor * end for end in metric.range)
+    if math.isfinite(low) and math.isfinite(high):
+        panel.set_ylim(low, high + 0.02 * (high - low))
     _style(panel)
     panel.legend(frameon=False)
     return _save(figure, path)
@@ -126,7 +134,7 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
     """Draws the score of every trial over each key that varied, a panel a key.
 
     Args:
-      record: the content of `sweep.json`: metric, vary and trials are read.
+      record: the content of `sweep.json`: metric, metrics, vary and trials are read.
       path: the picture; its suffix picks the format.
 
     Returns:
@@ -135,8 +143,8 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
     Raises:
       UserError: No matplotlib, or the picture cannot be written.
     """
-    metric = record["metric"].removeprefix("-")
-    percent = 100 if metric == "accuracy" else 1
+    name = record["metric"].removeprefix("-")  # of a sweep by an earlier version
+    metric = declared(record, [name])[name]
     whole = [trial for trial in record["trials"] if trial["score"] is not None]
     failed = [trial for trial in record["trials"] if trial["score"] is None]
     keys = list(record["vary"])
@@ -144,7 +152,7 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
     panels = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
     for panel, key in zip(panels, keys, strict=True):
         place, ticks = _axis(record["vary"][key])
-        scores = [percent * trial["score"] for trial in whole]
+        scores = [metric.factor * trial["score"] for trial in whole]
         panel.plot([place(t["values"][key]) for t in whole], scores, "o", color=_COLOURS[0])
         for trial in failed:  # at the foot, having no score
             x = place(trial["values"][key])
@@ -163,11 +171,26 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
             panel.set_xscale("log")
         panel.set_xlabel(key)
         _style(panel)
-    name = metric.replace("_", " ")
-    panels[0].set_ylabel(f"best validation {name}" + (" (%)" if percent > 1 else ""))
+    panels[0].set_ylabel(f"best validation {_axis_label(metric)}")
     if failed:
         panels[0].legend(*[part[:1] for part in panels[0].get_legend_handles_labels()])
     return _save(figure, path)
+
+
+def _axis_label(metric: Metric) -> str:
+    return metric.label + (f" ({metric.unit})" if metric.unit else "")
+
+
+def _declared(folder: str | os.PathLike[str]) -> dict[str, Metric]:
+    """The metrics of a run, those that choose first; a run under way has not declared them yet."""
+    names = dict.fromkeys(key for record in _read(folder) for key in record)
+    path = pathlib.Path(folder)
+    path = (path if path.is_dir() else path.parent) / "result.json"
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        result = {}
+    return declared(result, names)
 
 
 def _axis(varied: Mapping[str, Any]) -> tuple[Callable[[Any], float], Sequence[str]]:

@@ -4,9 +4,12 @@ import datetime
 import os
 import sys
 import time
+from collections.abc import Iterable
 from typing import TextIO
 
 import tqdm
+
+from lrd_jax.metrics import Metric
 
 _MOST_LINES = 200  # of plain output in one run, so that a log file stays readable
 _LINE_SECONDS = 2.0  # shortest time between two of them
@@ -19,17 +22,25 @@ class Progress:
     most 200 in a run, and at most one every two seconds, apart from that for the last step.
     """
 
-    def __init__(self, total_steps: int, start_step: int = 0, stream: TextIO | None = None):
+    def __init__(
+        self,
+        total_steps: int,
+        start_step: int = 0,
+        stream: TextIO | None = None,
+        metrics: Iterable[Metric] = (),
+    ):
         """Starts the display.
 
         Args:
           total_steps: the step at which the run is complete.
           start_step: the step it continues from.
           stream: where to show it; the standard error unless given.
+          metrics: say how their values are shown, by the last words of a value's name.
         """
         self._total = total_steps
         self._step = start_step
         self._stream = sys.stderr if stream is None else stream
+        self._metrics = {metric.name: metric for metric in metrics}
         self._values: dict[str, float] = {}
         self._printed_step = start_step
         self._printed_at = time.monotonic()
@@ -86,7 +97,15 @@ class Progress:
         self.close()
 
     def _shown(self) -> list[str]:
-        return [f"{name.replace('_', ' ')} {value:.4g}" for name, value in self._values.items()]
+        return [f"{n.replace('_', ' ')} {self._brief(n, v)}" for n, v in self._values.items()]
+
+    def _brief(self, name: str, value: float) -> str:
+        for prefix in ("valid_", "baseline_"):
+            name = name.removeprefix(prefix)
+        metric = self._metrics.get(name, Metric(name))
+        # Four figures, not its digits: a loss may fall below them while one watches.
+        text = f"{value * metric.factor:.4g}"
+        return metric.with_unit(text) if metric.unit == "%" else text
 
     def _print_line(self, steps_per_s: float) -> None:
         left = datetime.timedelta(seconds=round((self._total - self._step) / steps_per_s))

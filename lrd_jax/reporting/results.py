@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lrd_jax.config.members import Member
-from lrd_jax.data.spec import DataSpec
+from lrd_jax.metrics import Metric, declarations, with_derived
 from lrd_jax.reporting.statistics import by_value, over_seeds
 
 
@@ -19,7 +19,7 @@ def seed_results(
     split: str,
     values: dict[str, np.ndarray],
     members: Sequence[Member],
-    spec: DataSpec,
+    metrics: Sequence[Metric],
 ) -> list[dict[str, Any]]:
     """Best step, its validation metrics and those of `split`, member by member.
 
@@ -32,10 +32,10 @@ def seed_results(
       split: name of the split that `values` are of.
       values: its metrics, name -> `(seeds,)`.
       members: who stands where on the leading axis.
-      spec: says which metrics are made of others.
+      metrics: of the objective; some are made of others.
     """
     each = []
-    best_valid = spec.with_rescaled(best.valid)
+    best_valid = with_derived(metrics, best.valid)
     for i, member in enumerate(members):
         valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best_valid, values))
         if best.step[i] == 0:
@@ -50,21 +50,26 @@ def seed_results(
     return each
 
 
-def run_result(each: list[dict[str, Any]], select: Sequence[str]) -> dict[str, Any]:
+def run_result(
+    each: list[dict[str, Any]], metrics: Sequence[Metric], select: Sequence[Metric]
+) -> dict[str, Any]:
     """What `result.json` says of the metrics.
 
     Args:
       each: from `seed_results`, of the test split.
+      metrics: of the objective.
       select: which validation metrics choose, as for the best checkpoint.
 
     Returns:
-      `best`, `test` and, of several seeds, `statistics` over them; then `seeds`, which is `each`.
+      `best`, `test` and, of several seeds, `statistics` over them; then `seeds`, which is `each`,
+      and `metrics`, how each of them is shown and which direction is better.
       In a sweep the former are of the value that validated best, named under `sweep`, and
       `by_value` holds the same of every value.
     """
     values = [_over_seeds(swept, runs) for swept, runs in by_value(each)]
     best = max(values, key=lambda value: rank(value["best"]["valid"], select))
-    return best | ({"by_value": values} if "sweep" in best else {}) | {"seeds": each}
+    found = best | ({"by_value": values} if "sweep" in best else {}) | {"seeds": each}
+    return found | {"metrics": declarations(metrics, select)}
 
 
 def _over_seeds(swept: dict[str, float], runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -83,16 +88,14 @@ def _over_seeds(swept: dict[str, float], runs: list[dict[str, Any]]) -> dict[str
     return result
 
 
-def rank(valid: Mapping[str, float | None], select: Sequence[str]) -> tuple[float, ...]:
+def rank(valid: Mapping[str, float | None], select: Sequence[Metric]) -> tuple[float, ...]:
     """Makes validation metrics comparable: more is better; a metric that no seed has ranks last."""
 
-    def of(name: str) -> float:
-        value = valid[name.removeprefix("-")]
-        if value is None:
-            return -math.inf
-        return -value if name.startswith("-") else value
+    def of(metric: Metric) -> float:
+        value = valid[metric.name]
+        return -math.inf if value is None else metric.better(value)
 
-    return tuple(of(name) for name in select)
+    return tuple(of(metric) for metric in select)
 
 
 def strict(values: Any) -> Any:

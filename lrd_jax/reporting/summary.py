@@ -3,12 +3,13 @@
 import datetime
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from clu import parameter_overview
 
 from lrd_jax.config.members import named
+from lrd_jax.metrics import Metric, declarations, declared
 from lrd_jax.reporting import provenance
 from lrd_jax.reporting.statistics import CONFIDENCE, by_value, over_seeds
 
@@ -21,6 +22,7 @@ def startup(
     params: Any,
     num_members: int = 1,
     baselines: Mapping[str, float] | None = None,
+    metrics: Iterable[Metric] = (),
 ) -> str:
     """Returns the block printed before the first step.
 
@@ -31,6 +33,7 @@ def startup(
       params: the parameters of one member, without a leading axis of members.
       num_members: how many seeds, times swept values, train in this program.
       baselines: what a model without memory scores, by metric, where that is known.
+      metrics: of the objective; say how baselines are shown.
 
     Returns:
       Table of parameters, then config, device, data, baseline and work directory; no newline at the
@@ -43,7 +46,7 @@ def startup(
         "config": config_name,
         "device": f"{provenance.device_description()}, JAX {versions['jax']}",
         "data": data,
-        **_baseline(baselines),
+        **_baseline(baselines, {"metrics": declarations(metrics)}),
         "workdir": os.fspath(workdir),
     }
     return f"{table}{each}\n" + _rows(rows)
@@ -53,7 +56,7 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
     """Returns the block printed after the last step.
 
     Args:
-      result: the content of `result.json`: best, test, seeds and wall_time_s are read.
+      result: the content of `result.json`: best, test, seeds, metrics and wall_time_s are read.
       config_flag: the value of `--config`, for the commands that come next.
       workdir: the work directory.
 
@@ -72,18 +75,18 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
     rows = {
         **({"best value": named(swept)} if swept else {}),
         "best step": " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1]))),
-        "validation": _metrics([run["best"]["valid"] for run in runs], interval=True),
-        "test": _metrics([run["test"] for run in runs], interval=True),
+        "validation": _metrics(result, [run["best"]["valid"] for run in runs], interval=True),
+        "test": _metrics(result, [run["test"] for run in runs], interval=True),
         **({"[ ... ]": brackets} if len(runs) > 1 else {}),
         **_stopped(everyone),
-        **_baseline(result.get("baselines")),
+        **_baseline(result.get("baselines"), result),
         "wall time": str(datetime.timedelta(seconds=round(result["wall_time_s"]))),
         "workdir": os.fspath(workdir),
         "evaluate": f"python -m lrd_jax.main --config={shlex.quote(config_flag)} "
         f"--workdir={folder} --mode=eval",
         "curves": f"tensorboard --logdir={tensorboard}",
     }
-    return (f"{_by_value(everyone)}\n\n" if swept else "") + _rows(rows)
+    return (f"{_by_value(result, everyone)}\n\n" if swept else "") + _rows(rows)
 
 
 def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
@@ -101,12 +104,15 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     rows = {key: str(value) for key, value in result["overrides"].items() if key != "eval.split"}
     groups = by_value(runs)
     if len(runs) > 1:
-        rows |= {named(r.get("sweep", {}) | {"seed": r["seed"]}): _of_step(r, split) for r in runs}
+        rows |= {
+            named(run.get("sweep", {}) | {"seed": run["seed"]}): _of_step(result, run)
+            for run in runs
+        }
         for swept, entries in groups:
             name = f"{split}, {named(swept)}" if swept else split
-            rows[name] = _metrics([run[split] for run in entries], interval=True)
+            rows[name] = _metrics(result, [run[split] for run in entries], interval=True)
     else:
-        rows[split] = _of_step(runs[0], split)
+        rows[split] = _of_step(result, runs[0])
     return _rows(rows | {"written to": os.fspath(path)})
 
 
@@ -123,27 +129,26 @@ def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     """
     split, rows = result["split"], result["delays"]
     first = rows[0]["seeds"][0]
-    metrics = list(first[split])
-    table = [["delay", *first.get("sweep", {}), *metrics, "baseline loss"]]
+    metrics = _in_order(result, first[split])
+    table = [["delay", *first.get("sweep", {}), *(m.name for m in metrics), "baseline loss"]]
     for row in rows:
-        baseline = _value("loss", [row["baselines"]])
+        baseline = _value(Metric("loss"), [row["baselines"]])
         for swept, entries in by_value(row["seeds"]):
-            values = [_value(key, [entry[split] for entry in entries]) for key in metrics]
+            values = [_value(metric, [entry[split] for entry in entries]) for metric in metrics]
             swept_values = [f"{value:g}" for value in swept.values()]
             table.append([str(row["delay"]), *swept_values, *values, baseline])
     return f"{_table(table)}\nwritten to {os.fspath(path)}"
 
 
-def _by_value(runs: Sequence[Mapping[str, Any]]) -> str:
+def _by_value(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """A row a swept value: metrics as mean and deviation over its seeds."""
     groups = by_value(runs)
-    metrics = list(runs[0]["test"])
-    table = [
-        [*groups[0][0], *(f"{split} {key}" for split in ("validation", "test") for key in metrics)]
-    ]
+    metrics = _in_order(result, runs[0]["test"])
+    names = [f"{split} {m.name}" for split in ("validation", "test") for m in metrics]
+    table = [[*groups[0][0], *names]]
     for swept, entries in groups:
         parts = ([run["best"]["valid"] for run in entries], [run["test"] for run in entries])
-        values = [_value(key, part) for part in parts for key in metrics]
+        values = [_value(metric, part) for part in parts for metric in metrics]
         table.append([*(f"{value:g}" for value in swept.values()), *values])
     return _table(table)
 
@@ -166,37 +171,45 @@ def _stopped(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {"NaN": "; ".join(found)} if found else {}
 
 
-def _baseline(baselines: Mapping[str, float] | None) -> dict[str, str]:
-    return {"baseline": _metrics([baselines])} if baselines else {}
+def _baseline(baselines: Mapping[str, float] | None, result: Mapping[str, Any]) -> dict[str, str]:
+    return {"baseline": _metrics(result, [baselines])} if baselines else {}
 
 
-def _of_step(run: Mapping[str, Any], split: str) -> str:
-    return f"{_metrics([run[split]])} (best step {run['best']['step']})"
+def _of_step(result: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    return f"{_metrics(result, [run[result['split']]])} (best step {run['best']['step']})"
 
 
-def _metrics(runs: Sequence[Mapping[str, float | None]], interval: bool = False) -> str:
+def _in_order(result: Mapping[str, Any], values: Iterable[str]) -> list[Metric]:
+    """The metrics of the values, in their order."""
+    values = list(values)
+    known = declared(result, values)
+    return [known[name] for name in values]
+
+
+def _metrics(
+    result: Mapping[str, Any],
+    runs: Sequence[Mapping[str, float | None]],
+    interval: bool = False,
+) -> str:
     """Returns e.g. "loss 0.2134, accuracy 94.02 %", or with several runs "... ± ... (3 seeds)"."""
-    text = ", ".join(f"{key.replace('_', ' ')} {_value(key, runs, interval)}" for key in runs[0])
+    metrics = _in_order(result, runs[0])
+    text = ", ".join(metric.labelled(_value(metric, runs, interval)) for metric in metrics)
     whole = sum(any(value is not None for value in run.values()) for run in runs)
     of = "" if whole == len(runs) else f" of {len(runs)}"
     return text + (f" ({whole}{of} seeds)" if len(runs) > 1 else "")
 
 
-def _value(key: str, runs: Sequence[Mapping[str, float | None]], interval: bool = False) -> str:
+def _value(
+    metric: Metric, runs: Sequence[Mapping[str, float | None]], interval: bool = False
+) -> str:
     """Returns one metric over runs, e.g. "94.02 ± 0.31 % [93.80, 94.24]"."""
-    found = over_seeds([{key: run.get(key)} for run in runs])[key]
-    formats = {"accuracy": (100, 2, " %"), "perplexity": (1, 2, "")}
-    factor, digits, unit = formats.get(key, (1, 4, ""))
-
-    def number(value: float) -> str:
-        return f"{value * factor:.{digits}f}"
-
-    text = "nan" if found["mean"] is None else number(found["mean"])
+    found = over_seeds([{metric.name: run.get(metric.name)} for run in runs])[metric.name]
+    text = "nan" if found["mean"] is None else metric.number(found["mean"])
     if "std" in found:
-        text += f" ± {number(found['std'])}"
-    text += unit
+        text += f" ± {metric.number(found['std'])}"
+    text = metric.with_unit(text)
     if interval and "interval" in found:
-        text += f" [{', '.join(map(number, found['interval']))}]"
+        text += f" [{', '.join(map(metric.number, found['interval']))}]"
     return text
 
 

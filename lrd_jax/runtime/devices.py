@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import lax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -226,6 +227,11 @@ def data_parallel(
     compiled = jax.jit(mapped, donate_argnums=donate)
     several_cpus = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
     return _OneAtATime(compiled) if several_cpus else compiled
+
+
+def gather(tree: Any) -> Any:
+    """Brings device arrays to the host, whole, from all processes."""
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def place(tree: Any, mesh: Mesh, spec: P) -> Any:

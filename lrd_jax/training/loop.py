@@ -22,7 +22,7 @@ from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, UserError
-from lrd_jax.evaluation.scorer import Metrics
+from lrd_jax.metrics import finish, stored
 from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
@@ -197,7 +197,7 @@ class _Run:
     def log(self) -> None:
         """Records the means since the last time."""
         sums = jax.device_get(self.state.sums)
-        values = self.program.dataset.spec.with_rescaled(_means(sums))
+        values = finish(self.program.objective.metrics, sums)
         self._watch.check(self.state)
         self._recorder.train(self.step, values)
         zeros = jax.tree.map(lambda x: x * 0, self.state.sums)
@@ -210,8 +210,8 @@ class _Run:
         with contextlib.suppress(Interrupted), self._recorder.paused():
             valid = self.program.evaluate(self.state.params, "valid", self._leave_if_asked)
             self._recorder.valid(self.step, valid)
-            metrics = self.program.objective.metrics
-            compared = {k: valid[k].astype(np.float32) for k in metrics}
+            names = [metric.name for metric in stored(self.program.objective.metrics)]
+            compared = {name: valid[name].astype(np.float32) for name in names}
             self.state = self.program.update_best(self.state, compared)
             self.unevaluated = False
 
@@ -266,7 +266,8 @@ def _train(
             " raise it, or set it to 0"
         )
     unevaluated = extra.get("unevaluated", False)
-    shown = [name for name in ("loss", "aux_loss") if name in objective.metrics]
+    metrics = objective.metrics
+    shown = [m.name for m in metrics if m.name in ("loss", "aux_loss") or m not in stored(metrics)]
     recorder = Recorder(
         workdir,
         config,
@@ -275,7 +276,8 @@ def _train(
         start=start,
         end=end,
         evaluated=not unevaluated,
-        shown=[*shown, *program.dataset.spec.rescaled],
+        shown=shown,
+        metrics=metrics,
         baselines=baselines,
         earlier_s=extra.get("wall_time_s", 0.0) + time.monotonic() - started,
     )
@@ -295,8 +297,8 @@ def _train(
         recorder.test(end, test)
         recorder.flush()
     best, stopped = jax.device_get((trained.best, trained.first_nonfinite_step))
-    each = seed_results(best, stopped, "test", test, program.members, program.dataset.spec)
-    result = run_result(each, objective.select) | {
+    each = seed_results(best, stopped, "test", test, program.members, metrics)
+    result = run_result(each, metrics, objective.select) | {
         "wall_time_s": recorder.wall_time_s,
         "device": provenance.device_description(),
         "versions": provenance.versions(),
@@ -307,12 +309,6 @@ def _train(
     result = strict(result)
     processes.from_first(lambda: write_json(workdir / "result.json", result))
     return result
-
-
-def _means(sums: dict[str, tuple[np.ndarray, np.ndarray]]) -> Metrics:
-    """Sums to means; a seed that counted nothing (frozen) has NaN."""
-    with np.errstate(invalid="ignore"):
-        return {name: total / count for name, (total, count) in sums.items()}
 
 
 def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
@@ -341,6 +337,7 @@ def _say_what_starts(
             params=one_seed,
             num_members=len(program.members),
             baselines=baselines,
+            metrics=program.objective.metrics,
         )
     )
     if horizon.pretrain_steps:

@@ -14,6 +14,7 @@ import numpy as np
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.members import Member, labels
 from lrd_jax.evaluation.scorer import Metrics
+from lrd_jax.metrics import Metric
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
 from lrd_jax.runtime import processes
@@ -37,6 +38,7 @@ class Recorder:
         end: int,
         evaluated: bool,
         shown: Sequence[str],
+        metrics: Sequence[Metric],
         baselines: Mapping[str, float],
         earlier_s: float,
     ) -> None:
@@ -51,6 +53,7 @@ class Recorder:
           end: the step at which it ends.
           evaluated: whether the validation of `start` is on disk already.
           shown: training metrics for the display.
+          metrics: the objective's, whose units and digits the display takes.
           baselines: what stands beside those of them that have one.
           earlier_s: seconds that the run has taken so far.
 
@@ -63,7 +66,7 @@ class Recorder:
         self._writers = self._progress = None
         if processes.is_first():
             self._writers = Writers(workdir, config, resume_step=start, evaluated=evaluated)
-            self._progress = Progress(end, start)
+            self._progress = Progress(end, start, metrics=metrics)
         self._started = time.monotonic() - earlier_s
         # Of the last training line; time that is not spent on training moves it on.
         self._line_at, self._line_step = time.monotonic(), start

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from lrd_jax.arrays import Array
 from lrd_jax.evaluation.best import Best, before_any
+from lrd_jax.metrics import Metric, summed
 from lrd_jax.objectives.base import Objective
 from lrd_jax.runtime.devices import AXIS
 
@@ -28,7 +29,8 @@ class TrainState:
       rng: raw key of each seed, `(seeds, 2)` uint32; a step's draws come from (rng, step) alone.
       carry: what travels from batch to batch (a language model's hidden state), leaves
         `(seeds, batch, ...)`, split over the devices like the batch; empty for most tasks.
-      sums: metrics since the last log line, name -> (sum, count), each `(seeds,)`.
+      sums: metrics since the last log line, name -> sums (a total and a count for most), each
+        `(seeds, ...)`.
       swept: each member's values of what is swept, key of `members.SWEPT` -> `(seeds,)`; constant,
         and empty where nothing is swept.
       first_nonfinite_step: the step whose loss or gradient was not finite, -1 if none, `(seeds,)`.
@@ -41,7 +43,7 @@ class TrainState:
     opt_state: Any
     rng: Array
     carry: Any
-    sums: dict[str, tuple[Array, Array]]
+    sums: dict[str, tuple[Array, ...]]
     swept: dict[str, Array]
     first_nonfinite_step: Array
     best: Best
@@ -98,7 +100,6 @@ def init_state(
         return params, tx.init(params), jax.random.key_data(jax.random.fold_in(key, 1))
 
     params, opt_state, rng = jax.vmap(init_one)(seeds)
-    zeros = jnp.zeros(seeds.shape)
     carry = objective.initial_carry(batch_size)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -106,7 +107,10 @@ def init_state(
         opt_state=opt_state,
         rng=rng,
         carry=jax.tree.map(lambda c: jnp.broadcast_to(c, (*seeds.shape, *c.shape)), carry),
-        sums={name: (zeros, zeros) for name in (*objective.metrics, "grad_norm")},
+        sums={
+            metric.name: tuple(jnp.zeros((*seeds.shape, *shape)) for shape in metric.shapes)
+            for metric in (*summed(objective.metrics), Metric("grad_norm"))
+        },
         swept=swept,
         first_nonfinite_step=jnp.full(seeds.shape, -1, jnp.int32),
         best=before_any(objective, params),
@@ -116,23 +120,22 @@ def init_state(
 def update_best(
     state: TrainState,
     valid: dict[str, Array],
-    select: tuple[str, ...],
+    select: tuple[Metric, ...],
     provisional_steps: int = 0,
 ) -> TrainState:
     """Keeps the parameters of the seeds whose validation just improved.
 
     Args:
       state: the state that was evaluated.
-      valid: its validation metrics, name -> `(seeds,)`.
-      select: what is compared, most important first; `-loss` means that less is better.
+      valid: its validation metrics, those that are `stored`, name -> `(seeds,)`.
+      select: what is compared, most important first; each in the direction that it declares.
       provisional_steps: validations up to this step (of a head that pre-training leaves alone) give
         way to whatever comes next.
     """
     old = state.best
     better, tied = jnp.zeros_like(old.step, bool), jnp.ones_like(old.step, bool)
-    for name in select:
-        sign, name = (-1, name[1:]) if name.startswith("-") else (1, name)
-        new_value, old_value = sign * valid[name], sign * old.valid[name]
+    for metric in select:
+        new_value, old_value = (metric.better(each[metric.name]) for each in (valid, old.valid))
         # Any number beats a NaN, which no comparison would ever replace.
         better |= tied & ((new_value > old_value) | (jnp.isnan(old_value) & ~jnp.isnan(new_value)))
         tied &= new_value == old_value

@@ -27,10 +27,10 @@ def train_step(
 ) -> TrainState:
     """One update of every seed from this device's slice of their batches.
 
-    Gradients, metrics and weights of all seeds are summed over the axis `data` in one all-reduce,
-    and the gradients divided by the weight afterwards; nothing inside the differentiated function
-    communicates. Where the seeds are split instead, nothing communicates at all. The wrapper
-    donates `state`.
+    Gradients and metrics of all seeds are summed over the axis `data` in one all-reduce, and the
+    gradients divided by the count of the metric `loss` afterwards; nothing inside the
+    differentiated function communicates. Where the seeds are split instead, nothing communicates
+    at all. The wrapper donates `state`.
 
     Args:
       state: this device's view, see `state_spec`; `carry` is `(seeds, local batch, ...)`.
@@ -63,9 +63,10 @@ def train_step(
     grads, sums, carry = over_members(gradients, one_by_one)(
         state.params, state.rng, state.carry, batch, state.swept
     )
-    weight = batch["mask"].reshape(len(batch["mask"]), -1).sum(axis=1)  # (seeds,) examples
     if together:
-        grads, sums, weight = lax.psum((grads, sums, weight), AXIS)
+        grads, sums = lax.psum((grads, sums), AXIS)
+    weight = sums["loss"][1]  # (seeds,)
+    weight = jnp.where(weight > 0, weight, 1)  # a batch without any scored label changes nothing
 
     def apply(
         grads: Any, weight: Array, opt_state: Any, params: Any, swept: dict[str, Array]

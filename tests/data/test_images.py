@@ -7,11 +7,11 @@ import pytest
 from sklearn.datasets import load_digits
 
 from configs.base import get_config
-from lrd_jax.data import dataset_names, make_dataset
-from lrd_jax.data.builders import BUILDERS
+from lrd_jax.data import dataset_names, make_dataset, reads_text, varied_key
 from lrd_jax.data.images import split_examples, to_images, to_sequences
 from lrd_jax.data.permutations import make_permutation
 from lrd_jax.data.pipeline import ArrayDataset
+from lrd_jax.data.registry import find_builder, known_keys, prepared_names
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 
@@ -198,7 +198,31 @@ def test_a_damaged_prepared_set_is_named(config, digits_dir, tmp_path):
 
 
 def test_every_builder_is_a_data_set():
-    assert set(BUILDERS) <= set(dataset_names())
+    assert set(prepared_names()) == set(dataset_names()) - {"text"}
+    assert all(find_builder(name).name == f"lrd_{name}" for name in prepared_names())
+
+
+def test_a_data_set_knows_its_keys():
+    everywhere = {"name", "data_dir", "batch_size"}
+    image = {"permutation", "order", "pixels_per_step", "valid_split", "normalise"}
+    drawn = everywhere | {"steps_per_epoch"}
+    expected = {
+        "digits": everywhere | image,
+        "copy": drawn | {"preset", "delay", "encoding"},
+        "adding": drawn | {"length"},
+        "text": everywhere | {"text_dir", "unit", "length"},
+        "wikitext2": everywhere | {"length"},
+    }
+    assert {name: known_keys(name) for name in expected} == expected
+    every = set().union(*map(known_keys, dataset_names()))
+    assert every == set(get_config().data)
+    assert [name for name in dataset_names() if reads_text(name)] == [
+        *("text", "wikitext103", "wikitext2")
+    ]
+    varied = {name: key for name in dataset_names() if (key := varied_key(name))}
+    assert varied == {"copy": "delay"}
+    with pytest.raises(UserError, match=r"unknown data\.name='digitz': did you mean digits"):
+        known_keys("digitz")
 
 
 def test_mnist(mnist_dir, config):

@@ -11,9 +11,11 @@ import pytest
 from configs.base import get_config
 from lrd_jax.config.horizon import Horizon, make_horizon
 from lrd_jax.data import make_dataset
-from lrd_jax.data.builders.synthetic import stream
+from lrd_jax.data.adding import Adding
+from lrd_jax.data.copying import Copying
 from lrd_jax.data.prepare import main, prepare, read_records
-from lrd_jax.data.synthetic import Adding, Copying, SyntheticDataset
+from lrd_jax.data.synthetic import SyntheticDataset
+from lrd_jax.data.task import stream
 from lrd_jax.errors import UserError
 from lrd_jax.objectives import make_objective
 from lrd_jax.objectives.base import encode

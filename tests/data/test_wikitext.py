@@ -64,7 +64,6 @@ def check_contents(data_dir):
         lines = text.replace(" a ", " <unk> ").replace("\u2028", "").splitlines()
         shown = "".join(" ".join(line.split()) + "\n" for line in lines)
         assert vocabulary.decode(dataset._splits[split]) == shown
-    assert set(dataset.spec.rescaled) == {"perplexity"}
 
 
 def prepare(folder, data_dir):

@@ -359,7 +359,7 @@ MAIN = [
     (f"{EVAL} --config.seed=9", "config.seed cannot be changed"),
     (f"{EVAL} --config.eval.split=all", "must be one of train, valid, test"),
     (f"{EVAL} --config.data.pixels_per_step=4", "do not fit.*kernel"),
-    (f"{EVAL} '--config.eval.delays=(20,40)'", "is for the copying task: leave it out for digits"),
+    (f"{EVAL} '--config.eval.delays=(20,40)'", "the copying task: leave it out for digits"),
     (f"{EVAL}", "holds no checkpoint yet", remove("checkpoints")),
     (f"{EVAL}", "config.json of the work directory is damaged", write("config.json", "{")),
     (f"{EVAL}", "config.json of the work directory is damaged .it holds", forget("model.cell")),

@@ -18,13 +18,17 @@ from configs import (
     gating_wikitext103,
     hdetach_copying,
     hdetach_mnist,
+    recall_mqar,
 )
 from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.horizon import make_horizon
-from lrd_jax.data import images, make_dataset, synthetic, text
-from lrd_jax.data.builders import IMAGES
-from lrd_jax.data.builders.synthetic import LrdAdding, LrdCopy, draw_symbols, draw_terms, stream
+from lrd_jax.data import DATASETS, copying, make_dataset, prepare, synthetic, text
+from lrd_jax.data.adding import Adding
 from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
+from lrd_jax.data.recall import Recall
+from lrd_jax.data.registry import find_builder
+from lrd_jax.data.registry import load as find
+from lrd_jax.data.task import stream
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import commands, transfer
 from lrd_jax.objectives import make_objective
@@ -41,6 +45,7 @@ TABLES = {
     "gating_wikitext103": gating_wikitext103.ROWS,
     "hdetach_copying": hdetach_copying.ROWS,
     "hdetach_mnist": hdetach_mnist.ROWS,
+    "recall_mqar": recall_mqar.ROWS,
 }
 SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
 SPECS += ["lstm_mnist_rows.py", "urlstm_pdigits.py", "urlstm_pmnist.py"]
@@ -58,20 +63,19 @@ def imitations(monkeypatch):
 
     def read_records(builder, split):
         count = {"train": 10_050, "validation": 10, "test": 10}[split]
-        shape = IMAGES[builder.name].IMAGE_SHAPE
+        shape = find_builder(builder.name).IMAGE_SHAPE
         return {"image": np.zeros((count, *shape), np.uint8), "label": np.zeros(count)}
 
     def prepared(name, data_dir):
-        splits = ("train", "test") if IMAGES[name].SOURCES else ("train", "validation", "test")
+        own = find_builder(name).SOURCES
+        splits = ("train", "test") if own else ("train", "validation", "test")
         info = types.SimpleNamespace(splits=splits)
         return contextlib.nullcontext(types.SimpleNamespace(name=name, info=info))
 
     def fixed_examples(name, data_dir):
         name, _, variant = name.partition("/")
-        rng = stream("test")
-        records = draw_symbols(rng, 10) if name == "copy" else draw_terms(rng, 10, int(variant))
-        splits = ("train", "validation", "test") if variant == "hdetach" else ("validation", "test")
-        return dict.fromkeys(splits, records)
+        task = find(DATASETS[name].task).of_variant(variant)
+        return dict.fromkeys(task.splits, task.draw(stream("test"), 10))
 
     def tokens(vocabulary):
         splits = ("train", "valid", "test")
@@ -80,8 +84,8 @@ def imitations(monkeypatch):
 
     monkeypatch.setattr(text, "_read_prepared", lambda name, data_dir: tokens(WORDS[name]))
     monkeypatch.setattr(text, "_read_folder", lambda text_dir, unit: (*tokens(65), "text"))
-    monkeypatch.setattr(images, "read_records", read_records)
-    monkeypatch.setattr(images, "prepared", prepared)
+    monkeypatch.setattr(prepare, "read_records", read_records)
+    monkeypatch.setattr(prepare, "prepared", prepared)
     monkeypatch.setattr(synthetic, "_fixed_examples", fixed_examples)
 
 
@@ -105,7 +109,8 @@ def test_no_file_is_forgotten():
     files = {path.stem for path in FOLDER.glob("*.py")} - {"base"}
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
-    prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_", "wikitext")
+    prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_")
+    prefixes += ("recall_", "wikitext")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
@@ -265,8 +270,8 @@ def small_data(monkeypatch, tmp_path):
         }
 
     for name in ("mnist", "cifar10"):
-        monkeypatch.setattr(IMAGES[name], "read", classmethod(read))
-        monkeypatch.setattr(IMAGES[name], "SOURCES", ())
+        monkeypatch.setattr(find_builder(name), "read", classmethod(read))
+        monkeypatch.setattr(find_builder(name), "SOURCES", ())
 
     def read_words(cls, source_dir):
         rng = np.random.default_rng(0)
@@ -281,8 +286,9 @@ def small_data(monkeypatch, tmp_path):
     (tmp_path / "text" / "play.txt").write_text("to be or not to be\n" * 50)
     sizes = {"validation": 24, "test": 24}
     presets = {"hdetach": {"train": 200} | sizes, "gu": sizes, "marker": sizes}
-    monkeypatch.setattr(LrdCopy, "PRESETS", presets)
-    monkeypatch.setattr(LrdAdding, "NUM_FIXED", 24)
+    monkeypatch.setattr(copying, "PRESETS", presets)
+    for task in (Adding, Recall):
+        monkeypatch.setattr(task, "NUM_FIXED", 24)
     return tmp_path / "data"
 
 
@@ -315,6 +321,7 @@ def lines(workdir, split):
         "gating_synthetic.py:G1-UR,quick",
         "gating_synthetic.py:G2-OR,quick",
         "char_shakespeare.py:quick",
+        pytest.param("recall_mqar.py:64-4,quick", marks=pytest.mark.slow),
         pytest.param("wikitext2.py:quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13-UR,quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13---,quick", marks=pytest.mark.slow),
@@ -376,9 +383,9 @@ def test_copying_shows_its_baseline_and_transfers(small_data, tmp_path, capsys):
 
 def test_a_transfer_takes_no_more_memory_than_training(small_data):
     config = small("hdetach_copying.py:H1", small_data, **{"data.batch_size": 100})
-    trained = synthetic.Copying("hdetach", 100).spec
+    trained = copying.Copying("hdetach", 100).spec
     sizes = {
-        delay: transfer._batch_size(config, trained, synthetic.Copying("hdetach", delay).spec)
+        delay: transfer._batch_size(config, trained, copying.Copying("hdetach", delay).spec)
         for delay in (50, 100, 1000, 5000)
     }
     assert sizes == {50: 100, 100: 100, 1000: 11, 5000: 2}

@@ -584,7 +584,8 @@ def test_baselines_are_those_of_the_evaluated_segments(loss):
     rng = np.random.default_rng(0)
     inputs = rng.integers(0, 3, (1100, T, 1), np.uint8)  # more than one batch of them
     inputs[:, 6] = 2
-    data = ArrayDataset(spec, {"valid": (inputs, np.zeros(1100)), "train": (inputs, 0)}, 8, "x")
+    splits = dict.fromkeys(("valid", "train"), (inputs, np.zeros(1100)))
+    data = ArrayDataset(spec, splits, 8, "x")
     objective = make_objective(make_config(**{"aux.loss": loss}), spec, Horizon(20, 10))
     found = objective.baselines(data, "valid")
     now, before = inputs[:, 4:8, 0], inputs[:, 3:7, 0]  # the segment before anchor 8 is 3..7

@@ -86,3 +86,15 @@ def test_encoding_scales_each_channel():
     spec = DataSpec("classify", 1, 2, 10, offset=(1.0, 2.0), scale=(2.0, 0.5))
     inputs = jnp.array([[[3, 3]]], jnp.uint8)
     np.testing.assert_array_equal(encode(inputs, spec), [[[4.0, 0.5]]])
+
+
+def test_examples_without_a_label_do_not_score(objective, params):
+    masked, unlabelled = make_batch([1, 1, 1, 0, 0]), make_batch([1, 1, 1, 1, 1])
+    unlabelled["targets"] = masked["targets"].at[3:].set(-1)
+    gradient = jax.grad(lambda p, b: loss(objective, p, b)[0])
+    for batch, one in ((unlabelled, masked),):
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            (loss(objective, params, batch), gradient(params, batch)),
+            (loss(objective, params, one), gradient(params, one)),
+        )

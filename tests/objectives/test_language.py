@@ -1,5 +1,7 @@
 """Language models: the loss, tied embeddings, dropout, and the state from window to window."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -296,3 +298,31 @@ def test_evaluation_counts_every_token_whatever_the_batch():
             }
             total += whole_loss(jax.tree.map(lambda leaf: leaf[0], params), batch)
         assert found["loss"][0] == pytest.approx(float(total) / 37, rel=1e-5)
+
+
+# ---- Metrics and labels ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("unit", "name"), [("char", "bits_per_char"), ("word", "perplexity")])
+def test_what_is_measured_beside_the_loss(unit, name):
+    spec = dataclasses.replace(make_data().spec, vocabulary=Vocabulary(unit, SYMBOLS))
+    objective = make_objective(make_config(), spec, Horizon(20, 3))
+    assert [metric.name for metric in objective.metrics] == ["loss", name]
+    assert objective.metrics[0].unit == "nats"
+
+
+def test_tokens_without_a_label_do_not_score():
+    objective, params = make_case()
+    batch = batch_of(make_data())
+    holes = batch["mask"].at[2, 1:].set(0)
+    unscored = jnp.where(holes > 0, batch["targets"], -1)
+    results = [
+        jax.value_and_grad(
+            lambda p, b=b: objective.loss(p, objective.initial_carry(STREAMS), b, None, 0),
+            has_aux=True,
+        )(params)
+        for b in (dict(batch, mask=holes), dict(batch, targets=unscored))
+    ]
+    ((one, (sums, _)), _), _ = results
+    assert sums["loss"][1] == holes.sum() < batch["mask"].sum() and one > 0
+    jax.tree.map(np.testing.assert_array_equal, *results)

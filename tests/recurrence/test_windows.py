@@ -18,6 +18,9 @@ def test_windows_are_cut_out_window_by_window():
     found = take_windows(jnp.array(x), jnp.array(starts), 3)
     expected = [[x[b, s : s + 3] for b, s in enumerate(row)] for row in starts]
     np.testing.assert_array_equal(found, np.concatenate(expected))
+    several = take_windows({"x": jnp.array(x), "y": -jnp.array(x[..., 0])}, jnp.array(starts), 3)
+    np.testing.assert_array_equal(several["x"], found)
+    np.testing.assert_array_equal(several["y"], -found[..., 0])
 
 
 @pytest.mark.parametrize("starts", [[0, 3], [[0, 2, 3], [1, 0, 2]]])

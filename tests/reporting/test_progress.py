@@ -5,6 +5,7 @@ import termios
 
 import pytest
 
+from lrd_jax.metrics import ACCURACY, NATS
 from lrd_jax.reporting import progress as progress_module
 from lrd_jax.reporting.progress import Progress
 
@@ -92,3 +93,13 @@ def test_the_bar_shows_on_a_real_terminal(size):
             text += chunk
     last = text.decode().rstrip().split("\r")[-1]
     assert "5/10" in last and "loss 0.5" in last and len(last) <= (size[1] or 80)
+
+
+def test_values_are_shown_as_their_metrics_declare(clock):
+    stream = io.StringIO()
+    bar = Progress(10, stream=stream, metrics=(ACCURACY, NATS))
+    bar.update(10, loss=0.000123456, valid_accuracy=0.923456, baseline_accuracy=0.125, other=2.0)
+    assert (
+        "loss 0.0001235, valid accuracy 92.35 %, baseline accuracy 12.5 %, other 2, "
+        in stream.getvalue()
+    )

@@ -8,6 +8,7 @@ from lrd_jax.config import defaults
 from lrd_jax.config.horizon import run_horizon
 from lrd_jax.data.pipeline import ArrayDataset
 from lrd_jax.data.spec import DataSpec
+from lrd_jax.metrics import LOSS
 from lrd_jax.objectives import make_objective
 from lrd_jax.runtime import devices
 from lrd_jax.training.program import Program
@@ -89,8 +90,7 @@ class Stream:
     The gradient of w is 1, so SGD's w and with it every s is known in closed form.
     """
 
-    metrics = ("loss",)
-    select = ("-loss",)
+    metrics = select = (LOSS,)
     width = 3
 
     def init(self, key):
@@ -111,8 +111,7 @@ class Stream:
 class Mean:
     """Averages the inputs; says which examples an evaluation counted."""
 
-    metrics = ("loss",)
-    select = ("-loss",)
+    metrics = select = (LOSS,)
 
     def init(self, key):
         del key

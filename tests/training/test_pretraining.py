@@ -99,7 +99,7 @@ def test_the_metrics_of_both_losses_are_logged(trained):
 def test_validations_of_pre_training_are_provisional(trained):
     program, states = trained
     state = jax.tree.map(jnp.asarray, states[6])
-    names = program.objective.metrics
+    names = [metric.name for metric in program.objective.metrics]
 
     def validated(state, step, accuracy):
         valid = {name: jnp.ones(1) * 0.5 for name in names} | {"accuracy": jnp.ones(1) * accuracy}

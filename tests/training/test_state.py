@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lrd_jax.metrics import ACCURACY, LOSS
 from lrd_jax.training.state import update_best
 from tests.training.harness import make_config, make_program
 
-SELECT = ("accuracy", "-loss")
+SELECT = (ACCURACY, LOSS)
 
 
 def metrics(accuracy, loss):
@@ -69,9 +70,7 @@ def test_a_seed_frozen_before_any_validation_has_none(fresh):
 
 def test_a_number_replaces_a_first_validation_that_was_nan(fresh):
     first = update_best(
-        fresh.replace(step=jnp.int32(5)), metrics([0.5] * 3, [jnp.nan] * 3), ("-loss",)
+        fresh.replace(step=jnp.int32(5)), metrics([0.5] * 3, [jnp.nan] * 3), (LOSS,)
     )
-    second = update_best(
-        first.replace(step=jnp.int32(10)), metrics([0.5] * 3, [0.5] * 3), ("-loss",)
-    )
+    second = update_best(first.replace(step=jnp.int32(10)), metrics([0.5] * 3, [0.5] * 3), (LOSS,))
     np.testing.assert_array_equal(second.best.step, [10, 10, 10])
