@@ -8,8 +8,10 @@ import pytest
 
 from lrd_jax.cells import CELLS, LinearCell, bfloat16_dot
 from lrd_jax.errors import UserError
+from lrd_jax.models.decoder import Decoder
+from lrd_jax.models.sequence import Head
 from lrd_jax.recurrence import Recurrence
-from tests.recurrence.linear_cells import LINEAR, MinGRUCell
+from tests.recurrence.linear_cells import LINEAR, ComplexCell, MinGRUCell
 from tests.recurrence.recurrence_cases import (
     B,
     N,
@@ -203,3 +205,29 @@ def test_bfloat16_products_are_refused():
     finally:
         CELLS.pop("mingru")
     assert bfloat16_dot is not LinearCell.dot
+
+
+def test_windows_run_again_and_a_decoder_of_another_width(x64):
+    """What auxiliary losses ask of a recurrence, with a complex state."""
+    model = Recurrence(ComplexCell(D, param_dtype=jnp.float64), learn_initial=True)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), inputs())
+    params = random_tree(shapes, 0, 0.5)
+    whole = model.apply(params, inputs())
+    starts = jnp.array([0, 3])
+    windows = jnp.concatenate([inputs()[:, :4], inputs()[:, 3:]])
+    drawn = model.draw(None, T, B)
+    again = model.apply(params, windows, whole, starts, drawn, method="rerun")
+    expected = jnp.concatenate([whole.outputs[:, :4], whole.outputs[:, 3:]])
+    assert_close(again.outputs, expected, 1e-12)
+
+    for width in (D, 6):
+        decoder = Decoder(Recurrence(ComplexCell(width)), Head((), 2), D)
+        variables = decoder.init(jax.random.key(0), whole.final[0], inputs())
+
+        def loss(state, decoder=decoder, variables=variables):
+            return (decoder.apply(variables, state, inputs()) ** 2).sum()
+
+        gradient = jax.grad(lambda s: loss(whole.final[0]._replace(s=s)))(whole.final[0].s)
+        assert jnp.abs(gradient).min() > 1e-6 and gradient.shape == (B, 3)
+    # Three complex numbers as pairs, in and out; the output is no state.
+    assert variables["params"]["projection"]["kernel"].shape == (6, 6)

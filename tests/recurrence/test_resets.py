@@ -159,3 +159,11 @@ def test_wrong_masks_and_windows_are_refused(x64):
     drawn = model.draw(None, LENGTH, len(ROWS))
     with pytest.raises(UserError, match=r"windows .* cannot cross resets"):
         model.apply(params, x[:, :2], out, jnp.array([0]), drawn, method="rerun")
+
+
+def test_no_cut_in_the_padding():
+    """The last valid state is held there: a cut would take its gradient away."""
+    for end in ("end", "start"):
+        cuts = truncation_cuts(2, LENGTH, jnp.array([3, 5]), end)
+        assert cuts.shape == (LENGTH, 2) and cuts[:5].any()
+        assert not cuts[3:, 0].any() and not cuts[5:, 1].any()
