@@ -119,6 +119,7 @@ def damage_all_checkpoints(scene):
     (scene.run / "result.json").unlink()
     for folder in (scene.run / "checkpoints").iterdir():
         cut_files(folder / "state")
+        cut_files(folder / "best")
 
 
 def lock(scene):

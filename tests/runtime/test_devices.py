@@ -172,3 +172,20 @@ def test_flags_for_exact_resumption_on_a_gpu(monkeypatch, deterministic, before,
     monkeypatch.setattr(devices.os, "environ", {"XLA_FLAGS": before})
     configure(config)
     assert devices.os.environ["XLA_FLAGS"] == after
+
+
+@pytest.mark.parametrize(
+    ("batch", "evaluated", "asked", "expected"),
+    [(8, 0, 2, 2), (7, 0, 2, 1), (8, 6, 4, 3), (6, 0, 4, 3)],
+)
+def test_an_evaluation_takes_devices_that_divide_its_batches(
+    monkeypatch, batch, evaluated, asked, expected
+):
+    config = defaults.get_config()
+    config.data.batch_size, config.eval.batch_size = batch, evaluated
+    config.devices.cpu_devices, config.devices.split = asked, "seeds"
+    kept = {}
+    monkeypatch.setattr(devices.jax.config, "update", kept.__setitem__)
+    monkeypatch.setattr(devices.os, "environ", {})
+    devices.configure(config, training=False)
+    assert kept == {"jax_num_cpu_devices": expected}
