@@ -45,6 +45,7 @@ from lrd_jax.config import (  # noqa: E402
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
+from lrd_jax.runtime import interrupts  # noqa: E402
 from lrd_jax.training.workdir import work_directory, write_atomically  # noqa: E402
 
 optuna: Any = None
@@ -402,8 +403,7 @@ def main(argv: list[str]) -> None:
     arguments, varied = parse_arguments(argv)
     if optuna is None:
         raise UserError("sweeps need Optuna, which is not installed: pip install lrd-jax[sweep]")
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt)
+    interrupts.handle(_interrupt)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(work_directory(arguments.out))
