@@ -91,6 +91,39 @@ def test_the_archive_is_read_without_unpacking_it(files, tmp_path, monkeypatch):
     assert not (tmp_path / "outside").exists()
 
 
+def test_an_archive_packed_again_is_judged_by_its_files(files, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "from"
+    folder.mkdir()
+    write_archive(folder / "wikitext-2-v1.zip", monkeypatch)
+    with zipfile.ZipFile(folder / "wikitext-2-v1.zip", "a") as archive:
+        archive.writestr("more", "")
+    assert prepare(folder, tmp_path / "data") == 0
+    assert capsys.readouterr().err == ""
+    check_contents(tmp_path / "data")
+
+
+def test_a_broken_archive_does_not_hide_right_files(files, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "from"
+    write(folder)
+    write_archive(folder / "wikitext-2-v1.zip", monkeypatch)
+    (folder / "wikitext-2-v1.zip").write_bytes(b"broken")
+    assert prepare(folder, tmp_path / "data") == 0
+    err = capsys.readouterr().err
+    assert "wikitext-2-v1.zip has the wrong sha256" in err
+    assert "the unpacked files are read instead" in err
+    check_contents(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["wikitext-2-v1.zip", "wiki.train.tokens"])
+def test_a_huge_file_is_not_read(tmp_path, capsys, name):
+    write(tmp_path / "from")
+    with (tmp_path / "from" / name).open("wb") as file:
+        file.truncate(60 * 10**9)  # sparse
+    assert prepare(tmp_path / "from", tmp_path / "data") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{name} is too long: 60000000000 bytes" in err
+
+
 def test_harmed_files_are_refused(files, tmp_path, capsys, monkeypatch):
     def refused(*parts):
         assert prepare(folder, tmp_path / "data") == 2
