@@ -3,12 +3,15 @@
 import dataclasses
 import functools
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lrd_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 UNITS = ("char", "word")
 END_OF_LINE = "<eos>"
@@ -43,12 +46,17 @@ class Vocabulary:
     def encode(self, text: str) -> np.ndarray:
         """Returns the numbers of a piece of text, (symbols,) int32; no line end is added to it.
 
+        Symbols that become `<unk>` are told of, once.
+
         Raises:
             UserError: a symbol that is not in the vocabulary, where that has no `<unk>`.
         """
         lines = text if self.unit == "char" else f" {END_OF_LINE} ".join(text.split("\n")).split()
         unknown = self.numbers.get(UNKNOWN)
         numbers = [self.numbers.get(symbol, unknown) for symbol in lines]
+        lost = sorted({s for s, n in zip(lines, numbers, strict=True) if n == unknown} - {UNKNOWN})
+        if lost and unknown is not None:
+            _tell_unknown(tuple(lost))
         if None in numbers:
             symbol = lines[numbers.index(None)]
             raise UserError(f"{symbol!r} is not in the vocabulary of the training text")
@@ -71,6 +79,13 @@ class Vocabulary:
         """Reads what `to_json` wrote; raises ValueError, KeyError or TypeError if damaged."""
         content = json.loads(text)
         return cls(content["unit"], tuple(content["symbols"]), content["texts"])
+
+
+@functools.cache
+def _tell_unknown(symbols: tuple[str, ...]) -> None:
+    shown = ", ".join(map(repr, symbols[:5]))
+    more = f" and {len(symbols) - 5} more" if len(symbols) > 5 else ""
+    logger.warning("%s%s not in the vocabulary: read as %s", shown, more, UNKNOWN)
 
 
 def number_symbols(
