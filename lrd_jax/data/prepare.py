@@ -79,6 +79,8 @@ def is_prepared(builder: Builder) -> bool:
             return False
         if not builder.is_prepared():
             raise damaged(builder.data_dir, "it is not complete")
+        if missing := [split for split in ("train", "test") if split not in builder.info.splits]:
+            raise damaged(builder.data_dir, f"it has no split {missing[0]!r}")
     except OSError as error:
         raise UserError(f"cannot read {builder.data_dir}: {error.strerror}") from error
     return True
@@ -175,6 +177,8 @@ def read_records(builder: Any, split: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: the files are damaged.
     """
+    if split not in builder.info.splits:
+        raise damaged(builder.data_dir, f"it has no split {split!r}")
     count = builder.info.splits[split].num_examples
     features = builder.info.features
     arrays = {

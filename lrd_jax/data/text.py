@@ -14,6 +14,8 @@ from lrd_jax.data.text_files import find_files, lines_of
 from lrd_jax.data.vocabulary import (
     UNITS,
     Vocabulary,
+    check_symbols,
+    checksum,
     number_symbols,
     order_by_frequency,
 )
@@ -177,12 +179,21 @@ def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str,
     with prepared(name, data_dir) as builder:
         try:
             metadata: Any = builder.info.metadata
-            symbols = tuple(metadata["symbols"])
+            symbols = metadata["symbols"]
         except (KeyError, TypeError) as error:
             raise damaged(builder.data_dir, "its vocabulary is missing") from error
-        blocks = {split: read_records(builder, split)["tokens"] for split in builder.info.splits}
+        try:
+            check_symbols(symbols)
+            if metadata.get("symbols_sha256", kept := checksum(symbols)) != kept:
+                raise ValueError("its checksum is another one")
+        except ValueError as error:
+            raise damaged(builder.data_dir, f"its vocabulary: {error}") from error
+        names = ("train", "validation", "test")
+        blocks = {split: read_records(builder, split)["tokens"] for split in names}
     splits = {split: tokens[tokens >= 0] for split, tokens in blocks.items()}  # -1 is padding
-    return symbols, {
+    if any(len(tokens) and tokens.max() >= len(symbols) for tokens in splits.values()):
+        raise damaged(builder.data_dir, "its vocabulary is too short")
+    return tuple(symbols), {
         "train": splits["train"],
         "valid": splits["validation"],
         "test": splits["test"],

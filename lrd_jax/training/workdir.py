@@ -25,7 +25,7 @@ def work_directory(workdir: Path) -> Iterator[None]:
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        lock = (workdir / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"the work directory {workdir} cannot be written ({error.strerror});"
@@ -63,7 +63,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(exist_ok=True)
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -92,10 +92,13 @@ def read_vocabulary(workdir: Path) -> Vocabulary | None:
     if not path.exists():
         return None
     try:
-        return Vocabulary.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
+        return Vocabulary.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise UserError(
-            f"{path} is damaged; remove it, and training writes it again from the same text"
+            f"{path} is damaged ({error}); remove it, and training writes it again from the same"
+            " text"
         ) from error
 
 
@@ -127,7 +130,7 @@ def finished(workdir: Path, config: Any) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         steps, num_steps = int(result["steps"]), int(result["num_steps"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -1,6 +1,7 @@
 """Text: vocabularies, the files of a folder, and windows of parallel streams."""
 
 import collections
+import json
 import math
 import os
 from pathlib import Path
@@ -160,6 +161,40 @@ def test_a_vocabulary_goes_through_json():
     assert Vocabulary("char", ("a", "\n")).start == 1 and Vocabulary("char", ("a", "b")).start == 0
     with pytest.raises(UserError, match="'cat' is not in the vocabulary"):
         vocabulary.encode("the cat")
+
+
+def test_what_is_read_back_of_a_vocabulary_is_checked():
+    vocabulary = Vocabulary("char", ("a", "é", "<unk>"), {"train": "ab", "test": "cd"})
+    content = json.loads(vocabulary.to_json())
+    old = {key: value for key, value in content.items() if key != "sha256"}
+    assert Vocabulary.from_json(json.dumps(old)) == vocabulary
+    for change in (
+        {"symbols": ["é", "a", "<unk>"]},
+        {"symbols": ["a", "é"]},
+        {"unit": "word"},
+        {"texts": {"train": "ab"}},
+        {"sha256": None},
+    ):
+        with pytest.raises(ValueError, match="checksum"):
+            Vocabulary.from_json(json.dumps(content | change))
+    for change in (
+        {"symbols": None},
+        {"symbols": "aé"},
+        {"symbols": []},
+        {"symbols": ["a", "a"]},
+        {"symbols": ["a", 1]},
+        {"symbols": [["a"]]},
+        {"unit": "line"},
+        {"unit": ["char"]},
+        {"texts": None},
+        {"texts": []},
+    ):
+        for base in (content, old):
+            with pytest.raises(ValueError):
+                Vocabulary.from_json(json.dumps(base | change))
+    for text in ("null", "[]", "7", "{}", "", "[" * 100_000, "\x00"):
+        with pytest.raises(ValueError):
+            Vocabulary.from_json(text)
 
 
 @pytest.mark.parametrize(

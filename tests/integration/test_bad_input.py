@@ -285,6 +285,14 @@ MAIN = [
         r"the prepared data set in .*lrd_digits.* is damaged .*: delete it",
         digits(cut_files),
     ),
+    *(
+        (
+            f"{D} --config.data.data_dir={{here}}/data --workdir={{here}}/new",
+            r"the prepared data set in .*lrd_digits.* is damaged .*: delete it",
+            digits(lambda folder, text=text: (folder / "dataset_info.json").write_text(text)),
+        )
+        for text in ("null", "[]", '{"name": "lrd_digits", "version": "1.0.0"}', "[" * 100_000)
+    ),
     # Work directories.
     (f"{DIGITS} --workdir={{here}}/file", "cannot be written.*choose another --workdir", a_file),
     (

@@ -14,7 +14,7 @@ from absl import logging
 
 from lrd_jax.data.builders.base import Builder
 from lrd_jax.data.builders.sources import SourceFile, check_size, wrong_checksum
-from lrd_jax.data.vocabulary import number_symbols, order_by_frequency, read_lines
+from lrd_jax.data.vocabulary import checksum, number_symbols, order_by_frequency, read_lines
 from lrd_jax.errors import UserError
 
 _BLOCK = 65_536  # tokens of a record
@@ -54,6 +54,7 @@ class _WikiText(Builder):
         symbols, splits = self.read(Path(dl_manager.manual_dir))
         assert self.info.metadata is not None
         self.info.metadata["symbols"] = list(symbols)
+        self.info.metadata["symbols_sha256"] = checksum(list(symbols))
         return {split: self._generate_examples(tokens) for split, tokens in splits.items()}
 
     def _generate_examples(self, tokens: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
