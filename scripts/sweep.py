@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import itertools
 import json
 import math
@@ -46,6 +45,7 @@ from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
 from lrd_jax.runtime import interrupts  # noqa: E402
+from lrd_jax.runtime.locks import lock  # noqa: E402
 from lrd_jax.training.workdir import work_directory, write_atomically  # noqa: E402
 
 optuna: Any = None
@@ -386,12 +386,10 @@ def _wait_until_free(workdir: Path) -> None:
     """Waits for the run that a killed sweep may have left behind in a trial's directory."""
     if not (workdir / ".lock").exists():
         return
-    with (workdir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with (workdir / ".lock").open("w", encoding="utf-8") as file:
+        if not lock(file):
             print(f"{workdir.name} is still running: waiting for its end", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(file, wait=True)
 
 
 def _interrupt(signum: int, _: Any) -> None:

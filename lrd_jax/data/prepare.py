@@ -6,7 +6,6 @@ Without `--from_dir` the source files are downloaded. Training does the same by 
 """
 
 import contextlib
-import fcntl
 import io
 import shutil
 import sys
@@ -24,6 +23,7 @@ from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.data.builders import BUILDERS, Builder
 from lrd_jax.data.builders.sources import DownloadError, download
 from lrd_jax.errors import RunError, UserError, unknown
+from lrd_jax.runtime.locks import lock
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 _READ_AT_ONCE = 4096  # records; bounds the memory that the decoded ones take
@@ -215,13 +215,13 @@ def _locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}): choose another data_dir"
         ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file:
+        lock(file, wait=True)
         yield
 
 

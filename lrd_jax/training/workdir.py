@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -12,33 +11,30 @@ from typing import Any
 
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError
+from lrd_jax.runtime.locks import lock
 
 
 @contextlib.contextmanager
 def work_directory(workdir: Path) -> Iterator[None]:
     """Makes the directory and holds its lock, so that two runs never write to one place.
 
-    The lock is the kernel's (`flock`): it ends with the process, also after a kill.
-
     Raises:
       UserError: it cannot be written, or another run holds it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w", encoding="utf-8")
+        file = (workdir / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"the work directory {workdir} cannot be written ({error.strerror});"
             " choose another --workdir"
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with file:
+        if not lock(file):
             raise UserError(
                 f"the work directory {workdir} is in use by another run; wait for it, or choose"
                 " another --workdir"
-            ) from error
+            )
         yield
 
 
