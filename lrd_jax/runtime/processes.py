@@ -28,7 +28,7 @@ import jax
 from jax._src import distributed  # the key-value store has no public name yet
 
 from lrd_jax.errors import Interrupted, RunError, UserError
-from lrd_jax.runtime.launch import Launch
+from lrd_jax.runtime.launch import Launch, bind_address
 
 T = TypeVar("T")
 
@@ -204,6 +204,7 @@ def _meet(launch: Launch) -> None:
     try:
         jax.distributed.initialize(
             coordinator_address=launch.coordinator_address or None,
+            coordinator_bind_address=bind_address(launch),
             num_processes=launch.num_processes or None,
             process_id=None if launch.launcher else launch.process_id,
             cluster_detection_method=None if launch.launcher else "deactivate",
