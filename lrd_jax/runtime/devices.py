@@ -14,13 +14,9 @@ from jax.sharding import PartitionSpec as P
 from lrd_jax.config.members import members
 from lrd_jax.errors import UserError
 from lrd_jax.runtime import processes
+from lrd_jax.runtime.cores import available_cores
 
 AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_cpu_devices(
