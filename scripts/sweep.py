@@ -175,8 +175,8 @@ def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, list[Varied]]:
     if arguments.trials < 0 or arguments.seed < 0:
         raise UserError("--trials and --seed must not be negative")
     arguments.overrides = overrides
-    arguments.out = arguments.out or Path(
-        f"runs/sweep-{command_line.config_name(arguments.config)}"
+    arguments.out = checks.expand_user(
+        arguments.out or f"runs/sweep-{command_line.config_name(arguments.config)}"
     )
     for v in varied:
         for value in v.examples():

@@ -1,14 +1,13 @@
 """Checks of config values that no single component owns."""
 
 import math
-import os
-import pathlib
 import traceback
 from typing import Any
 
 import ml_collections
 
 from lrd_jax.config.members import SWEPT, check_values
+from lrd_jax.config.paths import expand_user
 from lrd_jax.config.record import flatten
 from lrd_jax.errors import UserError, one_line
 
@@ -112,14 +111,6 @@ def missing_key(error: AttributeError | KeyError) -> str:
     return (
         f"the config has no key {one_line(str(error.args[0]))}: start from lrd_jax.config.defaults"
     )
-
-
-def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path with `~` and `~name` resolved; UserError where there is no such user."""
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{os.fspath(path)!r}: there is no such user on this machine") from error
 
 
 def _refuse(key: str, value: Any, legal: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import pathlib
 import re
 import sys
@@ -57,6 +58,10 @@ def parse_flags(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS
         _parse(rest, flag_values)
     except flags.Error as error:
         raise UserError(_flag_message(str(error))) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--flagfile names a file that is not text in UTF-8 ({error.reason})"
+        ) from error
     overrides = dict(config_flags.get_override_values(flag_values["config"]))
     for key, value in overrides.items():
         _check_tuple(key, value, defaults[key])
@@ -78,7 +83,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     """
     name, _, argument = spec.partition(":")
     path = pathlib.Path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for names too long as well
         raise UserError(f"there is no config file {name!r}")
     # Experiments import configs.base; let them find it from any current directory.
     root = str(path.resolve().parent.parent)

@@ -18,8 +18,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from lrd_jax.config.checks import expand_user
 from lrd_jax.config.command_line import ArgumentParser
+from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders import BUILDERS, Builder
 from lrd_jax.data.builders.sources import DownloadError, download
 from lrd_jax.errors import RunError, UserError, unknown
@@ -116,8 +116,8 @@ def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Build
         builder = open_builder(name, data_dir)  # another process may have prepared it meanwhile
         if is_prepared(builder):
             return builder
-        downloads = Path(data_dir).expanduser() / "downloads"
-        source_dir = Path(from_dir).expanduser()
+        downloads = expand_user(data_dir) / "downloads"
+        source_dir = expand_user(from_dir)
         try:
             for leftover in folder.glob("incomplete.*"):
                 shutil.rmtree(leftover)  # of a killed run: whoever is alive holds the lock

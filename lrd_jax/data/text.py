@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrd_jax.config.checks import expand_user
+from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import SPLITS
 from lrd_jax.data.spec import Batch, DataSpec
 from lrd_jax.data.text_files import find_files, lines_of
