@@ -41,6 +41,7 @@ from lrd_jax.config import (  # noqa: E402
     command_line,
     record,
 )
+from lrd_jax.config.paths import split_spec  # noqa: E402
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
@@ -268,7 +269,7 @@ class Sweep:
         values = [f"--config.{v.key}={trial.params[v.key]}" for v in self.varied]
         print(f"{name}:", *(value.removeprefix("--config.") for value in values), flush=True)
         _wait_until_free(self.out / name)
-        spec, colon, argument = self.arguments.config.partition(":")
+        spec, colon, argument = split_spec(self.arguments.config)
         command = [
             *(sys.executable, "-m", "lrd_jax.main"),
             f"--config={Path(spec).resolve()}{colon}{argument}",

@@ -15,6 +15,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from lrd_jax.config.paths import split_spec
 from lrd_jax.config.record import flatten
 from lrd_jax.errors import UserError, did_you_mean, one_line
 
@@ -81,7 +82,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
     Raises:
       UserError: There is no such file, it fails, or it refuses the argument.
     """
-    name, _, argument = spec.partition(":")
+    name, colon, argument = split_spec(spec)
     path = pathlib.Path(name)
     if not os.path.isfile(path):  # False for names too long as well
         raise UserError(f"there is no config file {name!r}")
@@ -97,7 +98,7 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
         module_spec.loader.exec_module(module)
         if not callable(getattr(module, "get_config", None)):
             raise UserError(f"config file {name!r} has no function get_config")
-        config = module.get_config(argument) if ":" in spec else module.get_config()
+        config = module.get_config(argument) if colon else module.get_config()
     except UserError:
         raise
     except Exception as error:  # anything at all may happen in somebody's Python file
@@ -118,7 +119,7 @@ def config_name(spec: str) -> str:
     >>> config_name("configs/hdetach_copying.py:H6,quick")
     'hdetach_copying-H6-quick'
     """
-    path, _, argument = spec.partition(":")
+    path, _, argument = split_spec(spec)
     parts = [pathlib.Path(path).stem, *re.split(r"[^\w.+=]+", argument)]
     return "-".join(part for part in parts if part)
 

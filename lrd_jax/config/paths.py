@@ -34,3 +34,16 @@ def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
                 " the most; choose a shorter one"
             )
     return expanded
+
+
+def split_spec(spec: str) -> tuple[str, str, str]:
+    """Returns the file, the colon and the argument of a value of `--config`.
+
+    The colon after the file's `.py` parts them: a folder may have one in its name.
+
+    >>> split_spec("10:30/mine.py:H6,quick")
+    ('10:30/mine.py', ':', 'H6,quick')
+    """
+    match = re.fullmatch(r"(.*?\.py)(?:(:)(.*))?", spec, re.DOTALL)
+    file, colon, argument = match.groups("") if match else spec.partition(":")
+    return file, colon, argument
