@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import itertools
 import json
 import math
@@ -45,11 +44,14 @@ from sweep_arguments import (  # noqa: E402
     trial_config,
 )
 
+from lrd_jax.config.paths import split_spec  # noqa: E402
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.metrics import Metric, declarations, declared  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
 from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
+from lrd_jax.runtime import interrupts  # noqa: E402
+from lrd_jax.runtime.locks import lock  # noqa: E402
 
 __all__ = ["Sweep", "known_words", "main", "parse_arguments", "parse_varied", "table"]
 
@@ -141,7 +143,7 @@ class Sweep:
         values = [f"--config.{v.key}={trial.params[v.key]}" for v in self.varied]
         print(f"{name}:", *(value.removeprefix("--config.") for value in values), flush=True)
         _wait_until_free(self.out / name)
-        spec, colon, argument = self.arguments.config.partition(":")
+        spec, colon, argument = split_spec(self.arguments.config)
         words, left_out = known_words(self.arguments, values)
         for key, reason in left_out.items():
             if (key, reason) not in self._told:
@@ -285,12 +287,10 @@ def _wait_until_free(workdir: Path) -> None:
     """Waits for the run that a killed sweep may have left behind in a trial's directory."""
     if not (workdir / ".lock").exists():
         return
-    with (workdir / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    with (workdir / ".lock").open("w", encoding="utf-8") as file:
+        if not lock(file):
             print(f"{workdir.name} is still running: waiting for its end", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock(file, wait=True)
 
 
 def _interrupt(signum: int, _: Any) -> None:
@@ -302,8 +302,7 @@ def main(argv: list[str]) -> None:
     arguments, varied = parse_arguments(argv, __doc__)
     if optuna is None:
         raise UserError("sweeps need Optuna, which is not installed: pip install lrd-jax[sweep]")
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signum, _interrupt)
+    interrupts.handle(_interrupt)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(work_directory(arguments.out))

@@ -216,6 +216,125 @@ def test_import_fits_the_initialised_tree():
         export_weights(model, variables)
 
 
+# ---- As people hold them ---------------------------------------------------------------------
+
+
+class Tensor:
+    """What is needed of a `torch.Tensor` that requires gradients, lies on a GPU or is bfloat16."""
+
+    def __init__(self, array, detached=False, on_cpu=False, double=False):
+        self._array, self._state = array, (detached, on_cpu, double)
+
+    @property
+    def shape(self):
+        return self._array.shape
+
+    def detach(self):
+        return Tensor(self._array, True, *self._state[1:])
+
+    def cpu(self):
+        return Tensor(self._array, self._state[0], True, self._state[2])
+
+    def double(self):
+        return Tensor(self._array.astype(np.float64), *self._state[:2], True)
+
+    def is_complex(self):
+        return np.iscomplexobj(self._array)
+
+    def numpy(self):
+        if not all(self._state):
+            raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+        return self._array
+
+    def __array__(self, dtype=None, copy=None):
+        raise TypeError("can't convert this tensor to numpy. Use Tensor.cpu() first.")
+
+
+def half(array):
+    """In bfloat16, with what a model that trains in it would hold."""
+    return np.asarray(jnp.asarray(array, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_tensors_are_taken(kind):
+    model, weights = recurrence(kind), arrays(kind)
+    expected = import_weights(model, weights)
+    tensors = {name: Tensor(value) for name, value in weights.items()}
+    assert_equal_trees(import_weights(model, tensors), expected)
+    rounded = {name: half(value) for name, value in weights.items()}
+    expected = import_weights(model, {k: np.float32(v) for k, v in rounded.items()})
+    assert_equal_trees(import_weights(model, rounded), expected)
+    tensors = {name: Tensor(value) for name, value in rounded.items()}
+    assert_equal_trees(import_weights(model, tensors), expected)
+
+
+def test_torch_parameters_as_they_are():
+    """Requiring gradients, in every floating type, in a model, without biases."""
+    torch = pytest.importorskip("torch", reason="reads PyTorch's tensors when it is installed")
+    for bias in (True, False):
+        for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+            model = torch.nn.Sequential(torch.nn.LSTM(N, D, bias=bias), torch.nn.Linear(D, 1))
+            model = model.to(dtype)
+            plain = {k: v.double().numpy() for k, v in model.state_dict().items()}
+            expected = import_weights(recurrence("LSTM"), plain, "0.")
+            named = dict(model.named_parameters())
+            assert_equal_trees(import_weights(recurrence("LSTM"), named, "0"), expected)
+    assert "state_dict()" in refusal(recurrence("LSTM"), model[0])
+    meta = torch.nn.LSTM(N, D, device="meta").state_dict()
+    assert "weight_ih_l0 cannot be read" in refusal(recurrence("LSTM"), meta)
+
+
+def test_bfloat16_goes_through_files(tmp_path):
+    """Exact there and back; files hold what NumPy has, and bfloat16 of others is read."""
+    save = pytest.importorskip("safetensors.numpy", reason="an optional dependency").save_file
+    model = recurrence("GRU", dtype=jnp.bfloat16)
+    variables = random_variables(model)
+    for name in ("weights.npz", "weights.safetensors"):
+        written = export_weights(model, variables, tmp_path / name)
+        assert {v.dtype for v in written.values()} == {np.dtype(np.float32)}
+        assert_equal_trees(import_weights(model, tmp_path / name), variables)
+    path = tmp_path / "half.safetensors"
+    save({name: half(value) for name, value in written.items()}, path)
+    assert_equal_trees(import_weights(model, path), variables)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_module_without_biases_has_zeros(kind):
+    model, weights = recurrence(kind, 2), arrays(kind, 2)
+    bare = {k: v for k, v in weights.items() if ".bias" not in k and "bias_" not in k[:5]}
+    assert len(bare) < len(weights)
+    zeros = {k: v if k in bare else np.zeros_like(v) for k, v in weights.items()}
+    assert_equal_trees(import_weights(model, bare), import_weights(model, zeros))
+    # A bias that one layer lacks was lost.
+    lost = next(name for name in weights if name not in bare)
+    assert f"{lost} missing" in refusal(model, {k: v for k, v in weights.items() if k != lost})
+
+
+def test_a_prefix_without_its_dot(tmp_path):
+    model = recurrence("LSTM")
+    variables = random_variables(model)
+    path = tmp_path / "weights.npz"
+    written = export_weights(model, variables, path, prefix="encoder.rnn")
+    assert written.keys() == export_weights(model, variables, prefix="encoder.rnn.").keys()
+    for prefix in ("encoder.rnn", "encoder.rnn."):
+        assert_equal_trees(import_weights(model, path, prefix), variables)
+    glued = {f"rnn_{k}": v for k, v in arrays("LSTM").items()}
+    assert_equal_trees(import_weights(model, glued, "rnn_"), import_weights(model, arrays("LSTM")))
+
+
+def test_the_prefix_that_is_lacking_is_named():
+    single = {f"layers.0.{name}": value for name, value in arrays("URLSTM").items()}
+    model = recurrence("URLSTM")
+    assert refusal(model, single).endswith("such weights lie under prefix='layers.0.'")
+    variables = import_weights(model, single, "layers.0.")
+    assert_equal_trees(variables, import_weights(model, arrays("URLSTM")))
+    assert export_weights(model, variables, prefix="layers.0.").keys() == single.keys()
+    two = {f"{side}.{k}": v for side in ("b", "a") for k, v in arrays("LSTM").items()}
+    expected = "such weights lie under prefix='a.' and prefix='b.'"
+    assert refusal(recurrence("LSTM"), two).endswith(expected)
+    assert refusal(recurrence("LSTM"), two, prefix="c").endswith(expected)
+
+
 # ---- Bad input -------------------------------------------------------------------------------
 
 
@@ -239,6 +358,25 @@ def test_wrong_names_and_shapes():
     assert "weight_ih_l0" in refusal(recurrence("GRU"), weights)
     assert "igates.weight" in refusal(recurrence("URLSTM"), weights)
     assert "'other.'" in refusal(model, weights, prefix="other.")
+
+
+def test_what_holds_no_real_numbers():
+    model, weights = recurrence("LSTM"), arrays("LSTM")
+    for odd in (
+        weights["weight_hh_l0"] + 1j,
+        Tensor(weights["weight_hh_l0"] + 1j),
+        np.full((4 * D, D), "1"),
+        np.full((4 * D, D), None),
+        [[1, 2], [3]],
+        np.zeros((4 * D, D), "V2"),
+    ):
+        line = refusal(model, {**weights, "weight_hh_l0": odd})
+        assert line.startswith("weight_hh_l0 cannot be read as real numbers")
+    # Of a larger model, they do not matter.
+    larger = {f"rnn.{k}": v for k, v in weights.items()} | {"names": np.array(["a"])}
+    import_weights(model, larger, "rnn")
+    for source in (list(weights.items()), object(), None, {1: weights["bias_ih_l0"]}):
+        assert "state_dict()" in refusal(model, source)
 
 
 def test_cells_without_a_form_in_torch():

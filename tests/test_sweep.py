@@ -103,6 +103,8 @@ def test_values_and_ranges(sweep):
         (["--vary=seed=1,2", "--vary=seed=3"], "seed is given twice"),
         (["--vary=seed=1,2", "--sampler=best"], "--sampler"),
         (["--vary=seed=1,2", "--verbose"], "unexpected argument '--verbose'"),
+        (["--vary=seed=1,2", "--out=gs://bucket/sweep"], "is a URL"),
+        (["--vary=seed=1,2", "--out=~nobody.here/sweep"], "there is no such user"),
         (["--vary=seed=1,2", "--config.seeed=2"], "did you mean seed?"),
         # One model with itself.
         (["--vary=model.gates=O-,UR"], "model.gates=O- and model.gates=UR are the same model"),

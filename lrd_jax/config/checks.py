@@ -1,13 +1,12 @@
 """Checks of config values that no single component owns."""
 
 import math
-import os
-import pathlib
 from typing import Any
 
 import ml_collections
 
 from lrd_jax.config.members import SWEPT, check_values
+from lrd_jax.config.paths import expand_user
 from lrd_jax.config.values import conform, flatten
 from lrd_jax.errors import UserError
 
@@ -93,14 +92,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if len(set(map(float, swept))) < len(swept):
             _refuse(f"sweep.{name}", swept, "a tuple of different values")
     check_values(config, validate)
-
-
-def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
-    """Returns the path with `~` and `~name` resolved; UserError where there is no such user."""
-    try:
-        return pathlib.Path(path).expanduser()
-    except RuntimeError as error:
-        raise UserError(f"{os.fspath(path)!r}: there is no such user on this machine") from error
 
 
 def _refuse(key: str, value: Any, legal: str) -> None:

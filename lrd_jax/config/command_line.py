@@ -16,6 +16,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from lrd_jax.config.defaults import get_config
+from lrd_jax.config.paths import split_spec
 from lrd_jax.config.values import check_elements, conform, flatten, typed
 from lrd_jax.errors import UserError, did_you_mean, one_line
 
@@ -61,6 +62,10 @@ def parse_flags(
         _parse(rest, flag_values)
     except flags.Error as error:
         raise UserError(_flag_message(str(error))) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"--flagfile names a file that is not text in UTF-8 ({error.reason})"
+        ) from error
     overrides = dict(config_flags.get_override_values(flag_values["config"]))
     for key, value in overrides.items():
         if isinstance(value, tuple):  # its parser takes "(256" for the text "(256"
@@ -82,12 +87,12 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
       UserError: There is no such file, it fails, it refuses the argument, or what it sets is no key
         or of another type.
     """
-    name, _, argument = spec.partition(":")
+    name, colon, argument = split_spec(spec)
     try:
         module = load_module(name)
         if not callable(getattr(module, "get_config", None)):
             raise UserError(f"config file {name!r} has no function get_config")
-        config = module.get_config(argument) if ":" in spec else module.get_config()
+        config = module.get_config(argument) if colon else module.get_config()
     except UserError:
         raise
     except SystemExit as error:
@@ -159,7 +164,7 @@ def config_name(spec: str) -> str:
     >>> config_name("configs/hdetach_copying.py:H6,quick")
     'hdetach_copying-H6-quick'
     """
-    path, _, argument = spec.partition(":")
+    path, _, argument = split_spec(spec)
     words = re.sub(r"[^\w.+=-]+", "-", argument)  # a row may end in a hyphen: G2---
     return "-".join(part for part in (pathlib.Path(path).stem, words) if part)
 

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 from lrd_jax.config.command_line import load_config
+from lrd_jax.config.paths import split_spec
 from lrd_jax.config.record import flatten
 from lrd_jax.errors import UserError
 
@@ -20,7 +21,7 @@ def made_from(spec: str) -> dict[str, Any]:
     """
     if not spec:
         return {}
-    name, _, argument = spec.partition(":")
+    name, _, argument = split_spec(spec)
     # With its folder, but not where that is: the checkout may be moved, or another one be used.
     file = "/".join(pathlib.Path(name).resolve().parts[-2:])
     return {"made_from": {"file": file, "argument": argument}}
@@ -59,7 +60,7 @@ def _same_row(spec: str, *arguments: str) -> bool:
     ]
     if rows[0] == rows[1]:
         return True
-    file = spec.partition(":")[0]
+    file = split_spec(spec)[0]
     try:
         one, other = (flatten(load_config(f"{file}:{row}" if row else file)) for row in rows)
     except UserError:  # the file has no such row

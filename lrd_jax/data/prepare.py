@@ -6,7 +6,6 @@ Without `--from_dir` the source files are downloaded. Training does the same by 
 """
 
 import contextlib
-import fcntl
 import io
 import shutil
 import sys
@@ -19,12 +18,13 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
-from lrd_jax.config.checks import expand_user
 from lrd_jax.config.command_line import ArgumentParser
+from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders import Builder
 from lrd_jax.data.builders.sources import DownloadError, download
 from lrd_jax.data.registry import find_builder, prepared_names
 from lrd_jax.errors import RunError, UserError
+from lrd_jax.runtime.locks import lock
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 _READ_AT_ONCE = 4096  # records; bounds the memory that the decoded ones take
@@ -79,6 +79,8 @@ def is_prepared(builder: Builder) -> bool:
             return False
         if not builder.is_prepared():
             raise damaged(builder.data_dir, "it is not complete")
+        if missing := [split for split in ("train", "test") if split not in builder.info.splits]:
+            raise damaged(builder.data_dir, f"it has no split {missing[0]!r}")
     except OSError as error:
         raise UserError(f"cannot read {builder.data_dir}: {error.strerror}") from error
     return True
@@ -114,8 +116,8 @@ def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Build
         builder = open_builder(name, data_dir)  # another process may have prepared it meanwhile
         if is_prepared(builder):
             return builder
-        downloads = Path(data_dir).expanduser() / "downloads"
-        source_dir = Path(from_dir).expanduser()
+        downloads = expand_user(data_dir) / "downloads"
+        source_dir = expand_user(from_dir)
         try:
             for leftover in folder.glob("incomplete.*"):
                 shutil.rmtree(leftover)  # of a killed run: whoever is alive holds the lock
@@ -175,6 +177,8 @@ def read_records(builder: Any, split: str) -> dict[str, np.ndarray]:
     Raises:
         UserError: the files are damaged.
     """
+    if split not in builder.info.splits:
+        raise damaged(builder.data_dir, f"it has no split {split!r}")
     count = builder.info.splits[split].num_examples
     features = builder.info.features
     arrays = {
@@ -211,13 +215,13 @@ def _locked(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        file = (folder / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"cannot write to {folder} ({error.strerror}): choose another data_dir"
         ) from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file:
+        lock(file, wait=True)
         yield
 
 

@@ -2,20 +2,22 @@
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import SPLITS
 from lrd_jax.data.spec import Batch, DataSpec
+from lrd_jax.data.text_files import find_files, lines_of
 from lrd_jax.data.vocabulary import (
     UNITS,
     Vocabulary,
+    check_symbols,
+    checksum,
     number_symbols,
     order_by_frequency,
-    read_lines,
 )
 from lrd_jax.errors import UserError
 
@@ -205,12 +207,21 @@ def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str,
     with prepared(name, data_dir) as builder:
         try:
             metadata: Any = builder.info.metadata
-            symbols = tuple(metadata["symbols"])
+            symbols = metadata["symbols"]
         except (KeyError, TypeError) as error:
             raise damaged(builder.data_dir, "its vocabulary is missing") from error
-        blocks = {split: read_records(builder, split)["tokens"] for split in builder.info.splits}
+        try:
+            check_symbols(symbols)
+            if metadata.get("symbols_sha256", kept := checksum(symbols)) != kept:
+                raise ValueError("its checksum is another one")
+        except ValueError as error:
+            raise damaged(builder.data_dir, f"its vocabulary: {error}") from error
+        names = ("train", "validation", "test")
+        blocks = {split: read_records(builder, split)["tokens"] for split in names}
     splits = {split: tokens[tokens >= 0] for split, tokens in blocks.items()}  # -1 is padding
-    return symbols, {
+    if any(len(tokens) and tokens.max() >= len(symbols) for tokens in splits.values()):
+        raise damaged(builder.data_dir, "its vocabulary is too short")
+    return tuple(symbols), {
         "train": splits["train"],
         "valid": splits["validation"],
         "test": splits["test"],
@@ -223,17 +234,16 @@ def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str,
 def _read_folder(text_dir: str, unit: str) -> tuple[tuple[str, ...], dict[str, np.ndarray], str]:
     """Reads the text files of a folder.
 
-    The files of a split are those named like it: `train.txt`, `ptb.train.txt`, `wiki.train.tokens`.
-    In a folder without any for training all `.txt` files, by name, are the training text. Where no
-    file validates, the last tenth of the training text does; where none tests, the validation text
-    does that too.
+    The files of a split are those named like it, see `find_files`. Where no file validates, the
+    last tenth of the training text does; where none tests, the validation text does that too.
 
     Args:
         text_dir: the folder, or a single file.
         unit: `char` or `word`.
 
     Returns:
-        The symbols, the numbers of "train", "valid" and "test", and a description.
+        The symbols, the numbers of "train", "valid" and "test", and a description, which tells the
+        files of each split.
 
     Raises:
         UserError: a bad value, or no text.
@@ -245,15 +255,18 @@ def _read_folder(text_dir: str, unit: str) -> tuple[tuple[str, ...], dict[str, n
             "this config reads text of your own: name a folder of .txt files (or one file) with "
             "--config.data.text_dir=DIR"
         )
-    folder = Path(text_dir).expanduser()
-    files = _find_files(folder)
+    folder = expand_user(text_dir)
+    files, marked = find_files(folder), []
     try:
         symbols, splits = number_symbols(
-            {split: _lines(paths) for split, paths in files.items()}, unit
+            {split: lines_of(paths, marked) for split, paths in files.splits.items()}, unit
         )
     except OSError as error:
         raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    notes = []
+    notes = [] if folder.is_file() else [files.describe()]
+    if marked:
+        names = ", ".join(path.name for path in marked)
+        notes.append(f"left out a byte order mark of {names}")
     if "valid" not in splits:
         train = splits["train"]
         border = len(train) * 9 // 10
@@ -268,25 +281,3 @@ def _read_folder(text_dir: str, unit: str) -> tuple[tuple[str, ...], dict[str, n
     kept, splits = order_by_frequency(symbols, splits, unit)
     description = f"text of {folder.name}" + (f" ({'; '.join(notes)})" if notes else "")
     return kept, splits, description
-
-
-def _find_files(folder: Path) -> dict[str, list[Path]]:
-    if folder.is_file():
-        return {"train": [folder]}
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: data.text_dir names one with .txt files")
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".tokens"))
-    files = {
-        split: [path for path in paths if split in path.name.split(".")[:-1]] for split in SPLITS
-    }
-    if not files["train"]:
-        files = {"train": [path for path in paths if path.suffix == ".txt"]}
-    if not files["train"]:
-        raise UserError(f"there is no .txt file in {folder} (data.text_dir)")
-    return {split: paths for split, paths in files.items() if paths}
-
-
-def _lines(paths: Iterable[Path]) -> Iterator[str]:
-    for path in paths:
-        with path.open("rb") as file:
-            yield from read_lines(file, str(path))

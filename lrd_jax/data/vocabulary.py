@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from lrd_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 UNITS = ("char", "word")
 END_OF_LINE = "<eos>"
@@ -43,12 +47,17 @@ class Vocabulary:
     def encode(self, text: str) -> np.ndarray:
         """Returns the numbers of a piece of text, (symbols,) int32; no line end is added to it.
 
+        Symbols that become `<unk>` are told of, once.
+
         Raises:
             UserError: a symbol that is not in the vocabulary, where that has no `<unk>`.
         """
         lines = text if self.unit == "char" else f" {END_OF_LINE} ".join(text.split("\n")).split()
         unknown = self.numbers.get(UNKNOWN)
         numbers = [self.numbers.get(symbol, unknown) for symbol in lines]
+        lost = sorted({s for s, n in zip(lines, numbers, strict=True) if n == unknown} - {UNKNOWN})
+        if lost and unknown is not None:
+            _tell_unknown(tuple(lost))
         if None in numbers:
             symbol = lines[numbers.index(None)]
             raise UserError(f"{symbol!r} is not in the vocabulary of the training text")
@@ -63,14 +72,48 @@ class Vocabulary:
         return "\n".join(line.strip() for line in lines)
 
     def to_json(self) -> str:
-        """Returns the text of `vocabulary.json`."""
-        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=0) + "\n"
+        """Returns the text of `vocabulary.json`, with a checksum over all of it."""
+        content = dataclasses.asdict(self) | {"sha256": self._checksum()}
+        return json.dumps(content, ensure_ascii=False, indent=0) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Vocabulary":
-        """Reads what `to_json` wrote; raises ValueError, KeyError or TypeError if damaged."""
-        content = json.loads(text)
-        return cls(content["unit"], tuple(content["symbols"]), content["texts"])
+        """Reads what `to_json` wrote, also before it kept a checksum; ValueError if damaged."""
+        try:
+            content = json.loads(text)
+            symbols, texts = content["symbols"], content["texts"]
+            vocabulary = cls(content["unit"], tuple(symbols), texts)
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"not a vocabulary: {error}") from error
+        check_symbols(symbols)
+        if vocabulary.unit not in UNITS or not isinstance(texts, dict):
+            raise ValueError(f"not a vocabulary of {' or '.join(UNITS)} with its texts")
+        if content.get("sha256", kept := vocabulary._checksum()) != kept:
+            raise ValueError("its checksum is another one")
+        return vocabulary
+
+    def _checksum(self) -> str:
+        return checksum([self.unit, list(self.symbols), dict(self.texts)])
+
+
+def checksum(content: Any) -> str:
+    """Returns the sha256 of a JSON value, by which it is known again."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_symbols(symbols: Any) -> None:
+    """Raises ValueError unless these are the symbols of a vocabulary: a list of different texts."""
+    if not isinstance(symbols, list) or not symbols or {type(s) for s in symbols} != {str}:
+        raise ValueError("its symbols are not a list of texts")
+    if len(set(symbols)) < len(symbols):
+        raise ValueError("it has a symbol twice")
+
+
+@functools.cache
+def _tell_unknown(symbols: tuple[str, ...]) -> None:
+    shown = ", ".join(map(repr, symbols[:5]))
+    more = f" and {len(symbols) - 5} more" if len(symbols) > 5 else ""
+    logger.warning("%s%s not in the vocabulary: read as %s", shown, more, UNKNOWN)
 
 
 def number_symbols(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -12,33 +11,30 @@ from typing import Any
 
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError
+from lrd_jax.runtime.locks import lock
 
 
 @contextlib.contextmanager
 def work_directory(workdir: Path) -> Iterator[None]:
     """Makes the directory and holds its lock, so that two runs never write to one place.
 
-    The lock is the kernel's (`flock`): it ends with the process, also after a kill.
-
     Raises:
       UserError: it cannot be written, or another run holds it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        lock = (workdir / ".lock").open("w")
+        file = (workdir / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
             f"the work directory {workdir} cannot be written ({error.strerror});"
             " choose another --workdir"
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+    with file:
+        if not lock(file):
             raise UserError(
                 f"the work directory {workdir} is in use by another run; wait for it, or choose"
                 " another --workdir"
-            ) from error
+            )
         yield
 
 
@@ -63,7 +59,7 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(exist_ok=True)
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -100,10 +96,13 @@ def read_vocabulary(workdir: Path) -> Vocabulary | None:
     if not path.exists():
         return None
     try:
-        return Vocabulary.from_json(path.read_text())
-    except (ValueError, KeyError, TypeError) as error:
+        return Vocabulary.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise UserError(
-            f"{path} is damaged; remove it, and training writes it again from the same text"
+            f"{path} is damaged ({error}); remove it, and training writes it again from the same"
+            " text"
         ) from error
 
 
@@ -135,7 +134,7 @@ def finished(workdir: Path, config: Any) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        result = json.loads(path.read_text())
+        result = json.loads(path.read_text(encoding="utf-8"))
         steps, num_steps = int(result["steps"]), int(result["num_steps"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(

@@ -18,6 +18,7 @@ from lrd_jax.config.members import members
 from lrd_jax.errors import UserError
 from lrd_jax.runtime import processes
 from lrd_jax.runtime.accelerators import uses_gpu
+from lrd_jax.runtime.cores import available_cores
 
 _log = logging.getLogger(__name__)
 
@@ -26,11 +27,6 @@ _log = logging.getLogger(__name__)
 # a batch of the copying task, where time is 120 turns of 10. The second sorts instead.
 DETERMINISTIC = ("xla_gpu_deterministic_ops", "xla_gpu_enable_scatter_determinism_expander")
 AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def choose_cpu_devices(

@@ -7,11 +7,16 @@ wrong flag is answered at once.
 from __future__ import annotations
 
 import importlib.util
+import ipaddress
+import logging
 import re
+import socket
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from lrd_jax.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class Launch(NamedTuple):
@@ -73,6 +78,38 @@ def find_launch(
     if not 0 < int(port) < 2**16:
         raise UserError(f"--coordinator_address={coordinator_address}: there is no port {port}")
     return Launch("", coordinator_address, process_id, num_processes)
+
+
+def bind_address(launch: Launch) -> str | None:
+    """Returns where process 0 is to listen: on the coordinator's address alone.
+
+    Whoever reaches that port can end the run. None = on every interface, with a warning, where the
+    address is none of this machine's (a service's name, a port that is passed on), or a name that
+    here means the loopback and elsewhere does not.
+    """
+    if launch.launcher or launch.process_id:
+        return None
+    host, _, port = launch.coordinator_address.rpartition(":")
+    host = host.strip("[]")
+    try:
+        found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
+        addresses = {address[0] for *_, address in found}
+        own = host in addresses or host == "localhost"
+        if own or not any(ipaddress.ip_address(a).is_loopback for a in addresses):
+            return launch.coordinator_address
+        reason = "which here means this machine alone"
+    except (OSError, ValueError) as error:
+        reason = f"which is no address of this machine ({error})"
+    logger.warning(
+        "process 0 listens for the others on every interface, port %s, not only on %s, %s",
+        port,
+        host,
+        reason,
+    )
+    return None
 
 
 def _from_environment(environment: Mapping[str, str]) -> Launch | None:

@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeVar
 import jax
 
 from lrd_jax.errors import Interrupted, RunError, UserError
-from lrd_jax.runtime.launch import Launch
+from lrd_jax.runtime.launch import Launch, bind_address
 from lrd_jax.runtime.link import FAREWELL_S, AbortAnswer, Link, membership
 
 T = TypeVar("T")
@@ -73,6 +73,7 @@ def _meet(launch: Launch) -> None:
     try:
         jax.distributed.initialize(
             coordinator_address=launch.coordinator_address or None,
+            coordinator_bind_address=bind_address(launch),
             num_processes=launch.num_processes or None,
             process_id=None if launch.launcher else launch.process_id,
             cluster_detection_method=None if launch.launcher else "deactivate",

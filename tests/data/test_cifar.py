@@ -79,6 +79,22 @@ def refused(folder, tmp_path, capsys):
     return err.splitlines()[-1]
 
 
+def test_a_broken_archive_does_not_hide_the_unpacked_files(small, tmp_path, capsys):
+    write_files(tmp_path / "from" / cifar.FOLDER, file_contents())
+    (tmp_path / "from" / cifar.ARCHIVE).write_bytes(b"broken")
+    arguments = ["cifar10", f"--from_dir={tmp_path / 'from'}", f"--data_dir={tmp_path / 'data'}"]
+    assert main(arguments) == 0
+    err = capsys.readouterr().err
+    assert f"{cifar.ARCHIVE} has the wrong sha256" in err
+    assert "the unpacked files are read instead" in err
+
+
+def test_a_huge_archive_is_not_read(tmp_path, capsys):
+    with (tmp_path / cifar.ARCHIVE).open("wb") as file:
+        file.truncate(60 * 10**9)  # sparse
+    assert f"{cifar.ARCHIVE} is too long" in refused(tmp_path, tmp_path, capsys)
+
+
 def expect(images, labels, contents, split):
     """Compares with the bytes at the places that the format gives them."""
     data = b"".join(contents[name] for name in cifar.FILES[split])

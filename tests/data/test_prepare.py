@@ -116,6 +116,55 @@ def test_harmed_files_are_refused(small_mnist, tmp_path, capsys, name, packed, h
     assert not list((tmp_path / "data" / "lrd_mnist").glob("[!.]*"))
 
 
+@pytest.mark.parametrize("level", [0, 1])
+def test_what_was_packed_again_is_judged_by_its_contents(small_mnist, tmp_path, capsys, level):
+    for name in NAMES:
+        contents = gzip.decompress((small_mnist / name).read_bytes())
+        (small_mnist / name).write_bytes(gzip.compress(contents, level, mtime=1))
+    assert main(["mnist", f"--from_dir={small_mnist}", f"--data_dir={tmp_path / 'data'}"]) == 0
+    assert capsys.readouterr().err == ""
+    expect_prepared(tmp_path / "data")
+    data_dir = f"--data_dir={tmp_path / 'fashion'}"  # of which only the packed checksum is known
+    hint = "if it was only packed again, unpack it"
+    expect_error(capsys, ["fashion_mnist", f"--from_dir={small_mnist}", data_dir], hint)
+    images = gzip.decompress((small_mnist / mnist.TRAIN_IMAGES).read_bytes())
+    (small_mnist / mnist.TRAIN_IMAGES).write_bytes(gzip.compress(images[:-1], level))
+    data_dir = f"--data_dir={tmp_path / 'other'}"
+    expect_error(capsys, ["mnist", f"--from_dir={small_mnist}", data_dir], "has the wrong sha256")
+
+
+def test_a_broken_archive_does_not_hide_the_right_file(small_mnist, tmp_path, capsys):
+    unpack(small_mnist, tmp_path / "unpacked")
+    for path in (tmp_path / "unpacked").iterdir():
+        shutil.copy(path, small_mnist)
+    for name in NAMES:
+        (small_mnist / name).write_bytes(b"broken")
+    assert main(["mnist", f"--from_dir={small_mnist}", f"--data_dir={tmp_path / 'data'}"]) == 0
+    err = capsys.readouterr().err
+    for name in NAMES:
+        assert f"{name} has the wrong sha256" in err
+        assert f"{name.removesuffix('.gz')} is read instead" in err
+    expect_prepared(tmp_path / "data")
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_huge_file_is_not_read(small_mnist, tmp_path, capsys, packed):
+    folder = small_mnist if packed else unpack(small_mnist, tmp_path / "unpacked")
+    for builder in ("mnist", "fashion_mnist"):
+        path = folder / (NAMES[0] if packed else NAMES[0].removesuffix(".gz"))
+        os.truncate(path, 60 * 10**9)  # sparse
+        arguments = [builder, f"--from_dir={folder}", f"--data_dir={tmp_path / 'data'}"]
+        expect_error(capsys, arguments, f"{path} is too long: 60000000000 bytes")
+
+
+def test_an_archive_that_unpacks_to_more_than_it_may_is_not_unpacked(small_mnist, tmp_path, capsys):
+    with gzip.open(small_mnist / NAMES[0], "wb", 1) as file:
+        for _ in range(50):
+            file.write(bytes(10**6))
+    arguments = ["mnist", f"--from_dir={small_mnist}", f"--data_dir={tmp_path / 'data'}"]
+    expect_error(capsys, arguments, f"{NAMES[0]} has the wrong sha256")
+
+
 def test_swapped_files_are_told(small_mnist, tmp_path, capsys):
     train, test = small_mnist / mnist.TRAIN_LABELS, small_mnist / mnist.TEST_LABELS
     shutil.copy(train, test)

@@ -30,9 +30,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.path == "/busy":
             return self.send_error(503)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(BODY)))
+        if self.path != "/endless":
+            self.send_header("Content-Length", str(len(BODY)))
         self.end_headers()
         cut_off = self.path == "/cut-off" or (self.path == "/cut-off-once" and tries < 2)
+        if self.path == "/endless":
+            while self.path:  # until the other side has had enough
+                try:
+                    self.wfile.write(BODY)
+                except OSError:
+                    return None
         body = BODY[::-1] if self.path == "/corrupt" else BODY
         self.wfile.write(body[:1000] if cut_off else body)
 
@@ -104,6 +111,17 @@ def test_bad_answers_leave_nothing(server, tmp_path, path, error, message, tries
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_answer_of_another_size_is_not_taken_to_its_end(server, tmp_path):
+    endless = dataclasses.replace(source(server, "endless"), size=len(BODY))
+    with pytest.raises(UserError, match="another file, of more than the 256000 bytes"):
+        download(endless, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    whole = dataclasses.replace(source(server, "right"), size=len(BODY))
+    with (tmp_path / "file.gz").open("wb") as file:
+        file.truncate(60 * 10**9)  # sparse: not read, but fetched again
+    assert download(whole, tmp_path).read_bytes() == BODY
+
+
 def test_no_server_is_noticed_at_once(server, tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "_PAUSE_S", 60)
     gone = source(server, "right")
@@ -129,3 +147,5 @@ def test_the_sources_are_those_of_tfds():
         rows = (lists / f"{name}.txt").read_text().split("\n")
         stock = {row.split("\t")[0]: row.split("\t")[2] for row in rows if row}
         assert {s.url: s.sha256 for s in builder.SOURCES} == stock
+        sizes = {row.split("\t")[0]: int(row.split("\t")[1]) for row in rows if row}
+        assert {s.url: s.size for s in builder.SOURCES} == sizes

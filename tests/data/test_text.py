@@ -1,6 +1,7 @@
 """Text: vocabularies, the files of a folder, and windows of parallel streams."""
 
 import collections
+import json
 import math
 import os
 from pathlib import Path
@@ -162,6 +163,54 @@ def test_a_vocabulary_goes_through_json():
         vocabulary.encode("the cat")
 
 
+def test_what_is_read_back_of_a_vocabulary_is_checked():
+    vocabulary = Vocabulary("char", ("a", "é", "<unk>"), {"train": "ab", "test": "cd"})
+    content = json.loads(vocabulary.to_json())
+    old = {key: value for key, value in content.items() if key != "sha256"}
+    assert Vocabulary.from_json(json.dumps(old)) == vocabulary
+    for change in (
+        {"symbols": ["é", "a", "<unk>"]},
+        {"symbols": ["a", "é"]},
+        {"unit": "word"},
+        {"texts": {"train": "ab"}},
+        {"sha256": None},
+    ):
+        with pytest.raises(ValueError, match="checksum"):
+            Vocabulary.from_json(json.dumps(content | change))
+    for change in (
+        {"symbols": None},
+        {"symbols": "aé"},
+        {"symbols": []},
+        {"symbols": ["a", "a"]},
+        {"symbols": ["a", 1]},
+        {"symbols": [["a"]]},
+        {"unit": "line"},
+        {"unit": ["char"]},
+        {"texts": None},
+        {"texts": []},
+    ):
+        for base in (content, old):
+            with pytest.raises(ValueError):
+                Vocabulary.from_json(json.dumps(base | change))
+    for text in ("null", "[]", "7", "{}", "", "[" * 100_000, "\x00"):
+        with pytest.raises(ValueError):
+            Vocabulary.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("unit", "text", "told"), [("char", "aΩ<b", "'<', 'b', 'Ω'"), ("word", "a cat <unk>", "'cat'")]
+)
+def test_symbols_that_become_unknown_are_told_of_once(caplog, unit, text, told):
+    vocabulary = Vocabulary(unit, ("a", "<unk>"))
+    for _ in range(2):
+        assert vocabulary.encode(text).tolist() == [0] + [1] * (len(vocabulary.encode(text)) - 1)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{told} not in the vocabulary: read as <unk>"
+    ]
+    vocabulary.encode("a")
+    assert len(caplog.records) == 1
+
+
 # ---- Folders ------------------------------------------------------------------------------------
 
 
@@ -174,8 +223,9 @@ def test_files_named_like_their_splits(tmp_path, name):
     assert text_of(dataset, "train") == "a <unk> train a b\n\nb\n"
     assert text_of(dataset, "valid") == text_of(dataset, "test") == "a <unk> <unk> a b\n\nb\n"
     assert dataset.describe() == (
-        f"text of {tmp_path.name}: 5 different words, 2 streams in windows of 4, "
-        "train / valid / test 9 / 9 / 9"
+        f"text of {tmp_path.name} (train: {name.format('train')}; valid: {name.format('valid')}; "
+        f"test: {name.format('test')}; not used: notes.txt): 5 different words, "
+        "2 streams in windows of 4, train / valid / test 9 / 9 / 9"
     )
 
 
@@ -187,7 +237,10 @@ def test_any_text_files_and_what_is_held_out(tmp_path):
     whole = "the first of them: é\nsecond\r\n"
     assert text_of(dataset, "train") == whole[:26]  # nine tenths of 29
     assert text_of(dataset, "valid") == text_of(dataset, "test") == "<unk>" * 2 + "\n"
-    assert "(the last tenth validates; test is the validation text)" in dataset.describe()
+    assert (
+        "(train: a.txt, b.txt; the last tenth validates; test is the validation text)"
+        in dataset.describe()
+    )
     one = from_folder(tmp_path / "b.txt")
     assert text_of(one, "train") == "second\r"
 
@@ -197,7 +250,64 @@ def test_a_validation_file_alone_is_the_test_too(tmp_path):
         (tmp_path / f"x.{split}.txt").write_text(f"abc {split}\n")
     dataset = from_folder(tmp_path)
     assert text_of(dataset, "test") == text_of(dataset, "valid") != text_of(dataset, "train")
-    assert "(test is the validation text)" in dataset.describe()
+    assert "; test is the validation text)" in dataset.describe()
+
+
+@pytest.mark.parametrize(
+    ("train", "valid", "test"),
+    [
+        ("train.txt", "val.txt", ""),
+        ("train.txt", "dev.txt", "test.txt"),
+        ("x_train.txt", "x_validation.txt", "x_test.txt"),
+        ("Train.txt", "Valid.txt", "TEST.TXT"),
+        ("train-00.txt", "Val-00.txt", "testBooks.txt"),
+        ("trainset.txt", "DevSet.tokens", "wiki.Test.tokens"),
+        ("book.txt", "development.txt", "book test.txt"),
+        ("constraint.txt", "", "my.testing.txt"),
+    ],
+)
+def test_names_of_splits_in_any_case_and_place(tmp_path, train, valid, test):
+    for split, name in (("train", train), ("valid", valid), ("test", test)):
+        if name:
+            (tmp_path / name).write_text(f"train {split}\n" * 10)
+    dataset = from_folder(tmp_path, "word")
+    assert "<unk>" not in text_of(dataset, "train")
+    for split, name, other in (("valid", valid, "train"), ("test", test, valid and "valid")):
+        if name:  # the word of its own is not in the training text
+            assert text_of(dataset, split) == "train <unk>\n" * 10
+            assert f"{split}: {name}" in dataset.describe()
+        elif other:
+            np.testing.assert_array_equal(dataset._splits[split], dataset._splits["valid"])
+    assert f"(train: {train}" in dataset.describe()
+
+
+def test_what_cannot_be_told_apart_is_refused(tmp_path):
+    def refused(message):
+        with pytest.raises(UserError, match=message) as caught:
+            from_folder(tmp_path)
+        assert "\n" not in str(caught.value)
+
+    (tmp_path / "test.txt").write_text("a b\n")
+    refused("but for test.txt, there is no .txt file to train on")
+    (tmp_path / "train.valid.txt").write_text("a b\n")
+    refused("train.valid.txt may be for train or for valid, by its name")
+    (tmp_path / "train.valid.txt").rename(tmp_path / "train.valid.json")
+    (tmp_path / "train.txt").write_text("a b\n" * 10)
+    assert "not used: train.valid.json)" in from_folder(tmp_path).describe().replace(";", ")")
+
+
+def test_files_of_a_mac_and_byte_order_marks(tmp_path):
+    (tmp_path / "._book.txt").write_bytes(b"\0\5\26\7\0\2")
+    (tmp_path / "book.txt").write_bytes(b"\xef\xbb\xbfabc abd\n")
+    (tmp_path / "book2.txt").write_bytes(b"abc\n")
+    (tmp_path / "folder.txt").mkdir()
+    dataset = from_folder(tmp_path)
+    assert sorted(dataset.spec.vocabulary.symbols) == sorted("\n abcd")
+    assert "train: book.txt, book2.txt; not used: ._book.txt, folder.txt" in dataset.describe()
+    assert "left out a byte order mark of book.txt;" in dataset.describe()
+    (tmp_path / "book2.txt").write_text("abc", "utf-16-le")
+    with pytest.raises(UserError, match=r"book2.txt is not text in UTF-8: it holds zero bytes"):
+        from_folder(tmp_path)
 
 
 def test_folders_that_hold_no_text_are_refused(tmp_path):
@@ -208,7 +318,7 @@ def test_folders_that_hold_no_text_are_refused(tmp_path):
 
     refused("", "name a folder of .txt files .* --config.data.text_dir=DIR")
     refused(tmp_path / "nowhere", "there is no folder")
-    refused(tmp_path, "there is no .txt file in")
+    refused(tmp_path, "no .txt file to train on in")
     (tmp_path / "a.txt").write_text("x")
     refused(tmp_path, "the train text in .* is empty")
     refused(tmp_path, "unknown data.unit 'line': use char or word", unit="line")

@@ -1,6 +1,7 @@
 """WikiText: the archive, its unpacked files, what is refused, and what a model gets to see."""
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from lrd_jax.data import make_dataset
 from lrd_jax.data.builders.sources import SourceFile
 from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
 from lrd_jax.data.prepare import main
+from lrd_jax.data.vocabulary import checksum
 from lrd_jax.errors import UserError
 
 TEXTS = {
@@ -88,6 +90,68 @@ def test_the_archive_is_read_without_unpacking_it(files, tmp_path, monkeypatch):
     check_contents(tmp_path / "data")
     assert [path.name for path in folder.iterdir()] == ["wikitext-2-v1.zip"]
     assert not (tmp_path / "outside").exists()
+
+
+def test_an_archive_packed_again_is_judged_by_its_files(files, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "from"
+    folder.mkdir()
+    write_archive(folder / "wikitext-2-v1.zip", monkeypatch)
+    with zipfile.ZipFile(folder / "wikitext-2-v1.zip", "a") as archive:
+        archive.writestr("more", "")
+    assert prepare(folder, tmp_path / "data") == 0
+    assert capsys.readouterr().err == ""
+    check_contents(tmp_path / "data")
+
+
+def test_what_is_read_back_is_checked(files, tmp_path):
+    write(tmp_path / "from")
+    assert prepare(tmp_path / "from", tmp_path / "data") == 0
+    (path,) = (tmp_path / "data").rglob("metadata.json")
+    content = json.loads(path.read_text("utf-8"))
+    symbols = content["symbols"]
+    for change in (
+        {"symbols": symbols[::-1]},
+        {"symbols": symbols[:-1]},
+        {"symbols": None},
+        {"symbols": symbols[:3], "symbols_sha256": checksum(symbols[:3])},
+    ):
+        path.write_text(json.dumps(content | change), "utf-8")
+        with pytest.raises(UserError, match=r"is damaged \(its vocabulary.*\): delete it"):
+            load(tmp_path / "data")
+    content.pop("symbols_sha256")  # prepared by an earlier version
+    path.write_text(json.dumps(content), "utf-8")
+    check_contents(tmp_path / "data")
+    info = path.with_name("dataset_info.json")
+    described = json.loads(info.read_text("utf-8"))
+    named = [s for s in described["splits"] if s["name"] != "validation"]
+    info.write_text(json.dumps(described | {"splits": named}), "utf-8")
+    with pytest.raises(UserError, match="it has no split 'validation'"):
+        load(tmp_path / "data")
+    info.write_text(json.dumps({k: v for k, v in described.items() if k != "splits"}), "utf-8")
+    with pytest.raises(UserError, match=r"damaged \(it has no split 'train'\): delete it"):
+        load(tmp_path / "data")
+
+
+def test_a_broken_archive_does_not_hide_right_files(files, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "from"
+    write(folder)
+    write_archive(folder / "wikitext-2-v1.zip", monkeypatch)
+    (folder / "wikitext-2-v1.zip").write_bytes(b"broken")
+    assert prepare(folder, tmp_path / "data") == 0
+    err = capsys.readouterr().err
+    assert "wikitext-2-v1.zip has the wrong sha256" in err
+    assert "the unpacked files are read instead" in err
+    check_contents(tmp_path / "data")
+
+
+@pytest.mark.parametrize("name", ["wikitext-2-v1.zip", "wiki.train.tokens"])
+def test_a_huge_file_is_not_read(tmp_path, capsys, name):
+    write(tmp_path / "from")
+    with (tmp_path / "from" / name).open("wb") as file:
+        file.truncate(60 * 10**9)  # sparse
+    assert prepare(tmp_path / "from", tmp_path / "data") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{name} is too long: 60000000000 bytes" in err
 
 
 def test_harmed_files_are_refused(files, tmp_path, capsys, monkeypatch):

@@ -27,6 +27,7 @@ DIGITS = f"{D} --config.data.data_dir={{data}}"
 NEW = f"{DIGITS} --workdir={{here}}/new"
 RUN = f"{DIGITS} --config.data.pixels_per_step=8 --config.model.hidden_size=8 --workdir={{run}}"
 EVAL = f"{D} --mode=eval --workdir={{run}}"
+TEXT = "--config=configs/char_shakespeare.py:quick --workdir={here}/new --config.data.text_dir"
 COPY = "--config=configs/hdetach_copying.py:H1,quick --config.data.data_dir={data}"
 COPY += " --workdir={here}/new"
 
@@ -115,6 +116,17 @@ def replace(key, value):
     return harm
 
 
+def books(*names):
+    """Puts a folder of texts into `here`."""
+
+    def act(scene):
+        (scene.here / "books").mkdir()
+        for name in names:
+            (scene.here / "books" / name).write_text("abc abd\n" * 60)
+
+    return act
+
+
 def damage_all_checkpoints(scene):
     (scene.run / "result.json").unlink()
     for folder in (scene.run / "checkpoints").iterdir():
@@ -193,6 +205,16 @@ QUICK = [
     (f"{D} --workdir", "Missing value for flag --workdir"),
     (f"{D} --flagfile={{here}}/flags", "No such file"),
     (f"{D} --workdir=~nobody.here/run", "there is no such user"),
+    (f"{D} --workdir=gs://bucket/run", "'gs://bucket/run' is a URL"),
+    (f"{D} --config.data.data_dir=s3://bucket --workdir={{here}}/new", "'s3://bucket' is a URL"),
+    (f"{D} --workdir={{here}}/{300 * 'a'}", "is too long for a name: 300 bytes"),
+    (f"{D} --workdir={{here}}{30 * ('/' + 200 * 'a')}", "is too long for a name: 6[0-9]{3} bytes"),
+    (f"--config={300 * 'a'}.py", "there is no config file"),
+    (
+        f"{D} --flagfile={{here}}/flags",
+        "--flagfile names a file that is not text in UTF-8",
+        lambda scene: (scene.here / "flags").write_bytes(b"\x7fELF\xa0\0"),
+    ),
     # Config files.
     ("--config=configs/nowhere.py", "there is no config file 'configs/nowhere.py'"),
     ("--config=configs", "there is no config file 'configs'"),
@@ -314,6 +336,12 @@ MAIN = [
     (f"{COPY} --config.data.encoding=two", "unknown data.encoding 'two'"),
     (f"{COPY} --config.data.name=adding --config.data.length=1", "data.length=1: the adding task"),
     (f"{COPY} --config.data.steps_per_epoch=0", "data.steps_per_epoch=0 must be at least 1"),
+    # Text.
+    (f"{TEXT}=~nobody.here/x", "there is no such user"),
+    (f"{TEXT}=gs://bucket/books", "'gs://bucket/books' is a URL"),
+    (f"{TEXT}={{here}}/{300 * 'a'}", "is too long for a name: 300 bytes"),
+    (f"{TEXT}={{here}}/books", "but for test.txt, there is no .txt file", books("test.txt")),
+    (f"{TEXT}={{here}}/books", "may be for train or for valid", books("train.valid.txt")),
     # Data sets.
     (
         "--config=configs/urlstm_pmnist.py:quick --config.data.data_dir={here}/data"
@@ -334,6 +362,14 @@ MAIN = [
         f"{D} --config.data.data_dir={{here}}/data --workdir={{here}}/new",
         r"the prepared data set in .*lrd_digits.* is damaged .*: delete it",
         digits(cut_files),
+    ),
+    *(
+        (
+            f"{D} --config.data.data_dir={{here}}/data --workdir={{here}}/new",
+            r"the prepared data set in .*lrd_digits.* is damaged .*: delete it",
+            digits(lambda folder, text=text: (folder / "dataset_info.json").write_text(text)),
+        )
+        for text in ("null", "[]", '{"name": "lrd_digits", "version": "1.0.0"}', "[" * 100_000)
     ),
     # Work directories.
     (f"{DIGITS} --workdir={{here}}/file", "cannot be written.*choose another --workdir", a_file),
@@ -391,6 +427,9 @@ PREPARE = [
     (f"mnist {FROM}", "t10k-labels.*it holds the contents of train-labels", real_sources(swap)),
     ("digits --data_dir={here}/file/data", "cannot write to.*choose another data_dir", a_file),
     ("mnist --data_dir=~nobody.here", "there is no such user"),
+    ("digits --data_dir=gs://bucket/data", "'gs://bucket/data' is a URL"),
+    ("mnist --data_dir={here}/data --from_dir=https://a.b/c", "'https://a.b/c' is a URL"),
+    (f"digits --data_dir={{here}}/{300 * 'a'}", "is too long for a name: 300 bytes"),
     (f"mnist {FROM}".replace("{here}/source", "~nobody.here"), "there is no such user"),
     ("mnist --data_dir={here}/data", "is not prepared in .* and cannot be downloaded"),
 ]

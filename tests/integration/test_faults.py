@@ -227,6 +227,18 @@ def test_a_disk_that_is_read_only(program, whole, disk):
     assert snapshot(disk) == before
 
 
+@pytest.mark.slow  # tests/runtime/test_locks.py has its quick half
+def test_a_file_system_without_locks(program, tmp_path):
+    code = (
+        "import fcntl\ndef flock(*_): raise OSError(errno.ENOLCK, 'No locks available')\n"
+        "fcntl.flock = flock"
+    )
+    status, err = inject(program, code, tmp_path / "run", "train.num_steps=2")
+    assert status == 0
+    (warning,) = (line for line in err.splitlines() if "warning" in line)
+    assert "run cannot be locked (No locks available)" in warning
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_the_right_to_write(program, tmp_path):
     tmp_path.chmod(0o500)

@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -186,9 +187,24 @@ def test_slurm_needs_no_flags(program, hosts, tmp_path):
     assert keys == [(5, "train"), (5, "valid"), (5, "test")]
 
 
+def listens_on(process):
+    """Addresses, as the kernel writes them, at which somebody listens on the coordinator's port."""
+    (flag,) = (a for a in process.args if a.startswith("--coordinator_address="))
+    port = f"{int(flag.rpartition(':')[2]):04X}"
+    lines = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+    ]
+    local = [words[1].split(":") for words in lines if words[3] == "0A"]
+    # An IPv4 address may stand in an IPv6 one.
+    return {address.removeprefix(16 * "0" + "FFFF0000") for address, at in local if at == port}
+
+
 def test_a_signal_to_one_process_saves_and_stops_all(hosts, tmp_path):
     group = hosts.start(tmp_path, *ENDLESS)
     wait_for(reached(tmp_path, 10), group[0])
+    assert listens_on(group[0]) == {"0100007F"}  # 127.0.0.1, and no other interface
     group[1].send_signal(signal.SIGTERM)
     printed = finish(group, 143)
     (line,) = (line for line in printed[0][1].splitlines() if "saved at step" in line)

@@ -111,7 +111,18 @@ def test_a_kill_between_the_test_line_and_the_result_repeats_neither(program, tm
     assert outcome(tmp_path) == expected
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum",
+    [
+        signal.SIGTERM,
+        signal.SIGINT,
+        signal.SIGUSR1,
+        *(
+            pytest.param(signum, marks=pytest.mark.slow)
+            for signum in (signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU)
+        ),
+    ],
+)
 def test_a_signal_saves_first(program, uninterrupted, tmp_path, signum):
     process = start(program, tmp_path)
     wait_for(reached(tmp_path, 30), process)
@@ -124,6 +135,24 @@ def test_a_signal_saves_first(program, uninterrupted, tmp_path, signum):
     out, _ = program.train(tmp_path, *LONG)
     assert f"resuming at step {step} of 130" in out
     assert outcome(tmp_path) == uninterrupted
+
+
+@pytest.mark.slow  # tests/runtime/test_interrupts.py has its quick half
+def test_training_in_a_thread_leaves_signals_alone(program, tmp_path):
+    """As agents of sweeps and servers of notebooks do."""
+    code = (
+        "import signal, sys, threading\n"
+        "from lrd_jax.config import command_line\n"
+        "from lrd_jax.training import loop\n"
+        "config = command_line.load_config('configs/urlstm_pdigits.py:quick')\n"
+        "config.data.update(data_dir=sys.argv[1].split('=')[1], pixels_per_step=8)\n"
+        "config.model.hidden_size, config.train.num_steps = 8, 2\n"
+        "work = lambda: print(loop.train(config, sys.argv[2])['steps'])\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+        "assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL\n"
+    )
+    out, _ = program.run(program.tiny[1], tmp_path / "run", launcher=("-c", code))
+    assert out.endswith("\n2\n") and (tmp_path / "run" / "result.json").exists()
 
 
 def test_a_damaged_newest_checkpoint_costs_a_warning(program, uninterrupted, tmp_path):

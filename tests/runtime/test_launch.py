@@ -1,9 +1,11 @@
 """One process, or one of several: what flags and environment say."""
 
+import socket
+
 import pytest
 
 from lrd_jax.errors import UserError
-from lrd_jax.runtime.launch import Launch, find_launch
+from lrd_jax.runtime.launch import Launch, bind_address, find_launch
 
 ALONE = (None, None, None)
 SLURM_STEP = {
@@ -70,3 +72,29 @@ def test_an_indexed_job_needs_the_client_of_kubernetes(monkeypatch, installed):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: installed or None)
     environment = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}
     assert find_launch(*ALONE, environment) == (Launch("Kubernetes") if installed else None)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:4321", "localhost:4321"])
+def test_process_0_listens_on_the_given_address_alone(address, caplog):
+    assert bind_address(Launch("", address, 0, 2)) == address
+    assert bind_address(Launch("", address, 1, 2)) is None
+    assert bind_address(Launch("Slurm")) is None
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("address", "found", "reason"),
+    [
+        ("192.0.2.1:4321", None, "no address of this machine"),  # reserved for documentation
+        ("no-such-host.invalid:4321", None, "no address of this machine"),
+        ("node-1:4321", "127.0.1.1", "this machine alone"),  # as Debian writes into /etc/hosts
+    ],
+)
+def test_an_address_that_cannot_be_bound_is_told_of(address, found, reason, caplog, monkeypatch):
+    if found:
+        entry = (socket.AF_INET, socket.SOCK_STREAM, 0, "", (found, 0))
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [entry])
+    assert bind_address(Launch("", address, 0, 2)) is None
+    (record,) = caplog.records
+    assert "on every interface, port 4321" in record.getMessage()
+    assert reason in record.getMessage()

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from lrd_jax.data.builders.base import Examples, ImageBuilder
-from lrd_jax.data.builders.sources import SourceFile, wrong_checksum
+from lrd_jax.data.builders.sources import SourceFile, check_size, wrong_checksum
 from lrd_jax.errors import UserError
 
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -17,6 +17,7 @@ FILES = {
     "train": tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
     "test": ("test_batch.bin",),
 }
+_NAMES = [name for split in FILES.values() for name in split]
 
 _NUM_EXAMPLES = 10_000  # in each file
 
@@ -43,12 +44,13 @@ class LrdCifar10(ImageBuilder):
     MEAN = (0.4914, 0.4822, 0.4465)
     STD = (0.247, 0.243, 0.261)
 
-    # URL and checksum as in tensorflow_datasets/url_checksums/cifar10.txt.
+    # URL, size and checksum as in tensorflow_datasets/url_checksums/cifar10.txt.
     SOURCES = (
         SourceFile(
             ARCHIVE,
             "https://www.cs.toronto.edu/~kriz/" + ARCHIVE,
             sha256="c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            size=170_052_171,
         ),
     )
 
@@ -57,13 +59,20 @@ class LrdCifar10(ImageBuilder):
         """Reads the archive, or its unpacked `.bin` files, which no checksum vouches for.
 
         These may lie in `source_dir` or in its folder `cifar-10-batches-bin`, and have the right
-        size and as many labels of each class.
+        size and as many labels of each class. Where both are there and the archive is broken, they
+        are read.
         """
         assert source_dir is not None
         archive = source_dir / ARCHIVE
         try:
             if archive.is_file():
-                contents = cls._read_archive(archive)
+                try:
+                    contents = cls._read_archive(archive)
+                except UserError as error:
+                    if _lacking(source_dir):
+                        raise
+                    logging.warning("%s; the unpacked files are read instead", error)
+                    contents = _read_unpacked(source_dir)
             else:
                 contents = _read_unpacked(source_dir)
         except OSError as error:
@@ -74,6 +83,7 @@ class LrdCifar10(ImageBuilder):
     def _read_archive(cls, archive: Path) -> dict[str, bytes]:
         """Returns the contents of the wanted members; all others are left alone."""
         expected = cls.SOURCES[0].sha256
+        check_size(archive, cls.SOURCES[0].size)
         with archive.open("rb") as file:
             actual = hashlib.file_digest(file, "sha256").hexdigest()
         if actual != expected:
@@ -117,13 +127,22 @@ def _file_size() -> int:
     return _NUM_EXAMPLES * (1 + 3 * 32 * 32)
 
 
+def _folder(source_dir: Path) -> Path:
+    """Returns where the unpacked files are looked for."""
+    return source_dir / FOLDER if (source_dir / FOLDER).is_dir() else source_dir
+
+
+def _lacking(source_dir: Path) -> list[str]:
+    """Returns the unpacked files that are not there."""
+    return [name for name in _NAMES if not (_folder(source_dir) / name).is_file()]
+
+
 def _read_unpacked(source_dir: Path) -> dict[str, bytes]:
-    names = [name for split in FILES.values() for name in split]
-    folder = source_dir / FOLDER if (source_dir / FOLDER).is_dir() else source_dir
-    if missing := [name for name in names if not (folder / name).is_file()]:
+    folder = _folder(source_dir)
+    if missing := _lacking(source_dir):
         raise UserError(f"{source_dir} lacks {ARCHIVE}, or unpacked from it {', '.join(missing)}")
     contents = {}
-    for name in names:
+    for name in _NAMES:
         if (size := (folder / name).stat().st_size) != _file_size():
             raise UserError(
                 f"{folder / name} is cut off or too long: {size} bytes, not {_file_size()}"

@@ -67,7 +67,7 @@ class LrdMnist(ImageBuilder):
     }
     """Examples of each class."""
 
-    # URL and checksums of the archives as in tensorflow_datasets/url_checksums/mnist.txt.
+    # URL, size and checksums of the archives as in tensorflow_datasets/url_checksums/mnist.txt.
     _URL = "https://storage.googleapis.com/cvdf-datasets/mnist/"
     SOURCES = (
         SourceFile(
@@ -75,24 +75,32 @@ class LrdMnist(ImageBuilder):
             _URL + TRAIN_IMAGES,
             sha256="440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
             unpacked_sha256="ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            size=9_912_422,
+            unpacked_size=47_040_016,
         ),
         SourceFile(
             TRAIN_LABELS,
             _URL + TRAIN_LABELS,
             sha256="3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
             unpacked_sha256="65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            size=28_881,
+            unpacked_size=60_008,
         ),
         SourceFile(
             TEST_IMAGES,
             _URL + TEST_IMAGES,
             sha256="8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
             unpacked_sha256="0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            size=1_648_877,
+            unpacked_size=7_840_016,
         ),
         SourceFile(
             TEST_LABELS,
             _URL + TEST_LABELS,
             sha256="f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
             unpacked_sha256="ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+            size=4_542,
+            unpacked_size=10_008,
         ),
     )
 
@@ -149,20 +157,28 @@ class LrdFashionMnist(LrdMnist):
             TRAIN_IMAGES,
             _URL + TRAIN_IMAGES,
             sha256="3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            size=26_421_880,
+            unpacked_size=47_040_016,
         ),
         SourceFile(
             TRAIN_LABELS,
             _URL + TRAIN_LABELS,
             sha256="a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            size=29_515,
+            unpacked_size=60_008,
         ),
         SourceFile(
             TEST_IMAGES,
             _URL + TEST_IMAGES,
             sha256="346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            size=4_422_102,
+            unpacked_size=7_840_016,
         ),
         SourceFile(
             TEST_LABELS,
             _URL + TEST_LABELS,
             sha256="67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            size=5_148,
+            unpacked_size=10_008,
         ),
     )

@@ -2,8 +2,10 @@
 
 import gzip
 import hashlib
+import io
 import os
 import time
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,19 +35,25 @@ class SourceFile:
         url: where to download it.
         sha256: hexadecimal checksum of the file.
         unpacked_sha256: the same of the file unpacked by gunzip; empty where it is not known.
+        size: bytes of the file; 0 where it is not known.
+        unpacked_size: bytes of the file unpacked by gunzip; 0 where it is not known.
     """
 
     name: str
     url: str
     sha256: str
     unpacked_sha256: str = ""
+    size: int = 0
+    unpacked_size: int = 0
 
 
 def read_gzip_sources(sources: Sequence[SourceFile], directory: Path) -> dict[str, bytes]:
     """Reads gzip files from disk, which may also lie there unpacked, and checks them.
 
-    The packed file is used where both are there. An unpacked file of unknown checksum is let
-    through with a warning, to be judged by its contents.
+    A known checksum decides: that of the packed file, or, where it was packed again, that of its
+    contents. Of several files the first one that is right is used, the packed one before the
+    unpacked. An unpacked file of unknown checksum is let through with a warning, to be judged by
+    its contents.
 
     Args:
         sources: the wanted files, with names ending in `.gz`.
@@ -56,36 +64,99 @@ def read_gzip_sources(sources: Sequence[SourceFile], directory: Path) -> dict[st
         Unpacked contents by `SourceFile.name`.
 
     Raises:
-        UserError: files are missing, or a checksum is wrong.
+        UserError: files are missing or too long, or a checksum is wrong.
     """
-    paths = {s.name: path for s in sources if (path := _find(s, directory))}
-    if missing := [source.name for source in sources if source.name not in paths]:
+    paths = {source.name: _find(source, directory) for source in sources}
+    if missing := [name for name, found in paths.items() if not found]:
         raise UserError(
             f"{directory} lacks {', '.join(missing)} (as they are, or unpacked without .gz)"
         )
     known = {s.sha256: s.name for s in sources}
     known |= {s.unpacked_sha256: s.name for s in sources if s.unpacked_sha256}
-    contents = {}
-    for source in sources:
-        path = paths[source.name]
+    # Of the longest: what was swapped is told by its contents.
+    limit = max(source.unpacked_size for source in sources)
+    return {s.name: _read_first_right(s, paths[s.name], known, limit) for s in sources}
+
+
+def _read_first_right(
+    source: SourceFile, paths: list[Path], known: dict[str, str], limit: int
+) -> bytes:
+    """Returns the unpacked contents of the first of some files that is right; raises UserError."""
+    faults = []
+    for path in paths:
         try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-        packed = path.name == source.name
-        expected = source.sha256 if packed else source.unpacked_sha256
-        if expected:
-            actual = hashlib.sha256(data).hexdigest()
-            if actual != expected:
-                raise wrong_checksum(path, expected, actual, known.get(actual))
-        else:
+            data = _read_gzip_source(source, path, known, limit)
+        except UserError as error:
+            faults.append(error)
+            continue
+        for fault in faults:
+            logging.warning("%s; %s is read instead", fault, path)
+        if path.name != source.name and not source.unpacked_sha256:
             logging.warning(
                 "%s: not verified, the checksum of the unpacked file is not known; "
                 "only its format, size and labels are checked",
                 path,
             )
-        contents[source.name] = gzip.decompress(data) if packed else data
-    return contents
+        return data
+    raise faults[0]
+
+
+def _read_gzip_source(source: SourceFile, path: Path, known: dict[str, str], limit: int) -> bytes:
+    """Returns the unpacked contents of a file, packed or not.
+
+    Args:
+        source: what it should be.
+        path: the file; packed if it has the source's name.
+        known: what has which checksum.
+        limit: unpacked, no file is longer; 0 = it may be.
+
+    Raises:
+        UserError: it cannot be read, is too long or has the wrong checksum.
+    """
+    packed = path.name == source.name
+    # The rest: what gzip adds to data that it cannot pack.
+    check_size(path, limit + (limit // 100 + 4096 if packed and limit else 0))
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    actual = hashlib.sha256(data).hexdigest()
+    if not packed:
+        if source.unpacked_sha256 and actual != source.unpacked_sha256:
+            raise wrong_checksum(path, source.unpacked_sha256, actual, known.get(actual))
+        return data
+    if actual == source.sha256:
+        return gzip.decompress(data)
+    unpacked = _gunzip(data, limit)
+    inner = "" if unpacked is None else hashlib.sha256(unpacked).hexdigest()
+    if unpacked is not None and source.unpacked_sha256 == inner:
+        return unpacked
+    wrong = wrong_checksum(path, source.sha256, actual, known.get(actual) or known.get(inner))
+    if unpacked is not None and not source.unpacked_sha256:
+        raise UserError(
+            f"{wrong}; if it was only packed again, unpack it: its contents then decide"
+        )
+    raise wrong
+
+
+def _gunzip(data: bytes, size: int) -> bytes | None:
+    """Unpacks no more than a size (0 = any); None if the data is broken, or holds more."""
+    try:
+        with gzip.open(io.BytesIO(data)) as file:
+            unpacked = file.read(size + 1 if size else -1)
+    except (OSError, EOFError, zlib.error):
+        return None
+    return None if size and len(unpacked) > size else unpacked
+
+
+def check_size(path: Path, limit: int) -> None:
+    """Raises UserError for a file longer than it may be, before it is read; 0 = any length."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    if limit and size > limit:
+        raise UserError(f"{path} is too long: {size} bytes, and no more than {limit} are expected")
 
 
 def download(source: SourceFile, directory: Path) -> Path:
@@ -107,8 +178,10 @@ def download(source: SourceFile, directory: Path) -> Path:
         UserError: the checksum is wrong.
     """
     target = directory / source.name
-    if target.is_file() and hashlib.sha256(target.read_bytes()).hexdigest() == source.sha256:
-        return target
+    if target.is_file() and source.size in (0, target.stat().st_size):
+        with target.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() == source.sha256:
+                return target
     directory.mkdir(parents=True, exist_ok=True)
     part = directory / f"{source.name}.part"
     try:
@@ -159,6 +232,11 @@ def _fetch(source: SourceFile, part: Path) -> str:
                     file.write(chunk)
                     digest.update(chunk)
                     received += len(chunk)
+                    if 0 < source.size < received:
+                        raise UserError(
+                            f"{source.url}: another file, of more than the {source.size} bytes"
+                            f" expected (sha256 {source.sha256})"
+                        )
                     bar.update(len(chunk))
         except requests.exceptions.RequestException as error:
             lost = f" ({_reason(error)})"
@@ -176,10 +254,10 @@ def _reason(error: Exception) -> str:
     return " ".join(str(inner).split(": ", 1)[-1].split())[:160] or type(error).__name__
 
 
-def _find(source: SourceFile, directory: Path) -> Path | None:
+def _find(source: SourceFile, directory: Path) -> list[Path]:
     unpacked = source.name.removesuffix(".gz")
     names = (source.name, unpacked, unpacked.replace("-idx", ".idx"))
-    return next((path for name in names if (path := directory / name).is_file()), None)
+    return [path for name in names if (path := directory / name).is_file()]
 
 
 def wrong_checksum(

@@ -3,20 +3,23 @@
 import contextlib
 import hashlib
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from lrd_jax.data.builders.base import Builder
-from lrd_jax.data.builders.sources import SourceFile, wrong_checksum
-from lrd_jax.data.vocabulary import number_symbols, order_by_frequency, read_lines
+from lrd_jax.data.builders.sources import SourceFile, check_size, wrong_checksum
+from lrd_jax.data.vocabulary import checksum, number_symbols, order_by_frequency, read_lines
 from lrd_jax.errors import UserError
 
 _BLOCK = 65_536  # tokens of a record
 _URL = "https://wikitext.smerity.com/"  # of the first author; the original address is gone
+_UNPACKED = 4  # a file in an archive is shorter than this many archives
 _SPLITS = {"train": "train", "validation": "valid", "test": "test"}  # in TFDS, in file names
 
 
@@ -51,6 +54,7 @@ class _WikiText(Builder):
         symbols, splits = self.read(Path(dl_manager.manual_dir))
         assert self.info.metadata is not None
         self.info.metadata["symbols"] = list(symbols)
+        self.info.metadata["symbols_sha256"] = checksum(list(symbols))
         return {split: self._generate_examples(tokens) for split, tokens in splits.items()}
 
     def _generate_examples(self, tokens: np.ndarray) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -63,15 +67,16 @@ class _WikiText(Builder):
         """Reads and checks the source files.
 
         Args:
-            source_dir: holds the archive, or the files in it, `wiki.train.tokens` and so on, which
-                may also be called `train.txt` and so on; perhaps in the archive's folder.
+            source_dir: holds the archive (perhaps packed again), or the files in it,
+                `wiki.train.tokens` and so on, which may also be called `train.txt` and so on;
+                perhaps in the archive's folder. These are read if the archive is broken.
 
         Returns:
             The words by number, the most frequent in the training text first, and the numbers of
             "train", "validation" and "test".
 
         Raises:
-            UserError: files are missing, or a checksum is wrong.
+            UserError: files are missing or too long, or a checksum is wrong.
         """
         with contextlib.ExitStack() as stack:
             try:
@@ -89,13 +94,44 @@ class _WikiText(Builder):
     def _open(cls, source_dir: Path, stack: contextlib.ExitStack) -> dict[str, IO[bytes]]:
         (source,) = cls.SOURCES
         archive = source_dir / source.name
-        if archive.is_file():
-            _check(archive, source.sha256, "sha256")
-            members = stack.enter_context(zipfile.ZipFile(archive))
-            return {
-                split: stack.enter_context(members.open(f"{cls.FOLDER}/wiki.{name}.tokens"))
-                for split, name in _SPLITS.items()
-            }
+        if not archive.is_file():
+            return cls._open_unpacked(source_dir, stack)
+        try:
+            return cls._open_archive(archive, stack)
+        except UserError as error:
+            try:
+                files = cls._open_unpacked(source_dir, stack)
+            except UserError:
+                raise error from None
+            logging.warning("%s; the unpacked files are read instead", error)
+            return files
+
+    @classmethod
+    def _open_archive(cls, archive: Path, stack: contextlib.ExitStack) -> dict[str, IO[bytes]]:
+        (source,) = cls.SOURCES
+        check_size(archive, _UNPACKED * source.size)
+        names = {split: f"{cls.FOLDER}/wiki.{name}.tokens" for split, name in _SPLITS.items()}
+        with archive.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != source.sha256:  # packed again, perhaps: the checksums of its files decide
+            try:
+                with zipfile.ZipFile(archive) as members:
+                    for split, name in names.items():
+                        size = members.getinfo(name).file_size
+                        if 0 < _UNPACKED * source.size < size:
+                            raise wrong_checksum(archive, source.sha256, actual)
+                        with members.open(name) as file:
+                            inner = hashlib.file_digest(file, "sha1").hexdigest()  # pyright: ignore
+                        if inner != cls.SHA1[split]:
+                            raise wrong_checksum(archive, source.sha256, actual)
+            except (zipfile.error, zlib.error, EOFError, KeyError, RuntimeError) as error:
+                raise wrong_checksum(archive, source.sha256, actual) from error
+        members = stack.enter_context(zipfile.ZipFile(archive))
+        return {split: stack.enter_context(members.open(name)) for split, name in names.items()}
+
+    @classmethod
+    def _open_unpacked(cls, source_dir: Path, stack: contextlib.ExitStack) -> dict[str, IO[bytes]]:
+        (source,) = cls.SOURCES
         folder = source_dir / cls.FOLDER if (source_dir / cls.FOLDER).is_dir() else source_dir
         files = {}
         for split, name in _SPLITS.items():
@@ -105,16 +141,13 @@ class _WikiText(Builder):
                 raise UserError(
                     f"{source_dir} lacks {source.name}, or of its files {' (or '.join(names)})"
                 )
-            _check(path, cls.SHA1[split], "sha1")
+            check_size(path, _UNPACKED * source.size)
+            with path.open("rb") as file:
+                actual = hashlib.file_digest(file, "sha1").hexdigest()
+            if actual != cls.SHA1[split]:
+                raise wrong_checksum(path, cls.SHA1[split], actual, algorithm="sha1")
             files[split] = stack.enter_context(path.open("rb"))
         return files
-
-
-def _check(path: Path, expected: str, algorithm: str) -> None:
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, algorithm).hexdigest()
-    if actual != expected:
-        raise wrong_checksum(path, expected, actual, algorithm=algorithm)
 
 
 # Checksums of the archives as in JuliaText/CorpusLoaders.jl (src/WikiText.jl).
@@ -129,6 +162,7 @@ class LrdWikitext2(_WikiText):
             "wikitext-2-v1.zip",
             _URL + "wikitext-2-v1.zip",
             sha256="92675f1d63015c1c8b51f1656a52d5bdbc33aafa60cc47a218a66e7ee817488c",
+            size=4_475_746,
         ),
     )
     SHA1: ClassVar[dict[str, str]] = {
@@ -147,6 +181,7 @@ class LrdWikitext103(_WikiText):
             "wikitext-103-v1.zip",
             _URL + "wikitext-103-v1.zip",
             sha256="242ba0f20b329cfdf1ccc61e9e9e5b59becf189db7f7a81cd2a0e2fc31539590",
+            size=190_229_076,
         ),
     )
     SHA1: ClassVar[dict[str, str]] = {

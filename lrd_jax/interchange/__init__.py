@@ -8,7 +8,8 @@ file of them. Which names those are follows from the cell:
   because one is inside the reset.
 * `URLSTMCell`: `igates` and `hgates` (linear maps with bias, gates stacked f, r, u, o) and
   `forget_bias`, which enters f with + and r with -; stacked layers in `layers.<k>.`, as in
-  https://github.com/r0mainK/ur-lstm.
+  https://github.com/r0mainK/ur-lstm. A package that names even a single layer so is read, and
+  written for, with `prefix="layers.0."`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,8 @@ import numpy as np
 
 from lrd_jax.cells import GRUCell, LSTMCell, RecurrentCell, URLSTMCell
 from lrd_jax.errors import UserError
+from lrd_jax.interchange.weights import Arrays, named, real, write
 from lrd_jax.recurrence import Recurrence
-
-Arrays = dict[str, np.ndarray]
 
 
 def import_weights(
@@ -37,48 +37,56 @@ def import_weights(
 
     Args:
       recurrence: unbound; its cell, layers and directions say what `source` must hold.
-      source: name -> array, or a `.npz` or `.safetensors` file of that.
-      prefix: what the names begin with in a larger model, for instance `"encoder.lstm."`; other
-        names are then left alone.
+      source: name -> array, or a `.npz` or `.safetensors` file of that. Arrays may be tensors of
+        PyTorch, of any floating type (bfloat16 too), on any device, requiring gradients or not. A
+        module without biases (`bias=False`) has zeros for them.
+      prefix: where the module lies in a larger model, for instance `"encoder.lstm."`, with or
+        without the last dot; other names are then left alone.
 
     Returns:
       The variables `{"params": ...}` of `recurrence`; those of a single cell are
       `variables["params"]["layer_0"]`. A learnt initial state is zero, as PyTorch's is.
 
     Raises:
-      UserError: a file that cannot be read, names that are missing or unknown, wrong shapes, or a
-        cell that PyTorch has no form of.
+      UserError: a file that cannot be read, names that are missing or unknown, wrong shapes,
+        values that are no real numbers, or a cell that PyTorch has no form of.
     """
-    layout = _layout(recurrence)
-    arrays = source if isinstance(source, Mapping) else _read(source)
-    if prefix:
-        arrays = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-        if not arrays:
-            raise UserError(f"no weight's name begins with {prefix!r}; choose another prefix")
+    layout, prefix = _layout(recurrence), _dotted(prefix)
+    given = named(source)
     places = [_place(recurrence, k) for k in range(_cells(recurrence))]
     known = [name for place in places for name in layout.names(recurrence, place)]
-    if unknown := sorted(set(arrays) - set(known)):
+    found = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
+    if prefix and not found:
+        raise UserError(f"no weight's name begins with {prefix!r}{_elsewhere(given, known)}")
+    if unknown := sorted(set(found) - set(known)):
         raise UserError(
             f"{_some(unknown)} not known to a {_describe(recurrence)}; expected {_some(known)}"
+            f"{_elsewhere(given, known)}"
         )
-    if missing := [name for name in known if name not in arrays]:
-        raise UserError(f"{_some(missing)} missing from the weights of a {_describe(recurrence)}")
+    without = [kind for kind in layout.optional if not any(kind in name for name in found)]
+    absent = {name for name in known if any(kind in name for kind in without)}
+    if missing := [name for name in known if name not in found and name not in absent]:
+        raise UserError(
+            f"{_some(missing)} missing from the weights of a {_describe(recurrence)}"
+            f"{_elsewhere(given, known)}"
+        )
 
     cell, d = recurrence.cell, recurrence.cell.hidden_size
-    width = _shape(arrays, layout.names(recurrence, places[0])[0])[-1:]
+    arrays = {name: real(prefix + name, value) for name, value in found.items()}
+    width = arrays[layout.names(recurrence, places[0])[0]].shape[-1:]
     params: dict[str, Any] = {}
     for place in places:
         fan_in = d * _directions(recurrence) if place.layer else (width[0] if width else 0)
         names = layout.names(recurrence, place)
         weights = []
         for name, shape in zip(names, layout.shapes(fan_in, d), strict=True):
-            if _shape(arrays, name) != shape:
+            weight = np.zeros(shape) if name in absent else arrays[name]
+            if weight.shape != shape:
                 raise UserError(
-                    f"{prefix}{name} has shape {_shape(arrays, name)}, but a"
-                    f" {_describe(recurrence)} has {shape}"
+                    f"{prefix}{name} has shape {weight.shape}, but a {_describe(recurrence)} has"
+                    f" {shape}"
                 )
-            # Sums of biases are formed in double precision and rounded once.
-            weights.append(np.asarray(arrays[name], np.float64))
+            weights.append(weight)
         tree = layout.load(cell, *weights)
         wx, wh, *rest = (jnp.asarray(array, cell.param_dtype) for array in tree)
         params[place.ours] = {
@@ -101,13 +109,14 @@ def export_weights(
 ) -> Arrays:
     """The inverse of `import_weights`, exact to the last bit.
 
-    PyTorch's second bias, where it has no part of its own, is zero.
+    PyTorch's second bias, where it has no part of its own, is zero. Parameters in bfloat16, which
+    NumPy's files cannot hold, are written as float32.
 
     Args:
       recurrence: unbound.
       variables: its variables, `{"params": ...}`.
       path: also write the weights to this `.npz` or `.safetensors` file.
-      prefix: put before every name.
+      prefix: put before every name, with a dot after it.
 
     Returns:
       Name -> array, for `load_state_dict` after `torch.from_numpy`.
@@ -116,7 +125,7 @@ def export_weights(
       UserError: a cell that PyTorch has no form of, a learnt initial state that is not zero, or a
         file of another kind.
     """
-    layout = _layout(recurrence)
+    layout, prefix = _layout(recurrence), _dotted(prefix)
     params = variables["params"]
     if any(np.any(np.asarray(v)) for k, v in params.items() if k.startswith("initial_")):
         raise UserError("PyTorch's modules start from zero: a learnt initial state has no place")
@@ -132,9 +141,10 @@ def export_weights(
             *vectors,
         )
         for name, weight in zip(layout.names(recurrence, place), weights, strict=True):
-            arrays[prefix + name] = np.ascontiguousarray(weight)
+            plain = weight if weight.dtype.kind == "f" else weight.astype(np.float32)
+            arrays[prefix + name] = np.ascontiguousarray(plain)
     if path:
-        _write(pathlib.Path(path), arrays)
+        write(pathlib.Path(path), arrays)
     return arrays
 
 
@@ -156,6 +166,7 @@ class _Layout(NamedTuple):
       vectors: our parameters beside the two kernels.
       load: `(cell, *theirs)` to our kernels and vectors.
       save: `(cell, *ours)` to theirs.
+      optional: parts of the names that a module without biases lacks, in every layer.
     """
 
     names: Callable[[Recurrence, _Place], list[str]]
@@ -163,6 +174,7 @@ class _Layout(NamedTuple):
     vectors: tuple[str, ...]
     load: Callable[..., tuple[np.ndarray, ...]]
     save: Callable[..., tuple[np.ndarray, ...]]
+    optional: tuple[str, ...]
 
 
 def _torch_names(recurrence: Recurrence, place: _Place) -> list[str]:
@@ -242,7 +254,12 @@ def _kernels(gates: int, fan_in: int, d: int) -> list[tuple[int, ...]]:
 
 _LAYOUTS: dict[type[RecurrentCell], _Layout] = {
     LSTMCell: _Layout(
-        _torch_names, lambda n, d: _kernels(4, n, d), ("bias",), _load_lstm, _save_lstm
+        _torch_names,
+        lambda n, d: _kernels(4, n, d),
+        ("bias",),
+        _load_lstm,
+        _save_lstm,
+        ("bias_",),
     ),
     GRUCell: _Layout(
         _torch_names,
@@ -250,6 +267,7 @@ _LAYOUTS: dict[type[RecurrentCell], _Layout] = {
         ("bias", "candidate_bias"),
         _load_gru,
         _save_gru,
+        ("bias_",),
     ),
     URLSTMCell: _Layout(
         _urlstm_names,
@@ -257,6 +275,7 @@ _LAYOUTS: dict[type[RecurrentCell], _Layout] = {
         ("bias",),
         _load_urlstm,
         _save_urlstm,
+        ("igates.bias", "hgates.bias"),
     ),
 }
 
@@ -298,51 +317,15 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
-def _shape(arrays: Mapping[str, Any], name: str) -> tuple[int, ...]:
-    return tuple(np.shape(arrays[name]))
+def _dotted(prefix: str) -> str:
+    """The path of a module as a prefix of names; one that ends in a sign is meant as it is."""
+    return prefix + "." if prefix[-1:].isalnum() else prefix
 
 
-# ---- Files -----------------------------------------------------------------------------------
-
-
-def _safetensors():
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise UserError(
-            "safetensors files need the package safetensors: pip install 'lrd-jax[interchange]'"
-        ) from error
-    return safetensors.numpy
-
-
-def _read(source: str | os.PathLike[str]) -> Arrays:
-    path = pathlib.Path(source)
-    _check_kind(path)
-    try:
-        if path.suffix == ".safetensors":
-            return _safetensors().load(path.read_bytes())
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except UserError:
-        raise
-    except Exception as error:  # numpy, zipfile and safetensors all raise types of their own
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not a readable {path.suffix} file: {reason}") from error
-
-
-def _write(path: pathlib.Path, arrays: Arrays) -> None:
-    _check_kind(path)
-    try:
-        if path.suffix == ".safetensors":
-            path.write_bytes(_safetensors().save(arrays))
-        else:
-            np.savez(path, **arrays)  # pyright: ignore[reportArgumentType] - names, not options
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _check_kind(path: pathlib.Path) -> None:
-    if path.suffix not in (".npz", ".safetensors"):
-        raise UserError(f"{path} is neither an .npz nor a .safetensors file; weights are those")
+def _elsewhere(given: Mapping[str, Any], known: list[str]) -> str:
+    """Says under which prefixes there are such weights, if under any."""
+    first = known[0]
+    places = sorted(name.removesuffix(first) for name in given if name.endswith("." + first))
+    return f"; such weights lie under prefix={' and prefix='.join(map(repr, places[:4]))}" * bool(
+        places
+    )

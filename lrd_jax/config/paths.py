@@ -1,0 +1,49 @@
+"""Paths as they are given: folders and files of this machine."""
+
+import os
+import pathlib
+import re
+
+from lrd_jax.errors import UserError
+
+_NAME_MAX, _PATH_MAX = 255, 4095  # bytes; what Linux and its usual file systems allow
+
+
+def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
+    """Returns a path with `~` and `~name` resolved.
+
+    Raises:
+      UserError: there is no such user, it is a URL, or no file system could hold it.
+    """
+    text = os.fspath(path)
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # pathlib makes one slash of two
+        raise UserError(
+            f"{text!r} is a URL, and only folders of this machine are read and written: mount it,"
+            " or copy it"
+        )
+    if "\0" in text:
+        raise UserError(f"{text!r} is no path: it holds a zero byte")
+    try:
+        expanded = pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{text!r}: there is no such user on this machine") from error
+    for part, limit in (*((part, _NAME_MAX) for part in expanded.parts), (expanded, _PATH_MAX)):
+        if (size := len(os.fsencode(part))) > limit:
+            raise UserError(
+                f"'{os.fspath(part)[:40]}...' is too long for a name: {size} bytes, and {limit} are"
+                " the most; choose a shorter one"
+            )
+    return expanded
+
+
+def split_spec(spec: str) -> tuple[str, str, str]:
+    """Returns the file, the colon and the argument of a value of `--config`.
+
+    The colon after the file's `.py` parts them: a folder may have one in its name.
+
+    >>> split_spec("10:30/mine.py:H6,quick")
+    ('10:30/mine.py', ':', 'H6,quick')
+    """
+    match = re.fullmatch(r"(.*?\.py)(?:(:)(.*))?", spec, re.DOTALL)
+    file, colon, argument = match.groups("") if match else spec.partition(":")
+    return file, colon, argument
