@@ -41,14 +41,16 @@ def parameters(checkout, setting, data_dir, python=sys.executable):
         flags.append(f"--config.data.data_dir={data_dir}")
         if SETTINGS[setting]["data.name"] == "text":
             flags.append(f"--config.data.text_dir={texts}")
-        subprocess.run(
+        done = subprocess.run(
             [python, "-m", "lrd_jax.main", *flags],
             cwd=checkout,
             env=os.environ | {"PYTHONPATH": str(checkout), "JAX_PLATFORMS": "cpu"},
-            check=True,
+            check=False,
             capture_output=True,
             text=True,
         )
+        if done.returncode:
+            raise SystemExit(f"{checkout}, {setting}: {done.stderr}")
         extra = Path(workdir, "run", "checkpoints", "50", "extra", "metadata")
         digests = json.loads(extra.read_text(encoding="utf-8"))["sha256"]
     return {path: digest for path, digest in digests.items() if path.startswith(".params")}

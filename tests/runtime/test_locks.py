@@ -5,7 +5,7 @@ import fcntl
 import os
 
 import pytest
-from lrd_jax.training.workdir import work_directory
+from lrd_jax.reporting.workdir import work_directory
 
 from lrd_jax.data.prepare import is_prepared, main, open_builder
 from lrd_jax.errors import UserError
