@@ -79,7 +79,7 @@ def is_prepared(builder: Builder) -> bool:
             return False
         if not builder.is_prepared():
             raise damaged(builder.data_dir, "it is not complete")
-        if missing := [split for split in ("train", "test") if split not in builder.info.splits]:
+        if missing := [split for split in builder.SPLITS if split not in builder.info.splits]:
             raise damaged(builder.data_dir, f"it has no split {missing[0]!r}")
     except OSError as error:
         raise UserError(f"cannot read {builder.data_dir}: {error.strerror}") from error

@@ -216,8 +216,7 @@ def _read_prepared(name: str, data_dir: str) -> tuple[tuple[str, ...], dict[str,
                 raise ValueError("its checksum is another one")
         except ValueError as error:
             raise damaged(builder.data_dir, f"its vocabulary: {error}") from error
-        names = ("train", "validation", "test")
-        blocks = {split: read_records(builder, split)["tokens"] for split in names}
+        blocks = {split: read_records(builder, split)["tokens"] for split in builder.SPLITS}
     splits = {split: tokens[tokens >= 0] for split, tokens in blocks.items()}  # -1 is padding
     if any(len(tokens) and tokens.max() >= len(symbols) for tokens in splits.values()):
         raise damaged(builder.data_dir, "its vocabulary is too short")

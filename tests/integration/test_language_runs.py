@@ -75,7 +75,8 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(program, command, whole, tm
 
 def test_what_a_person_sees(whole):
     workdir, out, err = whole
-    assert "text of fables (the last tenth validates; test is the validation text): " in out
+    files = "train: fables.txt; the last tenth validates; test is the validation text"
+    assert f"text of fables ({files}): " in out
     assert "28 different characters, 8 streams in windows of 5" in out
     assert "bits per char" in out and "valid bits per char" in err
     result = json.loads((workdir / "result.json").read_text())

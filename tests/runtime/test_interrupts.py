@@ -13,15 +13,16 @@ WARNINGS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU]
 SIGNALS = INSISTING + WARNINGS
 
 
-def run(code, before=None):
+def run(code, ignored=""):
     return subprocess.run(
+        # A shell, as `nohup` does: what it ignores, its program ignores at the start.
         [
+            *("sh", "-c", f"trap '' {ignored}; exec \"$@\"" if ignored else 'exec "$@"', "sh"),
             sys.executable,
             "-c",
             "import os, signal, sys\nfrom lrd_jax.runtime import interrupts\n" + code,
         ],
         capture_output=True,
-        preexec_fn=before,
         text=True,
         timeout=60,
         check=False,
@@ -78,11 +79,6 @@ def test_a_warning_that_comes_again_ends_nothing(signum):
 
 def test_what_others_chose_is_kept():
     """Ignored at the start (nohup), or handled by a program that calls us."""
-
-    def ignore():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-
     done = run(
         "signal.signal(signal.SIGUSR2, lambda *_: print('theirs'))\n"
         "interrupts.end_at_once()\n"
@@ -91,7 +87,7 @@ def test_what_others_chose_is_kept():
         "    assert caught.signum == 0\n"
         "sys.exit(interrupts.call([sys.executable, '-c',"
         " 'import os, signal; os.kill(os.getppid(), signal.SIGINT); print(7)']))\n",
-        before=ignore,
+        ignored="INT HUP",
     )
     assert (done.returncode, done.stdout) == (0, "theirs\n7\n"), done.stderr
 
@@ -113,6 +109,7 @@ def test_a_lost_terminal_does_not_stop_what_is_being_saved(tmp_path):
     """What is printed after the hang-up goes nowhere; written to the terminal it would fail."""
     code = (
         "import os, signal, sys, time\n"
+        "os.open(os.ttyname(0), os.O_RDWR)\n"  # makes it the terminal of this session
         "from lrd_jax.runtime import interrupts\n"
         "with interrupts.deferred() as caught:\n"
         "    print('ready', flush=True)\n"
@@ -120,15 +117,15 @@ def test_a_lost_terminal_does_not_stop_what_is_being_saved(tmp_path):
         "    print('more', flush=True); print('more', file=sys.stderr, flush=True)\n"
         f"    open({str(tmp_path / 'saved')!r}, 'w').write(str(caught.signum))\n"
     )
-    child, terminal = pty.fork()
-    if not child:
-        os.execv(sys.executable, [sys.executable, "-c", code])
+    terminal, end = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), end)
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **streams)
     try:
+        os.close(end)
         assert os.read(terminal, 5) == b"ready"
     finally:
         os.close(terminal)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == 0
+        assert process.wait(timeout=60) == 0
     assert (tmp_path / "saved").read_text() == str(int(signal.SIGHUP))
 
 

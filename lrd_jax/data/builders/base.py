@@ -31,6 +31,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
     SOURCES: ClassVar[tuple[SourceFile, ...]] = ()
     """Files to download; empty where the data comes with a dependency or is drawn."""
 
+    SPLITS: ClassVar[tuple[str, ...]] = ("test",)
+    """What every prepared one has; the training examples of a task are drawn, not stored."""
+
     RECORDS: ClassVar[str] = ""
     """What a stored record is, for people; empty where it is an example."""
 
@@ -51,6 +54,8 @@ class ImageBuilder(Builder):
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder holds the files named in SOURCES."
+
+    SPLITS = ("train", "test")
 
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]]
     """Height, width, channels."""

@@ -30,6 +30,7 @@ class _WikiText(Builder):
     """
 
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder holds the archive, or the files in it."
+    SPLITS = ("train", "validation", "test")
     RECORDS = f"blocks of {_BLOCK} tokens"
 
     FOLDER: ClassVar[str]
