@@ -5,10 +5,10 @@ import fcntl
 import os
 
 import pytest
-from lrd_jax.reporting.workdir import work_directory
 
 from lrd_jax.data.prepare import is_prepared, main, open_builder
 from lrd_jax.errors import UserError
+from lrd_jax.reporting.workdir import work_directory
 from lrd_jax.runtime import locks
 
 LOCKLESS = [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EIO]
