@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from lrd_jax.config import checks, command_line, record
+from lrd_jax.config.paths import expand_user
 from lrd_jax.errors import UserError, did_you_mean
 
 
@@ -142,8 +143,8 @@ def parse_arguments(
     if arguments.trials < 0 or arguments.seed < 0:
         raise UserError("--trials and --seed must not be negative")
     arguments.overrides = overrides
-    arguments.out = arguments.out or Path(
-        f"runs/sweep-{command_line.config_name(arguments.config)}"
+    arguments.out = expand_user(
+        arguments.out or f"runs/sweep-{command_line.config_name(arguments.config)}"
     )
     _check_values(arguments, varied)
     return arguments, varied

@@ -14,6 +14,7 @@ os.environ["NPROC"] = str(max(16, os.cpu_count() or 1))
 # what XLA itself does with a program, collectives for instance, stays as it is.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,15 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+
+# A test run in the background, or under nohup, ignores these signals; whatever a test starts would
+# inherit that, and keep to it.
+for signum, handler in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(signum) is signal.SIG_IGN:
+        signal.signal(signum, handler)
 
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")

@@ -17,7 +17,7 @@ from lrd_jax.config.horizon import Horizon
 from lrd_jax.data import DATASETS, DataSpec, Entry, InputSpec, known_keys
 from lrd_jax.data.task import Task
 from lrd_jax.errors import UserError
-from lrd_jax.evaluation import scores
+from lrd_jax.evaluation import commands
 from lrd_jax.metrics import CollectedMetric, DerivedMetric, Metric
 from lrd_jax.models import SequenceClassifier, make_head, make_recurrence
 from lrd_jax.models.embedding import Table
@@ -148,7 +148,7 @@ class Riddles(Classification):
         return total, sums | {"kappa": (counts,)}
 
     def collect(self, params, batch):
-        return {"said": self.outputs(params, batch, None, 0).argmax(-1)}
+        return {"said": self.outputs({"params": params}, batch, None).argmax(-1)}
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys):
     leaves = {path for path in extra["sha256"] if path.startswith((".sums", ".best.valid"))}
     assert ".sums['kappa'][0]" in leaves and ".best.valid['longest_word']" in leaves
     assert not [path for path in leaves if "doubt" in path or path == ".sums['longest_word'][0]"]
-    again = scores.evaluate(workdir, {"eval.split": "test", "eval.batch_size": 5})
+    again = commands.evaluate(workdir, {"eval.split": "test", "eval.batch_size": 5})
     for name, value in result["seeds"][0]["test"].items():
         assert again["seeds"][0]["test"][name] == pytest.approx(value, rel=1e-5), name
     assert known_keys("riddles") == {

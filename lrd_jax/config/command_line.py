@@ -118,7 +118,7 @@ def load_module(path: str | os.PathLike[str]) -> Any:
       UserError: There is no such file, or its name does not end in .py.
     """
     path = pathlib.Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for names too long as well
         raise UserError(f"there is no config file {os.fspath(path)!r}")
     spec = importlib.util.spec_from_file_location(f"_lrd_jax_config_{path.stem}", path)
     if spec is None or spec.loader is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -68,9 +69,20 @@ class SequenceModel(nn.Module):
         """Maps values `(batch, time, n)` to what the first cell reads."""
         return x if self.embedding is None else self.embedding(x)
 
-    def run(self, x: Array, masks: Masks) -> RecurrenceOutput:
-        """Runs the recurrence over the values of sequences, with what `Recurrence.draw` gave."""
-        return self.recurrence(self.embed(x), masks=masks)
+    def run(
+        self, x: Any, masks: Masks | None = None, step: StepContext | None = None
+    ) -> RecurrenceOutput:
+        """Runs the recurrence over the values of sequences.
+
+        Args:
+          x: what the embedding takes; `(batch, time, n)` where there is none.
+          masks: from `Recurrence.draw`; None: drawn here for `step`.
+          step: a training step, None in evaluation.
+        """
+        x = self.embed(x)
+        if masks is None:
+            masks = self.recurrence.draw(step, x.shape[1], x.shape[0])
+        return self.recurrence(x, masks=masks)
 
     def rerun(
         self, x: Array, before: RecurrenceOutput, starts: Array, masks: Masks
@@ -89,8 +101,7 @@ class SequenceModel(nn.Module):
           x: `(batch, time, n)`.
           step: a training step, None in evaluation.
         """
-        masks = self.recurrence.draw(step, x.shape[1], x.shape[0])
-        out = self.run(x, masks)
+        out = self.run(x, step=step)
         return self.read(self.features(out), step), out
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
-from lrd_jax.objectives.auxiliary import KINDS, Auxiliary, check_options
+from lrd_jax.objectives.auxiliary import Auxiliary
+from lrd_jax.objectives.auxiliary_options import KINDS, check_options
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.objectives.language import Language
 from lrd_jax.objectives.segments import Segments

@@ -23,27 +23,17 @@ import numpy as np
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
-from lrd_jax.data.spec import Dataset, DataSpec
-from lrd_jax.errors import UserError, check_choice
+from lrd_jax.data.spec import Dataset
 from lrd_jax.metrics import Metric
 from lrd_jax.models import make_decoder, make_embedding, make_table, supervised_reach
+from lrd_jax.objectives.auxiliary_options import KINDS, check_fit
 from lrd_jax.objectives.base import Sums, blank, encode
 from lrd_jax.objectives.baselines import Frequencies, Moments
 from lrd_jax.objectives.outputs import Decoded, Outputs
 from lrd_jax.objectives.segments import Segments
 from lrd_jax.objectives.sequence import SequenceObjective
-from lrd_jax.recurrence import SCOPES, Masks, RecurrenceOutput, take_states, take_windows
+from lrd_jax.recurrence import Masks, RecurrenceOutput, take_states, take_windows
 from lrd_jax.streams import StepContext
-
-KINDS = {
-    "none": (),
-    "reconstruct": ("reconstruct",),
-    "predict": ("predict",),
-    "both": ("reconstruct", "predict"),
-}
-LOSSES = ("auto", "mse", "ce")
-FEEDS = ("teacher", "none", "scheduled")
-EMBEDDINGS = ("none", "decoder")
 
 
 class Auxiliary:
@@ -83,7 +73,7 @@ class Auxiliary:
           UserError: a value that is unknown or does not fit.
         """
         aux, spec = config.aux, task.spec
-        _check(config, spec)
+        check_fit(config, spec)
         self.spec, self.horizon, self.task, self.aux = spec, task.horizon, task, aux
         self.kinds = KINDS[aux.kind]
         parts = [f"{kind}_loss" for kind in self.kinds] if len(self.kinds) > 1 else []
@@ -368,40 +358,3 @@ class Auxiliary:
                 cut = np.asarray(seen, np.float64).reshape(*cut.shape[:3], -1)
             statistics.add(cut)
         return statistics.scores()
-
-
-def check_options(aux: Any) -> None:
-    """Raises UserError for values of `config.aux` that fit no run, whether they are used or not."""
-    check_choice("aux.kind", aux.kind, KINDS)
-    for key, known in (
-        ("loss", LOSSES),
-        ("scope", SCOPES),
-        ("decoder_feed", FEEDS),
-        ("embedding", EMBEDDINGS),
-    ):
-        if aux[key] not in known:
-            raise UserError(f"aux.{key}={aux[key]!r} is unknown; use one of {', '.join(known)}")
-    for key, least in (("n_anchors", 1), ("decoder_layers", 1), ("decoder_width", 0)):
-        if not least <= aux[key] <= 100_000:
-            raise UserError(f"aux.{key}={aux[key]} must be from {least} to 100000")
-    if aux.weight < 0:
-        raise UserError(f"aux.weight={aux.weight} must be 0 or more")
-    if any(width < 1 for width in aux.head_hidden):
-        raise UserError(f"aux.head_hidden={aux.head_hidden} holds widths; use 1 or more")
-
-
-def _check(config: Any, spec: DataSpec) -> None:
-    """Raises UserError for values that do not fit this run."""
-    aux = config.aux
-    if aux.reverse and aux.kind == "predict":
-        raise UserError("aux.reverse is for reconstruction; leave it out with aux.kind=predict")
-    if config.model.bidirectional:
-        raise UserError(
-            f"aux.kind={aux.kind} decodes the past or the future from a state that has seen the"
-            " past alone: set model.bidirectional=false"
-        )
-    if aux.loss == "ce" and not spec.values:
-        raise UserError(
-            f"aux.loss=ce needs whole numbers as inputs, and those of {config.data.name} are not:"
-            " use mse"
-        )

@@ -112,9 +112,8 @@ class SequenceObjective:
     def outputs(self, variables: Any, batch: dict[str, Array], step: StepContext | None) -> Array:
         """Outputs of the network for a batch; arguments as in `Objective.loss`."""
         apply = functools.partial(self.model.apply, variables)
-        x = self.values(batch["inputs"])
-        masks = self.model.recurrence.draw(self.in_force(step), x.shape[1], x.shape[0])
-        out = apply(x, masks, method="run")
+        x, now = self.values(batch["inputs"]), self.in_force(step)
+        out = apply(x, step=now, method="run")
         features = self.model.features(out)
         if self._stops:
             features = jax.lax.stop_gradient(features)

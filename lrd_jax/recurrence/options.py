@@ -9,7 +9,8 @@ class Options(NamedTuple):
     """Options of one call, as far as a backend's answer or work depends on them.
 
     Attributes:
-      recompute: of the fused backend: compute pre-activations again in the backward pass.
+      recompute: of the fused backend: compute pre-activations again in the backward pass; others
+        store none.
       start: the state that a reset puts back, leaves `(batch, ...)`; None without resets.
       context: what a cell that asks for it sees at every step, leaves `(batch, ...)`.
     """
@@ -17,10 +18,3 @@ class Options(NamedTuple):
     recompute: bool = False
     start: Any = None
     context: Any = None
-
-
-def fused_only(options: Options) -> str:
-    """Reason of a backend that has no `recompute`."""
-    if options.recompute:
-        return "it stores no pre-activations that model.recompute=True could compute again"
-    return ""

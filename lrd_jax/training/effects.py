@@ -24,6 +24,7 @@ from lrd_jax.config.values import flatten, put, typed
 from lrd_jax.data import dataset_names, known_keys, reads_text
 from lrd_jax.errors import UserError, check_choice, did_you_mean
 from lrd_jax.models import network_options
+from lrd_jax.recurrence.unroll import choose_backend
 from lrd_jax.training.optimizer import SCHEDULES, schedule_options
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
@@ -249,7 +250,11 @@ _RULES = (
         lambda c, _: c.model.num_layers == 1,
         "model.num_layers=1",
     ),
-    _Rule(("model.recompute",), lambda c, _: c.model.backend == "scan", "model.backend=scan"),
+    _Rule(
+        ("model.recompute",),
+        lambda c, _: choose_backend(c.model.backend, make_cell(c.model, _ANY_LENGTH)) != "fused",
+        "time is not unrolled by the fused backend",
+    ),
     _Rule(
         ("optim.clip_scope",),
         lambda c, _: not (c.optim.clip_norm or any(c.sweep.clip_norm)),

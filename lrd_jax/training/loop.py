@@ -19,6 +19,7 @@ import numpy as np
 
 from lrd_jax.config import checks, command_line, record, source
 from lrd_jax.config.horizon import Horizon
+from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, UserError
@@ -61,7 +62,7 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
     """
     checks.validate(config)
     config, notes = effects.judge(config, {})
-    return run(config, Path(workdir).expanduser(), config_flag, notes)
+    return run(config, expand_user(workdir), config_flag, notes)
 
 
 def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ()) -> dict[str, Any]:

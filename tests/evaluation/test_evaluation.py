@@ -17,6 +17,7 @@ from lrd_jax.errors import UserError
 from lrd_jax.evaluation import commands, sampling
 from lrd_jax.evaluation.best import Best, best_member
 from lrd_jax.evaluation.loaded import load
+from lrd_jax.metrics import ACCURACY, LOSS
 from lrd_jax.reporting.workdir import keep_vocabulary
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.training.program import make_program
@@ -130,4 +131,4 @@ def test_nan_is_null_in_what_is_written(trained, monkeypatch):
 def test_which_member_counts_as_the_best(steps, accuracy, loss, expected):
     valid = {"accuracy": np.array(accuracy), "loss": np.array(loss)}
     best = Best(np.array(steps), valid, ())
-    assert best_member(best, ("accuracy", "-loss")) == expected
+    assert best_member(best, (ACCURACY, LOSS)) == expected

@@ -529,7 +529,7 @@ def test_there_are_enough_of_them():
         ("model.num_layers=0", "model.num_layers=0 must be from 1 to 1000"),
         ("model.dropout=1.0", "model.dropout=1.0 is a rate"),
         ("model.compute_dtype=float16", "float32 or bfloat16"),
-        ("model.backend=cuda", "model.backend='cuda' is unknown"),
+        ("model.backend=cuda", "unknown model.backend='cuda'"),
         ("model.head_hidden=(0,)", "head_hidden"),
         ("detach.p_block=1.5", "detach.p_block=1.5 is a probability"),
         ("detach.c_block=-0.1", "detach.c_block=-0.1 is a probability"),

@@ -36,7 +36,9 @@ def test_the_work_directory_holds_what_is_promised(finished):
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "30"]
 
     saved = read_json(workdir / "config.json")
-    assert set(saved) == {"config", "made_from", "versions", "commit"}
+    assert set(saved) == {
+        *("config", "format", "made_from", "unused", "values", "versions", "commit")
+    }
     assert saved["made_from"] == {"file": "configs/urlstm_pdigits.py", "argument": "quick"}
     assert saved["config"]["model"]["hidden_size"] == 8
     assert {"python", "jax", "flax", "optax", "orbax", "numpy"} <= set(saved["versions"])
@@ -68,7 +70,7 @@ def test_the_result_repeats_the_best_validation_and_the_test(finished):
     result = read_json(finished[0] / "result.json")
     assert set(result) == {
         *("best", "test", "seeds", "wall_time_s", "device", "versions", "commit"),
-        *("steps", "num_steps"),
+        *("steps", "num_steps", "metrics"),
     }
     records = outcome(finished[0])["metrics"]
     valid = [r for r in records if r["split"] == "valid"]

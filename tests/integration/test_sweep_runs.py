@@ -117,7 +117,7 @@ def test_a_value_that_ends_in_nan_is_reported_and_the_others_go_on(program, tmp_
     [
         ("num_seeds=3 devices.split=seeds", "cpu_devices=2 does not divide the number of seeds"),
         ("sweep.learning_rate=(1e-3,0.0)", "config.optim.learning_rate=0.0: must be above 0"),
-        ("sweep.p_block=(0.5,often)", "is not a tuple of float or int"),
+        ("sweep.p_block=(0.5,often)", "must be a tuple of numbers"),
         ("sweep.hidden_size=(8,16)", "unknown config key 'sweep.hidden_size'"),
     ],
 )

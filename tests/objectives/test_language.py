@@ -318,7 +318,7 @@ def test_tokens_without_a_label_do_not_score():
     unscored = jnp.where(holes > 0, batch["targets"], -1)
     results = [
         jax.value_and_grad(
-            lambda p, b=b: objective.loss(p, objective.initial_carry(STREAMS), b, None, 0),
+            lambda p, b=b: objective.loss({"params": p}, objective.initial_carry(STREAMS), b, None),
             has_aux=True,
         )(params)
         for b in (dict(batch, mask=holes), dict(batch, targets=unscored))

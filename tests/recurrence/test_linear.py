@@ -17,6 +17,7 @@ from tests.recurrence.recurrence_cases import (
     N,
     T,
     assert_close,
+    drawing,
     draws,
     inputs,
     random_tree,
@@ -51,7 +52,6 @@ def both(name, options, dtype, x, seed=0):
     call = {
         "lengths": None if lengths is None else jnp.array(lengths),
         "resets": None if resets is None else jnp.array(resets),
-        "draws": draws(2),
     }
     given = options.pop("initial", False)
     cell = LINEAR[name](D, param_dtype=dtype)
@@ -65,7 +65,7 @@ def both(name, options, dtype, x, seed=0):
         initial = (random_tree(one, 4),) * count
 
     def loss(params, x, initial, model):
-        out = model.apply(params, x, initial=initial, **call)
+        out = drawing(model, params, x, draws(2), initial=initial, **call)
         out = out._replace(resets=None)
         return weighted(jax.tree.map(lambda leaf: jnp.abs(leaf + 0.3), out)), out
 
@@ -185,7 +185,6 @@ def test_parameters_are_real_and_no_product_of_the_state():
         ({"p_block": 0.1}, "p_block=0.1.*product of the state.*set it to 0"),
         ({"c_block": 0.1}, "c_block=0.1.*memory c"),
         ({"backend": "fused"}, "fused cannot run MinGRUCell.*use model.backend=linear"),
-        ({"recompute": True}, "no model.backend runs MinGRUCell"),
     ],
 )
 def test_what_it_refuses(options, words):

@@ -61,7 +61,10 @@ def test_what_the_component_does_not_know_is_refused_on_the_command_line(spec, o
         ("model.chunk_size=4", ["model.chunk_size=4 has no effect: model.gates=UR has no use"]),
         ("optim.clip_norm=0 optim.clip_scope=cell", ["optim.clip_scope=cell has no effect"]),
         ("optim.pretrain_decay=0.5", ["optim.pretrain_decay=0.5 has no effect: there is no pre-"]),
-        ("model.backend=scan model.recompute=true", ["model.recompute=True has no effect: model"]),
+        (
+            "model.backend=scan model.recompute=true",
+            ["model.recompute=True has no effect: time"],
+        ),
         ("detach.p_block=0.5 detach.stack_mask=per_layer", ["detach.stack_mask=per_layer has no"]),
         # These do something.
         ("detach.p_block=0.5 detach.scope=example", []),

@@ -8,6 +8,7 @@ import pytest
 
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.members import Member
+from lrd_jax.metrics import LOSS
 from lrd_jax.runtime import processes
 from lrd_jax.training import recorder as module
 from lrd_jax.training.recorder import Recorder
@@ -29,6 +30,7 @@ def make(workdir, **changes):
         "end": 20,
         "evaluated": True,
         "shown": ["loss"],
+        "metrics": [LOSS],
         "baselines": {"loss": 2.0, "accuracy": 0.1},
         "earlier_s": 50.0,
     }
