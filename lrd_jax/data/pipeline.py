@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from lrd_jax.data.spec import Batch, DataSpec
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, unknown
 
 SPLITS = ("train", "valid", "test")
 
@@ -154,7 +154,7 @@ class ArrayDataset:
 
     def _split(self, split: str) -> tuple[Any, np.ndarray]:
         if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+            raise unknown("split", split, SPLITS)
         return self._splits[split]
 
 

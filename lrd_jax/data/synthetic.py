@@ -8,7 +8,7 @@ import numpy as np
 from lrd_jax.data.pipeline import SPLITS, map_arrays, pad_rows
 from lrd_jax.data.spec import Batch
 from lrd_jax.data.task import Records, Task, stream
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, unknown
 
 
 class SyntheticDataset:
@@ -90,7 +90,7 @@ class SyntheticDataset:
 
     def _split(self, split: str) -> Records:
         if split not in _STORED:
-            raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+            raise unknown("split", split, SPLITS)
         if _STORED[split] not in self._splits:
             raise UserError(
                 f"{self._task} draws fresh training examples at every step: there is no training "

@@ -19,7 +19,7 @@ from lrd_jax.data.vocabulary import (
     number_symbols,
     order_by_frequency,
 )
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, unknown
 
 
 class TextDataset:
@@ -127,7 +127,7 @@ class TextDataset:
 
     def _split(self, split: str) -> np.ndarray:
         if split not in SPLITS:
-            raise UserError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+            raise unknown("split", split, SPLITS)
         return self._splits[split]
 
 

@@ -179,8 +179,7 @@ def make_recurrence(config: Any, length: int) -> Recurrence:
         ("detach.stack_mask", detach.stack_mask, STACK_MASKS),
         ("model.compute_dtype", model.compute_dtype, ("float32", "bfloat16")),
     ):
-        if value not in known:
-            raise UserError(f"{key}={value!r} is unknown; use {' or '.join(known)}")
+        check_choice(key, value, known)
     if not 0 <= model.dropout < 1:
         raise UserError(f"model.dropout={model.dropout} is a rate; use a value in [0, 1)")
     if not 1 <= model.num_layers <= 1000:

@@ -28,8 +28,7 @@ def check_options(aux: Any) -> None:
         ("decoder_feed", FEEDS),
         ("embedding", EMBEDDINGS),
     ):
-        if aux[key] not in known:
-            raise UserError(f"aux.{key}={aux[key]!r} is unknown; use one of {', '.join(known)}")
+        check_choice(f"aux.{key}", aux[key], known)
     for key, least in (("n_anchors", 1), ("decoder_layers", 1), ("decoder_width", 0)):
         if not least <= aux[key] <= 100_000:
             raise UserError(f"aux.{key}={aux[key]} must be from {least} to 100000")

@@ -14,7 +14,7 @@ import optax
 from lrd_jax.arrays import Array
 from lrd_jax.cells import ParameterGroup
 from lrd_jax.config.horizon import Horizon
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, check_choice
 
 
 def make_schedule(
@@ -85,8 +85,7 @@ def schedule_options(name: str) -> frozenset[str]:
     Raises:
       UserError: there is no such schedule.
     """
-    if name not in SCHEDULES:
-        raise UserError(f"optim.schedule={name!r} is unknown; use constant, cosine or step")
+    check_choice("optim.schedule", name, SCHEDULES)
     parameters = inspect.signature(SCHEDULES[name]).parameters.values()
     return frozenset(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
 
@@ -190,8 +189,7 @@ def make_optimizer(
             "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False),
             "sgd": optax.sgd,
         }
-        if optim.name not in rules:
-            raise UserError(f"optim.name={optim.name!r} is unknown; use one of {', '.join(rules)}")
+        check_choice("optim.name", optim.name, rules)
         if clip_norm is not None:
             clip = optax.clip_by_global_norm(jnp.where(clip_norm == 0, jnp.inf, clip_norm))
         elif optim.clip_norm:
@@ -223,8 +221,7 @@ def make_optimizer(
             "the cell names parameters with a weight decay of their own, which needs"
             f" optim.name=adamw (it is {optim.name}); or set optim.groups=False"
         )
-    if optim.clip_scope not in ("all", "cell"):
-        raise UserError(f"optim.clip_scope={optim.clip_scope!r} is unknown; use all or cell")
+    check_choice("optim.clip_scope", optim.clip_scope, ("all", "cell"))
 
     def update(updates: Any, state: Any, params: Any = None, **swept: Array) -> tuple[Any, Any]:
         return build(**swept).update(updates, state, params)

@@ -123,10 +123,10 @@ def test_warm_up_is_linear_and_the_cosine_ends_with_the_run():
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"name": "adamm"}, "optim.name='adamm' is unknown; use one of adam, adamw"),
+        ({"name": "adamm"}, "unknown optim.name='adamm': did you mean adam"),
         ({"weight_decay": 0.1}, "needs optim.name=adamw"),
-        ({"clip_scope": "head"}, "optim.clip_scope='head' is unknown; use all or cell"),
-        ({"schedule": "linear"}, "optim.schedule='linear' is unknown; use constant, cosine or"),
+        ({"clip_scope": "head"}, "unknown optim.clip_scope='head': use one of all, cell"),
+        ({"schedule": "linear"}, "unknown optim.schedule='linear': use one of constant, cosine"),
         ({"schedule": "step"}, "optim.decay_every_epochs >= 1"),
     ],
 )
