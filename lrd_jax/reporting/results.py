@@ -10,7 +10,7 @@ import numpy as np
 
 from lrd_jax.config.members import Member
 from lrd_jax.metrics import Metric, declarations, with_derived
-from lrd_jax.reporting.statistics import by_value, over_seeds
+from lrd_jax.reporting.statistics import METHOD, by_value, over_seeds
 
 
 def seed_results(
@@ -66,17 +66,19 @@ def run_result(
       In a sweep the former are of the value that validated best, named under `sweep`, and
       `by_value` holds the same of every value.
     """
-    values = [_over_seeds(swept, runs) for swept, runs in by_value(each)]
+    values = [_over_seeds(swept, runs, metrics) for swept, runs in by_value(each)]
     best = max(values, key=lambda value: rank(value["best"]["valid"], select))
     found = best | ({"by_value": values} if "sweep" in best else {}) | {"seeds": each}
     return found | {"metrics": declarations(metrics, select)}
 
 
-def _over_seeds(swept: dict[str, float], runs: list[dict[str, Any]]) -> dict[str, Any]:
+def _over_seeds(
+    swept: dict[str, float], runs: list[dict[str, Any]], metrics: Sequence[Metric]
+) -> dict[str, Any]:
     """The seeds of one swept value together: median best step, means, and their statistics."""
     steps = [run["best"]["step"] for run in runs if run["best"]["step"]]
-    valid = over_seeds([run["best"]["valid"] for run in runs])
-    test = over_seeds([run["test"] for run in runs])
+    valid = over_seeds([run["best"]["valid"] for run in runs], metrics)
+    test = over_seeds([run["test"] for run in runs], metrics)
     result: dict[str, Any] = {"sweep": swept} if swept else {}
     result["best"] = {
         "step": int(np.median(steps)) if steps else 0,
@@ -84,7 +86,7 @@ def _over_seeds(swept: dict[str, float], runs: list[dict[str, Any]]) -> dict[str
     }
     result["test"] = {name: found["mean"] for name, found in test.items()}
     if len(runs) > 1:
-        result["statistics"] = {"valid": valid, "test": test}
+        result["statistics"] = {"valid": valid, "test": test, "interval_method": METHOD}
     return result
 
 

@@ -71,13 +71,13 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
     folder = shlex.quote(os.fspath(workdir))
     tensorboard = shlex.quote(os.path.join(os.fspath(workdir), "tensorboard"))
     steps = sorted({run["best"]["step"] for run in runs if run["best"]["step"]})
-    brackets = f"{CONFIDENCE:.0%} bootstrap interval of the mean over seeds"
+    brackets = f"{CONFIDENCE:.0%} interval of the mean over seeds (Student's t)"
     rows = {
         **({"best value": named(swept)} if swept else {}),
         "best step": " to ".join(str(step) for step in dict.fromkeys((steps[0], steps[-1]))),
         "validation": _metrics(result, [run["best"]["valid"] for run in runs], interval=True),
         "test": _metrics(result, [run["test"] for run in runs], interval=True),
-        **({"[ ... ]": brackets} if len(runs) > 1 else {}),
+        **({"[ ... ]": brackets} if len(runs) > 2 else {}),
         **_stopped(everyone),
         **_baseline(result.get("baselines"), result),
         "wall time": str(datetime.timedelta(seconds=round(result["wall_time_s"]))),
@@ -202,10 +202,13 @@ def _metrics(
 def _value(
     metric: Metric, runs: Sequence[Mapping[str, float | None]], interval: bool = False
 ) -> str:
-    """Returns one metric over runs, e.g. "94.02 ± 0.31 % [93.80, 94.24]"."""
-    found = over_seeds([{metric.name: run.get(metric.name)} for run in runs])[metric.name]
+    """Returns one metric over runs, e.g. "94.02 ± 0.31 % [93.25, 94.79]"; of two, both values."""
+    given = [{metric.name: run.get(metric.name)} for run in runs]
+    found = over_seeds(given, [metric])[metric.name]
     text = "nan" if found["mean"] is None else metric.number(found["mean"])
-    if "std" in found:
+    if "values" in found:
+        text += f" ({', '.join(map(metric.number, found['values']))})"
+    elif "std" in found:
         text += f" ± {metric.number(found['std'])}"
     text = metric.with_unit(text)
     if interval and "interval" in found:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from lrd_jax.metrics import ACCURACY
 from lrd_jax.reporting.statistics import by_value, over_seeds
 
 
@@ -12,15 +13,34 @@ def test_mean_deviation_and_interval():
     assert found["seeds"] == 5
     assert found["mean"] == pytest.approx(np.mean(accuracies))
     assert found["std"] == pytest.approx(np.std(accuracies, ddof=1))
-    # All 5^5 resamples are few enough to be listed: the exact bootstrap distribution of the mean.
-    grids = np.meshgrid(*[accuracies] * 5)
-    means = np.mean([grid.ravel() for grid in grids], axis=0)
-    assert found["interval"] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=2e-3)
+    # The 97.5 % quantile of Student's t with 4 degrees of freedom is 2.776 (Fisher's table).
+    reach = 2.776 * np.std(accuracies, ddof=1) / np.sqrt(5)
+    low, high = found["interval"]
+    assert (low, high) == pytest.approx((0.924 - reach, 0.924 + reach), abs=1e-5)
 
 
-def test_the_interval_is_the_same_every_time():
-    runs = [{"loss": value} for value in (0.3, 0.1, 0.25)]
-    assert over_seeds(runs) == over_seeds(runs)
+@pytest.mark.parametrize("seeds", [3, 5, 10])
+def test_the_interval_covers_the_mean_as_often_as_it_says(seeds):
+    """Normal draws around 0: 95 % of the intervals hold it, within five standard errors."""
+    draws = np.random.default_rng(seeds).standard_normal((2000, seeds))
+    held = 0
+    for row in draws:
+        low, high = over_seeds([{"loss": float(value)} for value in row])["loss"]["interval"]
+        held += low <= 0 <= high
+    assert abs(held / 2000 - 0.95) < 5 * np.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_the_interval_ends_where_the_range_does():
+    runs = [{"accuracy": value} for value in (0.99, 1.0, 0.97)]
+    low, high = over_seeds(runs, [ACCURACY])["accuracy"]["interval"]
+    assert high == 1.0 and 0.9 < low < 0.97
+    assert over_seeds(runs)["accuracy"]["interval"][1] > 1
+
+
+def test_two_seeds_have_their_values_and_no_interval():
+    found = over_seeds([{"loss": 0.5}, {"loss": 0.7}, {"loss": None}])["loss"]
+    assert found.pop("std") == pytest.approx(0.1 * np.sqrt(2))
+    assert found == {"seeds": 2, "mean": 0.6, "values": [0.5, 0.7]}
 
 
 def test_seeds_without_a_value_are_left_out():

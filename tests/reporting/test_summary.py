@@ -61,9 +61,9 @@ def test_closing_of_several_seeds_gives_mean_and_spread():
     text = summary.closing(result(seeds=seeds), config_flag="c.py", workdir="w")
     assert "best step   100 to 300" in text
     lines = text.splitlines()
-    assert "validation  accuracy 91.00 ± 1.00 % [90.00, 92.00] (3 seeds)" in lines
-    assert "test        accuracy 82.00 ± 2.83 % [80.00, 84.00] (2 of 3 seeds)" in lines
-    assert "[ ... ]     95% bootstrap interval of the mean over seeds" in lines
+    assert "validation  accuracy 91.00 ± 1.00 % [88.52, 93.48] (3 seeds)" in lines
+    assert "test        accuracy 82.00 (80.00, 84.00) % (2 of 3 seeds)" in lines
+    assert "[ ... ]     95% interval of the mean over seeds (Student's t)" in lines
     assert "NaN         seed 2 at step 250" in lines
 
 
@@ -81,13 +81,13 @@ def test_closing_of_a_sweep_is_a_table_then_the_best_value():
         result(sweep={"learning_rate": 0.02}, seeds=seeds), config_flag="c.py", workdir="w"
     )
     assert text.splitlines()[:7] == [
-        "learning_rate  validation accuracy   test accuracy",
-        "         0.01       60.00 ± 0.00 %  50.00 ± 0.00 %",
-        "         0.02       70.00 ± 0.00 %  60.00 ± 0.00 %",
+        "learning_rate     validation accuracy           test accuracy",
+        "         0.01  60.00 (60.00, 60.00) %  50.00 (50.00, 50.00) %",
+        "         0.02  70.00 (70.00, 70.00) %  60.00 (60.00, 60.00) %",
         "",
         "best value  learning_rate 0.02",
         "best step   100",
-        "validation  accuracy 70.00 ± 0.00 % [70.00, 70.00] (2 seeds)",
+        "validation  accuracy 70.00 (70.00, 70.00) % (2 seeds)",
     ]
 
 
@@ -116,7 +116,7 @@ def test_evaluation_of_one_seed_and_of_several():
         "data.permutation  none",
         "seed 1            loss 0.5000, accuracy 80.00 % (best step 10)",
         "seed 2            loss 0.5000, accuracy 90.00 % (best step 20)",
-        "valid             loss 0.5000 ± 0.0000 [0.5000, 0.5000],"
-        " accuracy 85.00 ± 7.07 % [80.00, 90.00] (2 seeds)",
+        "valid             loss 0.5000 (0.5000, 0.5000),"
+        " accuracy 85.00 (80.00, 90.00) % (2 seeds)",
         "written to        v.json",
     ]
