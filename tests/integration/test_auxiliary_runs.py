@@ -24,6 +24,7 @@ def whole(program, tmp_path_factory):
     return workdir, *program.train(workdir, *RUN)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_in_both_phases_ends_like_one_that_does_not(program, whole, tmp_path):
     flags = [f"--config.{override}" for override in RUN]
     for step in (8, 40):  # in pre-training, and after it

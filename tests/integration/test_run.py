@@ -163,6 +163,7 @@ def test_a_changed_config_is_refused_by_name(program, workdir):
     assert snapshot(workdir) == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_only_harmless_keys_change(program, finished, tmp_path):
     workdir = tmp_path / "run"
     out, _ = program.train(workdir, "train.stop_step=10")
@@ -178,6 +179,7 @@ def test_a_stopped_run_goes_on_where_only_harmless_keys_change(program, finished
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["25", "30"]
 
 
+@pytest.mark.slow
 def test_several_seeds_in_one_run(program, tmp_path):
     program.train(tmp_path, "num_seeds=2", "seed=5")
     result = read_json(tmp_path / "result.json")

@@ -332,7 +332,7 @@ def test_the_weight_scales_the_auxiliary_gradient():
     assert any((leaf != 0).any() for leaf in jax.tree.leaves(labels["head"]))
 
 
-@pytest.mark.parametrize("scope", ["batch", "example"])
+@pytest.mark.parametrize("scope", ["batch", pytest.param("example", marks=pytest.mark.slow)])
 def test_anchors_at_the_same_place_count_as_one(scope):
     # ORC-21: with L = T - 1 there is one legal anchor.
     found = []

@@ -54,6 +54,7 @@ def in_float64(config):
     return objective
 
 
+@pytest.mark.slow
 def test_in_float64_seeds_equal_single_runs_to_ten_digits():
     with jax.enable_x64(True):
         options = {"model__hidden_size": 4, "detach__p_block": 0.5, "model__cell": "lstm"}
@@ -200,9 +201,10 @@ BLOCKED = {
 }
 
 
+@pytest.mark.slow  # tests/integration/test_sweep_runs.py has its quick half
 @pytest.mark.parametrize(
     ("split", "which"),
-    [("batch", (0, 3)), pytest.param("seeds", (0, 1, 2, 3), marks=pytest.mark.slow)],
+    [("batch", (0, 3)), ("seeds", (0, 1, 2, 3))],
 )
 def test_learning_rates_and_blocking_side_by_side(split, which):
     sweep = {"learning_rate": (1e-2, 3e-3), "p_block": (0.0, 0.5)}
