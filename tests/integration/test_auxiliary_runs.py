@@ -67,6 +67,7 @@ def test_evaluation_draws_what_the_decoders_learnt(program, whole):
         assert path.read_bytes().startswith(b"\x89PNG") and str(path) in out
 
 
+@pytest.mark.slow
 def test_without_matplotlib_a_line_says_so(program, whole):
     code = (
         "import runpy, sys; sys.modules['matplotlib.figure'] = None; "

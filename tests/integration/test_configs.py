@@ -318,7 +318,7 @@ def lines(workdir, split):
 @pytest.mark.parametrize(
     "spec",
     [
-        "gating_synthetic.py:G1-UR,quick",
+        pytest.param("gating_synthetic.py:G1-UR,quick", marks=pytest.mark.slow),
         pytest.param("gating_synthetic.py:G2-OR,quick", marks=pytest.mark.slow),
         pytest.param("char_shakespeare.py:quick", marks=pytest.mark.slow),
         pytest.param("recall_mqar.py:64-4,quick", marks=pytest.mark.slow),

@@ -54,15 +54,11 @@ SIGNALS = [
     ("saving", 'before(Checkpoints, "save", sigterm, 2)', 143, 20),
     ("testing", 'before_step("eval_step", sigint, 18)', 130, 30),
 ]
-_DEFAULT = ("evaluating the last step",)
 
 
+@pytest.mark.slow  # test_resume.py has its quick half
 @pytest.mark.parametrize(
-    ("instant", "code", "status", "step"),
-    [
-        pytest.param(*row, marks=() if row[0] in _DEFAULT else pytest.mark.slow, id=row[0])
-        for row in SIGNALS
-    ],
+    ("instant", "code", "status", "step"), [pytest.param(*row, id=row[0]) for row in SIGNALS]
 )
 def test_a_signal_ends_a_run_that_goes_on(program, whole, tmp_path, instant, code, status, step):
     found, err = inject(program, code, tmp_path)

@@ -197,6 +197,7 @@ def test_several_seeds_in_one_run(program, tmp_path):
     assert [event.step for event in events.Scalars("valid/loss")] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_keys_without_effect_are_told_before_the_header_and_recorded(program, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

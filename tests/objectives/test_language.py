@@ -239,6 +239,7 @@ NOISY = {
 }
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_devices():
     states = [jax.device_get(run(make_program(number, **NOISY), 8)) for number in (1, 4)]
     for other in states[1:]:

@@ -112,7 +112,7 @@ def test_padding_changes_nothing(name):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *results)
 
 
-@pytest.mark.parametrize("name", ["hdetach", "adding"])
+@pytest.mark.parametrize("name", ["hdetach", pytest.param("adding", marks=pytest.mark.slow)])
 def test_h_detach_changes_gradients_alone(name):
     # ORC-11, and ORC-12 in the epochs that `off_last_epochs` switches off.
     objective, params, batch = make_case(TASKS[name], **{"detach.off_last_epochs": 1})

@@ -217,6 +217,7 @@ def test_vmapped_seed_is_its_own_run(x64):
         assert_close(found, jax.jit(gradient)(alone, inputs()), 1e-12)
 
 
+@pytest.mark.slow
 def test_without_jit(x64):
     """Eager evaluation gives the same as compiled."""
     model, params = build("lstm", p_block=0.5, backend="fused")
@@ -252,9 +253,7 @@ def step_by_step(model, params, x):
     return jnp.stack(outputs, axis=1), carry
 
 
-@pytest.mark.parametrize(
-    "name", ["gru", *(pytest.param(n, marks=pytest.mark.slow) for n in ALL)]
-)
+@pytest.mark.parametrize("name", ["gru", *(pytest.param(n, marks=pytest.mark.slow) for n in ALL)])
 def test_orc_09_hoisted_projection(name, x64):
     """Outputs, last state and gradient of the hoisted form equal those of single steps."""
     x = inputs()[:, :3]

@@ -111,6 +111,7 @@ def test_long_sequences_in_single_precision(name):
         assert distance < 1e-5, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_second_derivatives(x64):
     """A parallel scan is differentiated like the loop: here along a direction, truncated."""
     cell = MinGRUCell(3, param_dtype=jnp.float64)

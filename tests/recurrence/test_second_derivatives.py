@@ -112,7 +112,6 @@ CASES = {
     ),
 }
 FAST = [
-    ("rnn", "stack"),
     ("gru", "wide"),
     ("urlstm", "recompute-wide-lengths"),
 ]

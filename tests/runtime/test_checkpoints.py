@@ -144,6 +144,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before(folder, caplog, damage):
     assert contents(folder.with_name("checkpoints_damaged") / "20") == damaged
 
 
+@pytest.mark.slow
 def test_what_was_moved_aside_is_never_overwritten(folder):
     for number in range(2):
         checkpoints = Checkpoints(folder)
@@ -248,7 +249,10 @@ def save_again(folder, step, copies):
     ("read_only", "only"),
     [
         (False, False),
-        *(pytest.param(*p, marks=pytest.mark.slow) for p in ((False, True), (True, False), (True, True))),
+        *(
+            pytest.param(*p, marks=pytest.mark.slow)
+            for p in ((False, True), (True, False), (True, True))
+        ),
     ],
 )
 def test_a_kill_while_a_step_is_replaced_leaves_the_old_or_the_new(

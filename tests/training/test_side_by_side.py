@@ -97,6 +97,7 @@ def assert_equal_runs(programs, states):
             np.testing.assert_allclose(scores[0][name], scores[1][name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_splitting_the_seeds_changes_nothing(programs, after_20):
     assert_equal_runs(programs.values(), after_20.values())
 
@@ -132,6 +133,7 @@ def test_seeds_need_a_number_of_devices_that_divides_them():
     make_program(config, 3)  # which need not divide the batch of 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("seeds", "batch"), ("batch", "seeds")])
 def test_a_run_resumes_with_the_other_split(programs, after_20, tmp_path, before, after):
     first, second = programs[before], programs[after]

@@ -42,6 +42,7 @@ def test_one_two_and_four_devices_agree(scope):
     np.testing.assert_array_equal(four.sums["loss"][1], 20 * 5)
 
 
+@pytest.mark.slow
 def test_every_device_holds_the_same_state():
     state = run(make_program(make_config(**RANDOM)), 5)
     for leaf in jax.tree.leaves(state):
@@ -152,6 +153,7 @@ def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
     assert elements(outside[0]) >= size
 
 
+@pytest.mark.slow
 def test_split_seeds_communicate_nothing():
     config = make_config(**RANDOM, num_seeds=4, devices__split="seeds")
     program = make_program(config)
@@ -225,6 +227,7 @@ def test_a_seed_with_nan_is_frozen_alone():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.sums)))
 
 
+@pytest.mark.slow
 def test_blocking_changes_neither_batches_nor_initialisation():
     # ORC-16
     plain, blocked = (
