@@ -73,6 +73,7 @@ def test_run(tmp_path):
     assert output.with_suffix(".png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_another_checkout_takes_turns(tmp_path):
     """Its worker runs its own package; the ratio is of the medians."""
     output = tmp_path / "bench"

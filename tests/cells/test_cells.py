@@ -37,6 +37,15 @@ def variants():
 
 VARIANTS = dict(variants())
 all_variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+# By default one of each structure; with the marker `slow` all.
+FEW = ("rnn", "lstm", "gru", "gated_gruUR-resetUR", "urlstm", "onlstm", "gated_lstmOM-tied")
+few_variants = pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(config, marks=() if name in FEW else pytest.mark.slow, id=name)
+        for name, config in VARIANTS.items()
+    ],
+)
 COMMON = {"hidden_size": D, "chrono_t_max": 20}
 
 
@@ -215,7 +224,7 @@ def test_parameter_names_shapes_and_dtypes(config):
     assert {k: v.stop - v.start for k, v in layout(config).items()} == cell.blocks()
 
 
-@all_variants
+@few_variants
 def test_runs_in_stock_rnn_as_in_a_loop(config):
     """Also ORC-09: the scan equals step-by-step application."""
     cell, params = build(config)
@@ -281,7 +290,7 @@ def test_state_keeps_shape_and_dtype(config, x64):
                 assert (leaf.shape, leaf.dtype) == ((B, D), dtype)
 
 
-@all_variants
+@few_variants
 def test_gradients(config, x64):
     cell, params = build(config, jnp.float64)
     carry, x = generic(cell, jnp.float64)
@@ -292,7 +301,7 @@ def test_gradients(config, x64):
     check_grads(two_steps, (params, carry, x), order=1, modes=("rev",), atol=1e-6, rtol=1e-6)
 
 
-@all_variants
+@few_variants
 def test_detached_h_still_reaches_the_pointwise_part(config):
     """`step` takes the h of the matrix products separately; only a GRU also uses the state's."""
     cell, params = build(config)
@@ -340,7 +349,9 @@ def test_initial_biases(config, expected):
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("code", ["C-", "U-", "UR", "UM"])
+@pytest.mark.parametrize(
+    "code", ["C-", "U-", *(pytest.param(code, marks=pytest.mark.slow) for code in ("UR", "UM"))]
+)
 def test_initial_time_scale_biases(code, tied):
     """The main gate is uniform in u (U) or in time scale (C); an untied input gate mirrors it."""
     _, bias = initial(

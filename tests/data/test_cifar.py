@@ -244,6 +244,7 @@ def test_split_of_the_gating_experiments():
     assert (train, valid) == (slice(0, 45_000), slice(45_000, 50_000))
 
 
+@pytest.mark.slow
 def test_real_images(monkeypatch, tmp_path):
     """Everything behind the archive on 4 000 real training images, kept as sheets of pictures."""
     root = os.environ.get("LRD_JAX_TEST_DATA")

@@ -225,6 +225,7 @@ def test_a_data_set_knows_its_keys():
         known_keys("digitz")
 
 
+@pytest.mark.slow
 def test_mnist(mnist_dir, config):
     config.data.name = "mnist"
     config.data.data_dir = str(mnist_dir)

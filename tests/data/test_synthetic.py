@@ -159,10 +159,10 @@ def without_memory(task, batch):
 @pytest.mark.parametrize(
     ("preset", "delay", "loss"),
     [
-        ("hdetach", 100, 0.173287),
+        pytest.param("hdetach", 100, 0.173287, marks=pytest.mark.slow),
         ("hdetach", 300, 0.064983),
-        ("marker", 1000, 0.020387),
-        ("gu", 480, 2.079442),
+        pytest.param("marker", 1000, 0.020387, marks=pytest.mark.slow),
+        pytest.param("gu", 480, 2.079442, marks=pytest.mark.slow),
     ],
 )
 def test_copying_without_memory_scores_the_baseline(preset, delay, loss):
@@ -174,7 +174,9 @@ def test_copying_without_memory_scores_the_baseline(preset, delay, loss):
     assert score(task, batch, without_memory(task, batch))["loss"] == pytest.approx(loss, rel=1e-4)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(
+    "preset", [pytest.param(p, marks=() if p == "marker" else pytest.mark.slow) for p in PRESETS]
+)
 def test_guessing_scores_chance(preset):
     # ORC-26, by Monte Carlo: 200 000 symbols, one standard deviation is 0.6 %.
     task = Copying(preset, 1)

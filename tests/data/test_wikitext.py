@@ -192,6 +192,7 @@ def test_a_set_without_its_words_is_damaged(files, tmp_path):
         load(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_real_wikitext2_without_tensorflow(tmp_path):
     root = os.environ.get("LRD_JAX_TEST_DATA")
     if not root:

@@ -24,6 +24,7 @@ def whole(program, tmp_path_factory):
     return workdir, *program.train(workdir, *RUN)
 
 
+@pytest.mark.slow
 def test_a_run_that_stops_in_both_phases_ends_like_one_that_does_not(program, whole, tmp_path):
     flags = [f"--config.{override}" for override in RUN]
     for step in (8, 40):  # in pre-training, and after it
@@ -66,6 +67,7 @@ def test_evaluation_draws_what_the_decoders_learnt(program, whole):
         assert path.read_bytes().startswith(b"\x89PNG") and str(path) in out
 
 
+@pytest.mark.slow
 def test_without_matplotlib_a_line_says_so(program, whole):
     code = (
         "import runpy, sys; sys.modules['matplotlib.figure'] = None; "

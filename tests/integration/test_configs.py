@@ -318,14 +318,14 @@ def lines(workdir, split):
 @pytest.mark.parametrize(
     "spec",
     [
-        "gating_synthetic.py:G1-UR,quick",
-        "gating_synthetic.py:G2-OR,quick",
-        "char_shakespeare.py:quick",
+        pytest.param("gating_synthetic.py:G1-UR,quick", marks=pytest.mark.slow),
+        pytest.param("gating_synthetic.py:G2-OR,quick", marks=pytest.mark.slow),
+        pytest.param("char_shakespeare.py:quick", marks=pytest.mark.slow),
         pytest.param("recall_mqar.py:64-4,quick", marks=pytest.mark.slow),
         pytest.param("wikitext2.py:quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13-UR,quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13---,quick", marks=pytest.mark.slow),
-        "auxiliary_short.py:r-stop,quick",
+        pytest.param("auxiliary_short.py:r-stop,quick", marks=pytest.mark.slow),
         pytest.param("auxiliary_short.py:lstm,quick", marks=pytest.mark.slow),
         pytest.param("auxiliary_short.py:p-truncated,quick", marks=pytest.mark.slow),
         pytest.param("auxiliary_images.py:A8,quick", marks=pytest.mark.slow),

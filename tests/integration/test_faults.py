@@ -54,15 +54,11 @@ SIGNALS = [
     ("saving", 'before(Checkpoints, "save", sigterm, 2)', 143, 20),
     ("testing", 'before_step("eval_step", sigint, 18)', 130, 30),
 ]
-_DEFAULT = ("evaluating the last step", "building, Ctrl-C")
 
 
+@pytest.mark.slow  # test_resume.py has its quick half
 @pytest.mark.parametrize(
-    ("instant", "code", "status", "step"),
-    [
-        pytest.param(*row, marks=() if row[0] in _DEFAULT else pytest.mark.slow, id=row[0])
-        for row in SIGNALS
-    ],
+    ("instant", "code", "status", "step"), [pytest.param(*row, id=row[0]) for row in SIGNALS]
 )
 def test_a_signal_ends_a_run_that_goes_on(program, whole, tmp_path, instant, code, status, step):
     found, err = inject(program, code, tmp_path)
@@ -85,10 +81,11 @@ REPLACING = {
 }
 
 
+@pytest.mark.slow  # tests/runtime/test_checkpoints.py has its quick half
 @pytest.mark.parametrize(
     ("instant", "batch"),
     [
-        pytest.param(instant, batch, marks=() if instant == "writing" else pytest.mark.slow)
+        (instant, batch)
         for instant in REPLACING
         for batch in (3, 13)  # of the evaluation after the only checkpoint, and after the last step
     ],
@@ -115,6 +112,7 @@ def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(
     assert found["seeds"][0]["test"] == pytest.approx(result["test"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_signal_while_data_is_prepared_leaves_nothing_that_looks_prepared(program, tmp_path):
     data = f"data.data_dir={tmp_path / 'data'}"
     found, _ = inject(program, 'before(prepare, "_generate", sigterm)', tmp_path / "run", data)
@@ -131,6 +129,7 @@ def test_a_second_signal_ends_at_once(program, whole, tmp_path):
     assert outcome(tmp_path) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_each_kind_of_end_has_its_status(program, tmp_path):
     """0 done, 2 bad input, 1 stopped while running; 128 + signal is above."""
     flags = [*program.tiny, f"--workdir={tmp_path / 'run'}"]
@@ -173,7 +172,12 @@ FULL = [
         "could not write a checkpoint to ",
         (10, 20),
     ),
-    ('before(loop, "run_result", fill("{filler}"))', "cannot write .*result.json", (30,)),
+    pytest.param(
+        'before(loop, "run_result", fill("{filler}"))',
+        "cannot write .*result.json",
+        (30,),
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -199,6 +203,7 @@ def test_a_full_disk(program, whole, disk, code, message, newest):
     assert outcome(workdir) == outcome(whole)
 
 
+@pytest.mark.slow
 def test_a_disk_full_of_metrics(program, disk):
     workdir, filler = disk / "run", disk / "filler"
     # So many lines that they need another page of the disk; nothing is saved in between.

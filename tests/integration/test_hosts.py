@@ -201,6 +201,7 @@ def listens_on(process):
     return {address.removeprefix(16 * "0" + "FFFF0000") for address, at in local if at == port}
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_saves_and_stops_all(hosts, tmp_path):
     group = hosts.start(tmp_path, *ENDLESS)
     wait_for(reached(tmp_path, 10), group[0])
@@ -212,7 +213,8 @@ def test_a_signal_to_one_process_saves_and_stops_all(hosts, tmp_path):
     assert (tmp_path / "checkpoints" / step).is_dir()
 
 
-@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_the_end_of_one_process_ends_the_others(hosts, tmp_path, victim):
     group = hosts.start(tmp_path, *ENDLESS, "train.checkpoint_every_steps=5")
     wait_for((tmp_path / "checkpoints" / "5").is_dir, group[0])

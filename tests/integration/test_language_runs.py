@@ -60,6 +60,7 @@ def evaluate(workdir, *overrides):
     return ("--config=configs/char_shakespeare.py", "--mode=eval", f"--workdir={workdir}", *flags)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_like_an_uninterrupted_one(program, command, whole, tmp_path):
     process = program.start(*command, f"--workdir={tmp_path}", cache=False)
     wait_for(reached(tmp_path, 90), process)  # past the border of an epoch, and of a save
@@ -89,6 +90,7 @@ def test_what_a_person_sees(whole):
     assert set(vocabulary.symbols) == set(LINES)
 
 
+@pytest.mark.slow
 def test_evaluation_with_another_number_of_streams(program, workdir):
     program.run(*evaluate(workdir, "data.batch_size=3"))
     (seed,) = json.loads((workdir / "eval" / "test.json").read_text())["seeds"]

@@ -57,7 +57,17 @@ def assert_close(found, expected):
         assert found[path] == near, path
 
 
-@pytest.fixture(params=["digits", "r-lstm", "language"])
+OLD = ("digits", "r-lstm", "language")
+
+
+def over_old(quick):
+    """Parametrises a test over the old runs: by default one, with the marker `slow` all."""
+    marks = {name: () if name == quick else pytest.mark.slow for name in OLD}
+    cases = [pytest.param(name, marks=marks[name]) for name in OLD]
+    return pytest.mark.parametrize("old", cases, indirect=True)
+
+
+@pytest.fixture(params=OLD)
 def old(request, digits_dir, tmp_path):
     """The work directory, what is expected of it, and the flags of its run and data."""
     with tarfile.open(ARCHIVES / "1028af6.tar.gz") as archive:
@@ -110,6 +120,7 @@ def test_an_old_state_is_restored_to_the_bit(old):
     assert snapshot(workdir) == before
 
 
+@over_old("language")
 def test_the_batch_of_an_old_run_may_change(program, old):
     workdir, expected, flags = old
     program.run("--mode=eval", *flags[1:], "--config.data.batch_size=3")
@@ -120,6 +131,7 @@ def test_the_batch_of_an_old_run_may_change(program, old):
         assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=0.01)
 
 
+@over_old("digits")
 def test_an_old_run_is_evaluated(program, old):
     workdir, expected, flags = old
     program.run("--mode=eval", *flags)
@@ -128,6 +140,7 @@ def test_an_old_run_is_evaluated(program, old):
     assert_close(found["seeds"], expected["eval"])
 
 
+@over_old("digits")
 def test_an_old_run_goes_on(program, old):
     workdir, expected, flags = old
     out, _ = program.run(*flags)

@@ -59,8 +59,14 @@ def past_a_save(workdir):
     "instant",
     [
         pytest.param(past_a_save, id="mid-epoch"),
-        pytest.param(lambda workdir: reached(workdir, 52, "valid"), id="end of an epoch"),
-        pytest.param(lambda workdir: saved(workdir, saving=True), id="during a save"),
+        pytest.param(
+            lambda workdir: reached(workdir, 52, "valid"),
+            id="end of an epoch",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda workdir: saved(workdir, saving=True), id="during a save", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_killed_run_ends_like_an_uninterrupted_one(program, uninterrupted, tmp_path, instant):
@@ -102,6 +108,7 @@ def test_twenty_five_kills_at_random_instants(program, tmp_path):
     assert saves > 0
 
 
+@pytest.mark.slow
 def test_a_kill_between_the_test_line_and_the_result_repeats_neither(program, tmp_path):
     program.train(tmp_path)
     expected = outcome(tmp_path)
@@ -115,11 +122,12 @@ def test_a_kill_between_the_test_line_and_the_result_repeats_neither(program, tm
     "signum",
     [
         signal.SIGTERM,
-        signal.SIGINT,
-        signal.SIGUSR1,
         *(
             pytest.param(signum, marks=pytest.mark.slow)
-            for signum in (signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU)
+            for signum in (
+                *(signal.SIGINT, signal.SIGUSR1),
+                *(signal.SIGHUP, signal.SIGUSR2, signal.SIGXCPU),
+            )
         ),
     ],
 )
@@ -175,6 +183,7 @@ def test_a_damaged_newest_checkpoint_costs_a_warning(program, uninterrupted, tmp
     assert outcome(tmp_path) == uninterrupted
 
 
+@pytest.mark.slow
 def test_a_second_run_in_the_same_directory_is_refused(program, tmp_path):
     process = start(program, tmp_path, "train.num_steps=1000000")
     wait_for(reached(tmp_path, 5), process)
@@ -205,6 +214,7 @@ def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(program, tmp_path):
     assert max(record["step"] for record in read_metrics(tmp_path / "metrics.jsonl")) < bad
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_during_a_save_ends_the_run(program, tmp_path):
     pytest.importorskip("resource")
     code = (  # stands in for a full disk: no file may grow past 16 KiB
@@ -233,6 +243,7 @@ def rows(program, mnist_dir, workdir, *overrides):
     )
 
 
+@pytest.mark.slow
 def test_rows_of_mnist_start_to_learn(program, mnist_dir, tmp_path):
     rows(program, mnist_dir, tmp_path, "train.num_steps=60")
     result = outcome(tmp_path)["result"]

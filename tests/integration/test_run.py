@@ -165,6 +165,7 @@ def test_a_changed_config_is_refused_by_name(program, workdir):
     assert snapshot(workdir) == before
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_only_harmless_keys_change(program, finished, tmp_path):
     workdir = tmp_path / "run"
     out, _ = program.train(workdir, "train.stop_step=10")
@@ -180,6 +181,7 @@ def test_a_stopped_run_goes_on_where_only_harmless_keys_change(program, finished
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["25", "30"]
 
 
+@pytest.mark.slow
 def test_several_seeds_in_one_run(program, tmp_path):
     program.train(tmp_path, "num_seeds=2", "seed=5")
     result = read_json(tmp_path / "result.json")
@@ -197,6 +199,7 @@ def test_several_seeds_in_one_run(program, tmp_path):
     assert [event.step for event in events.Scalars("valid/loss")] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_keys_without_effect_are_told_before_the_header_and_recorded(program, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(

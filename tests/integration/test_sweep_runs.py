@@ -94,6 +94,7 @@ def test_tensorboard_has_a_folder_for_each_member(swept):
     assert [event.step for event in events.Scalars("valid/loss")] == [10, 20, 30]
 
 
+@pytest.mark.slow
 def test_a_value_that_ends_in_nan_is_reported_and_the_others_go_on(program, tmp_path):
     overrides = ("optim.clip_norm=0.0", "optim.schedule=constant")
     rates = "sweep.learning_rate=(1e-3,1e30)"

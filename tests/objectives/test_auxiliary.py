@@ -86,7 +86,10 @@ DRAWS = StepContext(jax.random.key(3))
 # ---- Anchors and segments ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "legal"), [("reconstruct", (600, 783)), ("predict", (0, 184))])
+@pytest.mark.parametrize(
+    ("kind", "legal"),
+    [pytest.param("reconstruct", (600, 783), marks=pytest.mark.slow), ("predict", (0, 184))],
+)
 def test_anchors_change_and_stay_legal(kind, legal):
     # ORC-17
     segments = Segments(kind, 784, 600)
@@ -184,6 +187,7 @@ REACHES = {
     "tokens, decoder all the way": (0, "4", {}),
 }
 SLOW = ("labels all the way", "decoder all the way", "gru", "master gates", "tokens")
+SLOW += ("everything", "labels further", "examples")
 
 
 @pytest.mark.parametrize(
@@ -256,8 +260,14 @@ def test_the_papers_window(x64):
     assert seen == [(401, 300)] and objective._labels_window == 300
 
 
-@pytest.mark.parametrize("own", [False, True])
-@pytest.mark.parametrize("steps", [0, 3])
+@pytest.mark.parametrize(
+    ("steps", "own"),
+    [
+        (3, True),
+        (3, False),
+        *(pytest.param(0, own, marks=pytest.mark.slow) for own in (False, True)),
+    ],
+)
 def test_only_the_first_steps_of_a_decoder_reach_its_start(x64, own, steps):
     # ORC-20
     config = make_config(**{"truncate.steps": steps, "aux.decoder_layers": 2})
@@ -332,7 +342,7 @@ def test_the_weight_scales_the_auxiliary_gradient():
     assert any((leaf != 0).any() for leaf in jax.tree.leaves(labels["head"]))
 
 
-@pytest.mark.parametrize("scope", ["batch", "example"])
+@pytest.mark.parametrize("scope", ["batch", pytest.param("example", marks=pytest.mark.slow)])
 def test_anchors_at_the_same_place_count_as_one(scope):
     # ORC-21: with L = T - 1 there is one legal anchor.
     found = []
@@ -568,6 +578,7 @@ def test_parameters_of_the_main_network(hidden, count):
     assert shapes.keys() - main.keys() == {"decoder_reconstruct"}
 
 
+@pytest.mark.slow
 def test_the_main_network_starts_like_one_without_decoders():
     objective, *_ = make_case(NUMBERS)
     plain = make_objective(make_config(**{"aux.kind": "none"}), NUMBERS, Horizon(20, 10))

@@ -157,7 +157,13 @@ def test_a_stream_that_starts_takes_the_initial_state():
     assert objective.loss({"params": params}, zero, on, None)[0] != fresh[0]
 
 
-@pytest.mark.parametrize("rate", ["embedding_dropout", "dropout", "output_dropout"])
+@pytest.mark.parametrize(
+    "rate",
+    [
+        "dropout",
+        *(pytest.param(r, marks=pytest.mark.slow) for r in ("embedding_dropout", "output_dropout")),
+    ],
+)
 def test_dropout_is_of_training_alone_and_keyed_by_the_stream(rate):
     objective, params = make_case(**{f"model__{rate}": 0.5})
     batch, carry = batch_of(make_data()), objective.initial_carry(STREAMS)
@@ -196,7 +202,7 @@ def test_options_that_do_not_fit_are_refused(options, message):
 # ---- Training and evaluation --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num_devices", [1, 4])
+@pytest.mark.parametrize("num_devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_training_is_what_its_definition_says(num_devices):
     """Two epochs of SGD by hand: per token means, a state that is carried, stopped and reset."""
     options = {"optim__name": "sgd", "optim__learning_rate": 1.0, "optim__clip_norm": 0.0}
@@ -233,6 +239,7 @@ NOISY = {
 }
 
 
+@pytest.mark.slow
 def test_results_do_not_depend_on_the_devices():
     states = [jax.device_get(run(make_program(number, **NOISY), 8)) for number in (1, 4)]
     for other in states[1:]:
@@ -258,6 +265,7 @@ def test_a_seed_among_others_equals_its_single_run():
             np.testing.assert_allclose(one[1], other[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_state_goes_on_on_another_number_of_devices(tmp_path):
     """In the middle of an epoch, where the carry counts."""
     program = make_program(4, **NOISY)

@@ -59,7 +59,7 @@ def make_case(task, **overrides):
     return objective, objective.init(jax.random.key(0)), make_batch(task)
 
 
-@pytest.mark.parametrize("name", ["hdetach", "gu", "adding"])
+@pytest.mark.parametrize("name", [pytest.param("hdetach", marks=pytest.mark.slow), "gu", "adding"])
 def test_the_loss_is_that_of_its_definition(name):
     task = TASKS[name]
     objective, params, batch = make_case(task)
@@ -102,7 +102,7 @@ def gradients(objective):
     return jax.jit(jax.value_and_grad(loss, has_aux=True))
 
 
-@pytest.mark.parametrize("name", ["hdetach", "adding"])
+@pytest.mark.parametrize("name", ["hdetach", pytest.param("adding", marks=pytest.mark.slow)])
 def test_padding_changes_nothing(name):
     objective, params, batch = make_case(TASKS[name])
     masked = dict(batch, mask=batch["mask"].at[5:].set(0))
@@ -112,7 +112,7 @@ def test_padding_changes_nothing(name):
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), *results)
 
 
-@pytest.mark.parametrize("name", ["hdetach", "adding"])
+@pytest.mark.parametrize("name", ["hdetach", pytest.param("adding", marks=pytest.mark.slow)])
 def test_h_detach_changes_gradients_alone(name):
     # ORC-11, and ORC-12 in the epochs that `off_last_epochs` switches off.
     objective, params, batch = make_case(TASKS[name], **{"detach.off_last_epochs": 1})
@@ -140,7 +140,8 @@ def train(task, num_devices, **overrides):
     return jax.device_get(state.params), program.evaluate(state.params, "test")
 
 
-@pytest.mark.parametrize("name", ["hdetach", pytest.param("adding", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hdetach", "adding"])
 def test_seeds_and_devices_agree(name):
     task = TASKS[name]
     together, scores = train(task, 4, num_seeds=2)

@@ -37,7 +37,14 @@ def plain(features, readout, targets, weights):
 
 
 @pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("most", [1, 2 * VOCABULARY, 7 * VOCABULARY, 10**6])
+@pytest.mark.parametrize(
+    "most",
+    [
+        2 * VOCABULARY,
+        10**6,
+        *(pytest.param(m, marks=pytest.mark.slow) for m in (1, 7 * VOCABULARY)),
+    ],
+)
 def test_equals_the_plain_softmax_in_float64(x64, monkeypatch, bias, most):
     monkeypatch.setattr(softmax, "MOST_LOGITS", most)
     case = make_case(bias)

@@ -1,5 +1,6 @@
 """Every backend against the scan: results and all gradients, to 1e-10 in float64."""
 
+import itertools
 import math
 import re
 
@@ -171,11 +172,11 @@ def check(name, options, vmap=False):
         assert_close(path, reference, 1e-10)
 
 
-FAST = [(name, "lengths-truncate-detach") for name in FEW]
-FAST += [("lstm", "everything"), ("lstm", "plain"), ("urlstm", "c_detach")]
+FAST = [(name, "lengths-truncate-detach") for name in ("lstm", "gru", "urlstm")]
+FAST += [("lstm", "plain"), ("urlstm", "c_detach")]
 FAST += [("gru", "h_detach-example"), ("rnn", "truncate-1")]
 FAST += [("lstm", "resets-everything"), ("gru", "resets"), ("urlstm", "resets-truncate-detach")]
-FAST += [("mingru", "resets-everything"), ("complex", "lengths-truncate-detach")]
+FAST += [("complex", "lengths-truncate-detach")]
 FULL = [(n, o) for n in (*POINTWISE, *LINEAR) for o in OPTIONS if (n, o) not in FAST]
 
 
@@ -216,6 +217,7 @@ def test_vmapped_seed_is_its_own_run(x64):
         assert_close(found, jax.jit(gradient)(alone, inputs()), 1e-12)
 
 
+@pytest.mark.slow
 def test_without_jit(x64):
     """Eager evaluation gives the same as compiled."""
     model, params = build("lstm", p_block=0.5, backend="fused")
@@ -251,9 +253,7 @@ def step_by_step(model, params, x):
     return jnp.stack(outputs, axis=1), carry
 
 
-@pytest.mark.parametrize(
-    "name", ["urlstm", "gru", *(pytest.param(n, marks=pytest.mark.slow) for n in ALL)]
-)
+@pytest.mark.parametrize("name", ["gru", *(pytest.param(n, marks=pytest.mark.slow) for n in ALL)])
 def test_orc_09_hoisted_projection(name, x64):
     """Outputs, last state and gradient of the hoisted form equal those of single steps."""
     x = inputs()[:, :3]
@@ -330,9 +330,16 @@ def test_fused_loop_holds_one_product_per_direction():
     assert any(D in shape and 4 * D in shape for shape in loop_products("scan"))
 
 
-@pytest.mark.parametrize("vmap", [False, True], ids=["one", "vmap"])
-@pytest.mark.parametrize("name", FEW)
-@pytest.mark.parametrize("option", ["plain", "everything"])
+LOOPS = [("everything", "lstm", False), ("plain", "gru", False), ("plain", "urlstm", True)]
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "vmap"),
+    [
+        pytest.param(*case, marks=() if case in LOOPS else pytest.mark.slow)
+        for case in itertools.product(("plain", "everything"), FEW, (False, True))
+    ],
+)
 def test_no_loop_copies_what_is_stored(name, option, vmap):
     """XLA writes the stacked arrays in place; copying one at each step would be quadratic in T."""
     options = dict(without_c(name, OPTIONS[option]))
@@ -362,7 +369,7 @@ def test_no_loop_copies_what_is_stored(name, option, vmap):
 # ---- bfloat16 products -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("name", ["lstm", pytest.param("gru", marks=pytest.mark.slow)])
 def test_bfloat16_products(name):
     """State and results stay float32; results within 1 %, gradients within 3 % of float32.
 

@@ -101,7 +101,7 @@ def loss(model, variables, x=X, **how):
     return (out.outputs * weights).sum() + (out.final[0].h ** 2).sum()
 
 
-@pytest.mark.parametrize("cell", [LSTMCell, RNNCell])
+@pytest.mark.parametrize("cell", [pytest.param(LSTMCell, marks=pytest.mark.slow), RNNCell])
 def test_gradients_of_every_state_equal_finite_differences(cell):
     with jax.enable_x64(True):
         x = jnp.asarray(X, jnp.float64)

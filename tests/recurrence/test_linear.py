@@ -111,6 +111,7 @@ def test_long_sequences_in_single_precision(name):
         assert distance < 1e-5, jax.tree_util.keystr(path)
 
 
+@pytest.mark.slow
 def test_second_derivatives(x64):
     """A parallel scan is differentiated like the loop: here along a direction, truncated."""
     cell = MinGRUCell(3, param_dtype=jnp.float64)
@@ -206,6 +207,7 @@ def test_bfloat16_products_are_refused():
     assert bfloat16_dot is not LinearCell.dot
 
 
+@pytest.mark.slow
 def test_windows_run_again_and_a_decoder_of_another_width(x64):
     """What auxiliary losses ask of a recurrence, with a complex state."""
     model = Recurrence(ComplexCell(D, param_dtype=jnp.float64), learn_initial=True)

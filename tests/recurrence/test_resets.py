@@ -93,8 +93,8 @@ PATHS = {
     "linear-time": ("averaging", {}),
     "scan-time": ("averaging", {"backend": "scan"}),
 }
-FAST = [("fused", "bidirectional"), ("linear", "bidirectional"), ("scan", "bidirectional")]
-FAST += [("fused", "from-start"), ("linear-time", "learnt")]
+FAST = [("fused", "bidirectional"), ("fused", "from-start"), ("scan", "truncated")]
+FAST += [("linear", "plain"), ("linear-time", "learnt")]
 FULL = [(path, feature) for path in PATHS for feature in FEATURES]
 
 

@@ -112,9 +112,7 @@ CASES = {
     ),
 }
 FAST = [
-    ("rnn", "stack"),
     ("gru", "wide"),
-    ("gru", "recompute"),
     ("urlstm", "recompute-wide-lengths"),
 ]
 FULL = [(name, case) for name in FEW for case in CASES if (name, case) not in FAST]

@@ -23,8 +23,15 @@ def test_windows_are_cut_out_window_by_window():
     np.testing.assert_array_equal(several["y"], -found[..., 0])
 
 
-@pytest.mark.parametrize("starts", [[0, 3], [[0, 2, 3], [1, 0, 2]]])
-@pytest.mark.parametrize("mask_scope", ["batch", "example"])
+@pytest.mark.parametrize(
+    ("mask_scope", "starts"),
+    [
+        ("batch", [0, 3]),
+        ("example", [[0, 2, 3], [1, 0, 2]]),
+        pytest.param("batch", [[0, 2, 3], [1, 0, 2]], marks=pytest.mark.slow),
+        pytest.param("example", [0, 3], marks=pytest.mark.slow),
+    ],
+)
 def test_a_window_repeats_what_the_whole_did(x64, mask_scope, starts):
     options = {"num_layers": 2, "dropout": 0.4, "p_block": 0.5, "learn_initial": True}
     model, params = build("urlstm", mask_scope=mask_scope, **options)

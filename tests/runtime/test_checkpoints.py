@@ -101,7 +101,11 @@ def lose_the_digests(folder):
     shutil.rmtree(folder / "extra")
 
 
-DAMAGES = [flip_a_byte, cut_short, fill_with_garbage, lose_the_state, lose_the_digests]
+DAMAGES = [
+    *(flip_a_byte, lose_the_state),
+    *(pytest.param(d, marks=pytest.mark.slow) for d in (cut_short, fill_with_garbage)),
+    pytest.param(lose_the_digests, marks=pytest.mark.slow),
+]
 
 
 def test_round_trip_is_exact_and_the_newest_two_are_kept(folder):
@@ -140,6 +144,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before(folder, caplog, damage):
     assert contents(folder.with_name("checkpoints_damaged") / "20") == damaged
 
 
+@pytest.mark.slow
 def test_what_was_moved_aside_is_never_overwritten(folder):
     for number in range(2):
         checkpoints = Checkpoints(folder)
@@ -152,7 +157,7 @@ def test_what_was_moved_aside_is_never_overwritten(folder):
     assert sorted(path.name for path in aside.iterdir()) == ["20", "20-1"]
 
 
-@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("read_only", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_if_all_are_damaged_nothing_starts_over_and_nothing_moves(folder, read_only):
     flip_a_byte(folder / "10")
     lose_the_state(folder / "20")
@@ -177,7 +182,9 @@ def remove(path):
     path.unlink()
 
 
-@pytest.mark.parametrize("harm", [cut, flip, remove])
+@pytest.mark.parametrize(
+    "harm", [flip, *(pytest.param(h, marks=pytest.mark.slow) for h in (cut, remove))]
+)
 def test_whatever_file_is_harmed_a_true_state_comes_back(folder, tmp_path, harm):
     files = [path.relative_to(folder / "20") for path in (folder / "20").rglob("*")]
     files = [name for name in files if (folder / "20" / name).is_file()]
@@ -238,8 +245,16 @@ def save_again(folder, step, copies):
     return {path.name: path / folder.name for path in copies.iterdir()}
 
 
-@pytest.mark.parametrize("only", [False, True])
-@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize(
+    ("read_only", "only"),
+    [
+        (False, False),
+        *(
+            pytest.param(*p, marks=pytest.mark.slow)
+            for p in ((False, True), (True, False), (True, True))
+        ),
+    ],
+)
 def test_a_kill_while_a_step_is_replaced_leaves_the_old_or_the_new(
     folder, tmp_path, only, read_only, caplog
 ):
@@ -320,7 +335,9 @@ def test_read_only_touches_nothing(folder, damage):
     assert not folder.with_name("checkpoints_damaged").exists()
 
 
-@pytest.mark.parametrize("change", ["shape", "dtype", "name"])
+@pytest.mark.parametrize(
+    "change", ["shape", *(pytest.param(c, marks=pytest.mark.slow) for c in ("dtype", "name"))]
+)
 def test_another_model_is_no_damage(folder, change):
     wanted = template()
     if change == "name":

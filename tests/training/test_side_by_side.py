@@ -54,6 +54,7 @@ def in_float64(config):
     return objective
 
 
+@pytest.mark.slow
 def test_in_float64_seeds_equal_single_runs_to_ten_digits():
     with jax.enable_x64(True):
         options = {"model__hidden_size": 4, "detach__p_block": 0.5, "model__cell": "lstm"}
@@ -96,6 +97,7 @@ def assert_equal_runs(programs, states):
             np.testing.assert_allclose(scores[0][name], scores[1][name], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_splitting_the_seeds_changes_nothing(programs, after_20):
     assert_equal_runs(programs.values(), after_20.values())
 
@@ -131,6 +133,7 @@ def test_seeds_need_a_number_of_devices_that_divides_them():
     make_program(config, 3)  # which need not divide the batch of 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [("seeds", "batch"), ("batch", "seeds")])
 def test_a_run_resumes_with_the_other_split(programs, after_20, tmp_path, before, after):
     first, second = programs[before], programs[after]
@@ -200,9 +203,10 @@ BLOCKED = {
 }
 
 
+@pytest.mark.slow  # tests/integration/test_sweep_runs.py has its quick half
 @pytest.mark.parametrize(
     ("split", "which"),
-    [("batch", (0, 3)), pytest.param("seeds", (0, 1, 2, 3), marks=pytest.mark.slow)],
+    [("batch", (0, 3)), ("seeds", (0, 1, 2, 3))],
 )
 def test_learning_rates_and_blocking_side_by_side(split, which):
     sweep = {"learning_rate": (1e-2, 3e-3), "p_block": (0.0, 0.5)}

@@ -29,7 +29,7 @@ RANDOM = {"model__num_layers": 2, "model__dropout": 0.3, "detach__p_block": 0.5}
 # ---- Devices --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", ["batch", "example"])
+@pytest.mark.parametrize("scope", [pytest.param("batch", marks=pytest.mark.slow), "example"])
 def test_one_two_and_four_devices_agree(scope):
     config = make_config(**RANDOM, detach__scope=scope)
     one, two, four = (run(make_program(config, n), 20) for n in (1, 2, 4))
@@ -42,6 +42,7 @@ def test_one_two_and_four_devices_agree(scope):
     np.testing.assert_array_equal(four.sums["loss"][1], 20 * 5)
 
 
+@pytest.mark.slow
 def test_every_device_holds_the_same_state():
     state = run(make_program(make_config(**RANDOM)), 5)
     for leaf in jax.tree.leaves(state):
@@ -51,6 +52,7 @@ def test_every_device_holds_the_same_state():
             np.testing.assert_array_equal(shards[0], shard)
 
 
+@pytest.mark.slow
 def test_the_step_also_runs_under_pmap(monkeypatch):
     config = make_config(**RANDOM)
     kept = {}
@@ -141,7 +143,7 @@ def compiled(program):
     return program.train_step.lower(program.init(), program.batch(0)).compile().as_text()
 
 
-@pytest.mark.parametrize("backend", ["fused", "scan"])
+@pytest.mark.parametrize("backend", ["fused", pytest.param("scan", marks=pytest.mark.slow)])
 def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
     program = make_program(make_config(**RANDOM, model__backend=backend))
     outside, inside = collectives(compiled(program))
@@ -151,6 +153,7 @@ def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
     assert elements(outside[0]) >= size
 
 
+@pytest.mark.slow
 def test_split_seeds_communicate_nothing():
     config = make_config(**RANDOM, num_seeds=4, devices__split="seeds")
     program = make_program(config)
@@ -224,6 +227,7 @@ def test_a_seed_with_nan_is_frozen_alone():
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.sums)))
 
 
+@pytest.mark.slow
 def test_blocking_changes_neither_batches_nor_initialisation():
     # ORC-16
     plain, blocked = (
