@@ -15,9 +15,13 @@ CONFTEST = Path(__file__).parent / "conftest.py"
     ("environment", "precision"),
     [
         ({"JAX_PLATFORMS": "cpu"}, None),
-        ({}, None),
+        pytest.param({}, None, marks=pytest.mark.slow),
         ({"JAX_PLATFORMS": "cuda,cpu"}, "highest"),
-        ({"JAX_PLATFORMS": "cuda", "JAX_DEFAULT_MATMUL_PRECISION": "high"}, "high"),
+        pytest.param(
+            {"JAX_PLATFORMS": "cuda", "JAX_DEFAULT_MATMUL_PRECISION": "high"},
+            "high",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_products_are_exact_on_a_gpu(environment, precision):

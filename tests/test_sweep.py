@@ -140,6 +140,7 @@ def test_what_a_component_does_not_know_is_left_out(sweep):
 # ---- Runs ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_grid_with_a_failure_ends_with_table_plot_and_record(start, tmp_path):
     vary = ("--vary=optim.learning_rate=3e-3,1e30", "--config.optim.clip_norm=0.0")
     out, _ = finish(start(tmp_path / "sweep", *vary))

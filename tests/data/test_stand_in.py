@@ -47,6 +47,7 @@ def test_noise_takes_no_memory_and_is_the_same_again():
         np.testing.assert_array_equal(array, second.train_batch(1, 2, slice(None))[name])
 
 
+@pytest.mark.slow
 def test_mnist(mnist_dir):
     assert_same_shapes(config(mnist_dir, **{"data.name": "mnist"}))
 
@@ -54,7 +55,9 @@ def test_mnist(mnist_dir):
 @pytest.mark.parametrize(
     "overrides",
     [
-        {"data.name": "copy", "data.preset": "hdetach", "data.delay": 5},
+        pytest.param(
+            {"data.name": "copy", "data.preset": "hdetach", "data.delay": 5}, marks=pytest.mark.slow
+        ),
         {"data.name": "copy", "data.preset": "gu", "data.delay": 5},
         {"data.name": "adding", "data.length": 9},
     ],

@@ -53,6 +53,7 @@ def test_what_a_run_shows_of_both_losses(whole):
     assert np.mean(train[-10:]) < np.mean(train[:10])
 
 
+@pytest.mark.slow
 def test_evaluation_draws_what_the_decoders_learnt(program, whole):
     pytest.importorskip("matplotlib")
     workdir = whole[0]

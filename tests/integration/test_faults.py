@@ -216,6 +216,7 @@ def test_a_disk_full_of_metrics(program, disk):
     assert steps == [*range(1, 101)]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_read_only(program, whole, disk):
     workdir = shutil.copytree(whole, disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)

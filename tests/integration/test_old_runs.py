@@ -131,7 +131,7 @@ def test_the_batch_of_an_old_run_may_change(program, old):
         assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=0.01)
 
 
-@over_old("digits")
+@over_old("r-lstm")
 def test_an_old_run_is_evaluated(program, old):
     workdir, expected, flags = old
     program.run("--mode=eval", *flags)

@@ -106,6 +106,7 @@ def test_the_same_command_again_says_complete(program, finished):
 # ---- Evaluation -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_evaluation_repeats_the_result_and_leaves_it_alone(program, workdir):
     before = snapshot(workdir)
     result = read_json(workdir / "result.json")

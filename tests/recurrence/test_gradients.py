@@ -221,7 +221,7 @@ def expected_jacobian(name, weights, carry, x, p_h, p_c):
 
 
 @pytest.mark.parametrize("kind", ["h", "c"])
-@over(ALL, ("urlstm",))
+@over(ALL, ("urlstm", "gru"))
 def test_orc_15_expectation(name, backend, kind, x64):
     """Average over all 2^4 masks with their probabilities, against the weighted step Jacobians."""
     if kind == "c" and not has_memory(name):

@@ -155,6 +155,7 @@ def shapes_to_zeros(shapes):
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 
+@pytest.mark.slow
 def test_inside_stock_flax_and_step_by_step():
     cell = MinGRUCell(D)
     rnn = nn.RNN(cell)

@@ -93,7 +93,7 @@ PATHS = {
     "linear-time": ("averaging", {}),
     "scan-time": ("averaging", {"backend": "scan"}),
 }
-FAST = [("fused", "bidirectional"), ("fused", "from-start"), ("scan", "truncated")]
+FAST = [("fused", "from-start"), ("scan", "truncated")]
 FAST += [("linear", "plain"), ("linear-time", "learnt")]
 FULL = [(path, feature) for path in PATHS for feature in FEATURES]
 

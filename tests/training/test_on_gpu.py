@@ -37,6 +37,7 @@ def test_a_gpu_evaluates_many_sequences_at_a_time(monkeypatch):
         np.testing.assert_allclose(many[name], value, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_all_members_together_are_so_many(monkeypatch):
     monkeypatch.setattr(scorer, "_SEQUENCES_ON_GPU", 18)
     assert evaluated(monkeypatch, on_gpu=True, num_seeds=3)[1] == [6]

@@ -29,7 +29,8 @@ RANDOM = {"model__num_layers": 2, "model__dropout": 0.3, "detach__p_block": 0.5}
 # ---- Devices --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", [pytest.param("batch", marks=pytest.mark.slow), "example"])
+@pytest.mark.slow  # tests/integration/test_hosts.py has its quick half
+@pytest.mark.parametrize("scope", ["batch", "example"])
 def test_one_two_and_four_devices_agree(scope):
     config = make_config(**RANDOM, detach__scope=scope)
     one, two, four = (run(make_program(config, n), 20) for n in (1, 2, 4))
