@@ -58,9 +58,9 @@ def configure(config: Any, training: bool = True) -> None:
 
     A collective on CPU devices blocks a thread of XLA's pool, and too small a pool deadlocks. Every
     thread beyond the cores slows the operations down, which XLA splits over all of them
-    (`docs/speed.md`). So the pool has as many threads as there are cores, and at least one more than
-    there are devices: enough where one program runs at a time (see `data_parallel`), and that with
-    a single collective, as ours.
+    (`docs/speed.md`). So the pool has as many threads as there are cores, and at least one more
+    than there are devices: enough where one program runs at a time (see `data_parallel`), and that
+    with a single collective, as ours.
     Its size is read from NPROC when the CPU client is created; a value there that the user set is
     kept, unless it is smaller than the number of devices. Where a GPU is used, the CPU is left as
     JAX has it.

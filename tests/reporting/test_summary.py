@@ -116,7 +116,6 @@ def test_evaluation_of_one_seed_and_of_several():
         "data.permutation  none",
         "seed 1            loss 0.5000, accuracy 80.00 % (best step 10)",
         "seed 2            loss 0.5000, accuracy 90.00 % (best step 20)",
-        "valid             loss 0.5000 (0.5000, 0.5000),"
-        " accuracy 85.00 (80.00, 90.00) % (2 seeds)",
+        "valid             loss 0.5000 (0.5000, 0.5000), accuracy 85.00 (80.00, 90.00) % (2 seeds)",
         "written to        v.json",
     ]
