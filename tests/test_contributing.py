@@ -179,9 +179,9 @@ def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys):
     # Declared once, shown everywhere; what chooses stands first.
     assert list(result["metrics"])[:2] == ["longest_word", "kappa"]
     (shown,) = re.findall(r"^test .*$", out, re.M)
-    assert re.search(r" kappa -?\d+\.\d ± \d+\.\d %", shown)
-    assert re.search(r" doubt \d\.\d{3} ± \d\.\d{3} bits", shown)
-    assert f" longest word {result['test']['longest_word']:.0f} ± " in shown
+    assert re.search(r" kappa -?\d+\.\d \(-?\d+\.\d, -?\d+\.\d\) %", shown)
+    assert re.search(r" doubt \d\.\d{3} \(\d\.\d{3}, \d\.\d{3}\) bits", shown)
+    assert f" longest word {result['test']['longest_word']:.0f} (" in shown
     # Sums of any shape travel in the state; what evaluation alone has does not.
     lines = (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     train = [r for r in map(json.loads, lines) if r["split"] == "train"]

@@ -312,6 +312,7 @@ def test_a_step_sees_its_index_and_the_context(x64):
     close(ours, theirs)
 
 
+@pytest.mark.slow
 def test_the_index_goes_on_where_a_window_does(x64):
     """`first_step`, single steps, windows run again, and from 0 after a reset."""
     model, params, context = attention(truncate_steps=3)

@@ -365,6 +365,7 @@ def test_stock_builders_stay_out_of_the_way(tmp_path):
     assert "digits" not in registered
 
 
+@pytest.mark.slow
 def test_mnist_again_and_unpacked(mnist_files, mnist_dir, tmp_path, capsys):
     assert main(["mnist", f"--data_dir={mnist_dir}"]) == 0
     assert "was already prepared" in capsys.readouterr().out

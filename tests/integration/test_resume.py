@@ -195,6 +195,7 @@ def test_a_second_run_in_the_same_directory_is_refused(program, tmp_path):
     assert process.returncode == 143  # it went on undisturbed
 
 
+@pytest.mark.slow
 def test_nan_ends_the_run_and_keeps_the_last_good_checkpoint(program, tmp_path):
     nan = (
         *("optim.learning_rate=1e30", "optim.clip_norm=0.0", "optim.schedule=step"),

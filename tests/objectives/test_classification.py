@@ -51,6 +51,7 @@ def test_uniform_logits_cost_log_10(objective, params):
     np.testing.assert_allclose(sums["loss"], (total, 5))
 
 
+@pytest.mark.slow
 def test_masked_rows_do_not_count(objective, params):
     batch = make_batch([1, 0, 1, 1, 0])
     real = jax.tree.map(lambda x: x[np.array([0, 2, 3])], batch)

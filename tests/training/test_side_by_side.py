@@ -151,6 +151,7 @@ def test_a_run_resumes_with_the_other_split(programs, after_20, tmp_path, before
     assert largest_difference(run(second, 10, other).params, after_20[before].params) <= 1e-5
 
 
+@pytest.mark.slow
 def test_a_seed_with_nan_does_not_disturb_those_beside_it(monkeypatch, programs, after_20):
     program = programs["seeds"]
     monkeypatch.setattr(program, "dataset", RandomData(poison=(1, 4)))
