@@ -52,6 +52,7 @@ def test_mnist(mnist_dir):
     assert_same_shapes(config(mnist_dir, **{"data.name": "mnist"}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [

@@ -121,6 +121,7 @@ def test_a_signal_while_data_is_prepared_leaves_nothing_that_looks_prepared(prog
     program.train(tmp_path / "run", data, "train.num_steps=5")
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once(program, whole, tmp_path):
     code = 'before_step("train_step", send(signal.SIGTERM, signal.SIGINT), 15)'
     found, err = inject(program, code, tmp_path)
