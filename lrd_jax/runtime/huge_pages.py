@@ -23,7 +23,7 @@ def restart_with_huge_pages() -> None:
     if sys.platform != "linux" or "glibc.malloc.hugetlb" in tunables or uses_gpu():
         return
     try:
-        with open(_SWITCH) as file:
+        with open(_SWITCH, encoding="utf-8") as file:
             asked_for = "[madvise]" in file.read()
     except OSError:
         return

@@ -124,7 +124,7 @@ class Link:
 
     def _leave(self, status: int) -> NoReturn:
         # All is said: what JAX logs when another process is faster to leave would bury it.
-        with open(os.devnull, "w") as nowhere:
+        with open(os.devnull, "w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), sys.stderr.fileno())
         self.put(f"heard/{self.index}", True)
         if self.index == 0:  # the store ends with this process
