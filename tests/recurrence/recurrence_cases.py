@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lrd_jax.cells import make_cell
 from lrd_jax.cells.gates import GATE_CODES
@@ -42,6 +43,25 @@ ALL = {
 
 # One of each structure: additive or not, with and without a memory, shared bias, master gates.
 FEW = ("rnn", "lstm", "gru", "urlstm", "onlstm")
+
+# Of the gated cells one a gate code; what ties or shares differs from them in one line each.
+SLOW = [name for name in ALL if "-untied-" not in name and not name.endswith("tied-2")]
+
+
+def thinned(rows, columns, without=(), every=5):
+    """All pairs of two lists but for `without`, as parameters with a marker each.
+
+    One in `every` is `slow`, along diagonals, so that each row and each column is met with the
+    marker; the others are `exhaustive`.
+    """
+    return [
+        pytest.param(
+            row, column, marks=pytest.mark.exhaustive if (i + j) % every else pytest.mark.slow
+        )
+        for i, row in enumerate(rows)
+        for j, column in enumerate(columns)
+        if (row, column) not in without
+    ]
 
 
 def has_memory(name):

@@ -33,6 +33,7 @@ from tests.recurrence.recurrence_cases import (
     has_memory,
     inputs,
     random_tree,
+    thinned,
     weighted,
 )
 
@@ -178,7 +179,6 @@ FAST += [("lstm", "plain"), ("urlstm", "c_detach")]
 FAST += [("gru", "h_detach-example"), ("rnn", "truncate-1")]
 FAST += [("lstm", "resets-everything"), ("gru", "resets"), ("urlstm", "resets-truncate-detach")]
 FAST += [("complex", "lengths-truncate-detach")]
-FULL = [(n, o) for n in (*POINTWISE, *LINEAR) for o in OPTIONS if (n, o) not in FAST]
 
 
 @pytest.mark.parametrize(("name", "option"), FAST)
@@ -186,8 +186,7 @@ def test_equal(name, option, x64):
     check(name, OPTIONS[option])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "option"), FULL)
+@pytest.mark.parametrize(("name", "option"), thinned((*POINTWISE, *LINEAR), OPTIONS, FAST))
 def test_equal_in_full(name, option, x64):
     check(name, OPTIONS[option])
 

@@ -13,6 +13,7 @@ from lrd_jax.recurrence.unroll import unroll
 from tests.recurrence.recurrence_cases import (
     ALL,
     POINTWISE,
+    SLOW,
     B,
     D,
     N,
@@ -36,17 +37,21 @@ BACKENDS = ("scan", "fused")
 def over(names, quick):
     """Parametrises a test over cells, on the fast path where they have it.
 
-    By default the cells in `quick`; with the marker `slow` all of them. `test_backends` holds the
-    reference path equal, and the cells in `quick` also run on that with the marker.
+    By default the cells in `quick`; with the marker `slow` those in `SLOW`, with `exhaustive` the
+    rest. `test_backends` holds the reference path equal, and the cells in `quick` also run on that
+    with the marker `slow`.
     """
+
+    def marks(name, path):
+        if name in quick and (name, path) in fast:
+            return ()
+        return slow if name in SLOW else pytest.mark.exhaustive
+
     fast = [(n, "fused" if n in POINTWISE else "scan") for n in names]
     pairs = [*fast, *((n, "scan") for n in quick if n in POINTWISE)]
     return pytest.mark.parametrize(
         ("name", "backend"),
-        [
-            pytest.param(name, path, marks=() if name in quick and (name, path) in fast else slow)
-            for name, path in pairs
-        ],
+        [pytest.param(name, path, marks=marks(name, path)) for name, path in pairs],
     )
 
 
