@@ -340,7 +340,7 @@ def _say_what_is_missing(workdir: Path, start: int, extra: dict[str, Any]) -> No
         )
     elif not start and metrics.exists() and (lines := read_metrics(metrics)):
         processes.say(
-            f"note: the run was stopped at step {lines[-1]['step']}, before its first checkpoint was"
+            f"note: the run ended at step {lines[-1]['step']}, before its first checkpoint was"
             " complete: it starts again at step 0"
         )
 
