@@ -468,6 +468,10 @@ REPRODUCE = [
     ("digits_urlstm --set=optim.learning_rate=-1", "must be above 0"),
     ("pmnist_gates --set=model.cell=lstm", "'LSTM .untied.' and 'UR-LSTM' are the same model"),
     ("digits_urlstm --stpes=1", "unrecognized arguments: --stpes=1"),
+    ("digits_urlstm --seeds=0", "--seeds must be 1 or more"),
+    ("digits_urlstm --set=num_seeds=3", "use --seeds"),
+    ("digits_urlstm --table", "leave out the name, or --table"),
+    ("digits_urlstm --out=results/mine", "choose another --out"),
 ]
 
 
