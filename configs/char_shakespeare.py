@@ -8,8 +8,7 @@ DIR holds the text, one file of 1 115 394 characters known as tinyshakespeare (i
 karpathy/char-rnn); any other text will do. The first nine tenths train, the rest validates.
 
 Expected: at most 1.50 nats per character (2.16 bits) on the validation text, in 10 epochs of 491
-steps; there is no test text, so that is the test score too. What was measured stands in
-`results/char_shakespeare.json` and in the README's table.
+steps; there is no test text, so that is the test score too.
 """
 
 from typing import Any

@@ -2,8 +2,7 @@
 
     python -m lrd_jax.main --config=configs/lstm_mnist_rows.py
 
-Expected: at least 97.5 % test accuracy within 5 epochs; measured in
-`results/mnist_rows_lstm.json`.
+Expected: at least 97.5 % test accuracy within 5 epochs.
 """
 
 from typing import Any

@@ -4,8 +4,7 @@
 
 Paper: Gu et al. (2020), "Improving the Gating Mechanism of Recurrent Neural Networks",
 arXiv:1910.09890. Its own row has 1024 units and 150 epochs (96.96 % test accuracy as printed in
-later papers); this one has 128 units and 30 epochs. What was measured with it stands in
-`results/pmnist_gates.json` and in the README's table.
+later papers); this one has 128 units and 30 epochs.
 """
 
 from typing import Any

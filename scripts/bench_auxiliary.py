@@ -9,13 +9,13 @@ no auxiliary loss; the default decoder (two layers, head 256, 256); one decoder 
 head. All are compiled first and run once; then they take turns, so that a disturbance hits them
 all.
 
-Writes `results/bench_auxiliary_<device>.json`, and prints medians and their ratios.
+Writes `runs/bench_auxiliary_<device>.json` (`--publish`: in `results/` too), and prints medians and
+their ratios.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pathlib
 import statistics
@@ -24,7 +24,9 @@ import time
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a checkout that is not installed
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
+
+import bench_worker  # noqa: E402
 
 from lrd_jax.runtime.huge_pages import restart_with_huge_pages  # noqa: E402
 
@@ -96,8 +98,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="batch 16, three turns")
     parser.add_argument("--batch", type=int, help="examples of a step; default 128")
     parser.add_argument("--repeats", type=int, help="turns of each contender; default 11")
-    parser.add_argument("--output", type=pathlib.Path, help="default in results/")
+    bench_worker.add_output(parser)
     options = parser.parse_args()
+    bench_worker.check_output(parser, options)
     batch = options.batch or (16 if options.quick else 128)
     repeats = options.repeats or (3 if options.quick else 11)
 
@@ -122,21 +125,17 @@ def main() -> None:
         for name, (_, goal) in CONTENDERS.items()
     ]
     device = provenance.device_description()
-    result = {
-        "command": ["python", "scripts/bench_auxiliary.py", *sys.argv[1:]],
-        "config": {"steps": 784, "segment": 600, "batch": batch, "units": 128, "repeats": repeats},
-        "date": time.strftime("%Y-%m-%d"),
-        "device": device,
-        "cores": os.cpu_count(),
-        "load_average": load,
-        "versions": provenance.versions(),
-        "commit": provenance.commit(),
-        "records": rows,
+    versions = provenance.versions()
+    result = bench_worker.result(
+        __file__, [{**row, "device": device, "versions": versions} for row in rows], []
+    )
+    result["config"] = {
+        **{"steps": 784, "segment": 600, "batch": batch, "units": 128},
+        "repeats": repeats,
     }
+    result["load_average"] = load
     slug = "gpu" if "gpu" in device.lower() or "nvidia" in device.lower() else "cpu"
-    output = options.output or ROOT / "results" / f"bench_auxiliary_{slug}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    bench_worker.save(result, f"bench_auxiliary_{slug}", options)
     for row in rows:
         verdict = "" if row["contender"] == "plain" else "met" if row["met"] else "MISSED"
         print(

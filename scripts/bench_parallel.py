@@ -16,7 +16,7 @@ backward, clipping, Adam and metrics, on batches that are on the devices already
 compilation is counted, of which five runs have five. Contenders live in processes of their own that
 take turns, and medians over the turns are compared; one that waits sleeps.
 
-Writes `results/bench_parallel_<device>.json`.
+Writes `runs/bench_parallel_<device>.json`; `--publish` writes it into `results/` too.
 """
 
 from __future__ import annotations
@@ -254,12 +254,13 @@ def main() -> None:
     parser.add_argument("--cell", default="urlstm")
     parser.add_argument("--turns", type=int, default=15, help="of each contender")
     parser.add_argument("--turn-seconds", type=float, default=2.0)
-    parser.add_argument("--output", type=pathlib.Path, help="default in results/")
+    bench_worker.add_output(parser)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         work(Job(**json.loads(options.worker)))
         return
+    bench_worker.check_output(parser, options)
 
     records: list[dict[str, Any]] = []
     for question in options.questions or ["seeds", "devices"]:
@@ -269,8 +270,7 @@ def main() -> None:
     on_cpu = all("(cpu)" in record.get("device", "(cpu)") for record in records)
     platform = "cpu" if on_cpu else "gpu"
     result: dict[str, Any] = bench_worker.result(__file__, records, goals(records, platform))
-    output = options.output or ROOT / "results" / f"bench_parallel_{platform}.json"
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    bench_worker.save(result, f"bench_parallel_{platform}", options)
     print(table(records))
     for goal in result["goals"]:
         verdict = "met" if goal["met"] else "MISSED"

@@ -22,7 +22,8 @@ held at most.
 On a CPU, JAX runs one device per core with the batch split over them, as training does, and PyTorch
 uses all its threads with denormals flushed. On a GPU both have the whole device.
 
-Writes `results/bench_recurrence_<device>.json` and `.png`, and prints a table.
+Writes `runs/bench_recurrence_<device>.json` and `.png` (`--publish`: in `results/` too), and prints
+a table.
 """
 
 from __future__ import annotations
@@ -307,7 +308,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="turns of each contender at most; default 20")
     parser.add_argument("--seconds", type=float, default=30.0, help="work of each, about")
     parser.add_argument("--inputs", type=int, default=1, help="features of one time step")
-    parser.add_argument("--output", type=pathlib.Path, help="without suffix; default in results/")
+    bench_worker.add_output(parser)
     parser.add_argument(
         "--checkout",
         type=parse_checkout,
@@ -318,6 +319,7 @@ def main() -> None:
     if options.worker:
         work(Job(**json.loads(options.worker)))
         return
+    bench_worker.check_output(parser, options)
 
     shapes = options.shapes or SHAPES["quick" if options.quick else "all"]
     contenders = options.contenders or (QUICK if options.quick else CONTENDERS)
@@ -338,10 +340,8 @@ def main() -> None:
         result["against_checkout"] = against_checkout(records)
     device = " ".join(result["devices"])
     slug = "gpu" if "gpu" in device or "cuda" in device else "cpu"
-    output = options.output or ROOT / "results" / f"bench_recurrence_{slug}"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    plot(records, output.with_suffix(".png"))
+    for path in bench_worker.save(result, f"bench_recurrence_{slug}", options):
+        plot(records, path.with_suffix(".png"))
     print(table(records))
     for entry in result.get("against_checkout", []):
         shape = "x".join(map(str, entry["shape"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -12,7 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lrd_jax.reporting import provenance
+from lrd_jax.errors import UserError
+from lrd_jax.reporting import provenance, published
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def answers() -> Callable[..., None]:
@@ -99,7 +103,7 @@ def result(
     versions: dict[str, str] = {}
     for record in records:
         versions |= record.pop("versions", {})
-    return {
+    content = {
         "command": ["python", f"scripts/{Path(script).name}", *sys.argv[1:]],
         "date": time.strftime("%Y-%m-%d"),
         "devices": devices,
@@ -109,6 +113,42 @@ def result(
         "glibc_tunables": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
         "versions": versions,
         "commit": provenance.commit(),
-        "goals": goals,
-        "records": records,
     }
+    return published.stamp(content) | {"goals": goals, "records": records}
+
+
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say where a benchmark's numbers go."""
+    parser.add_argument("--output", type=Path, help="the JSON; default in runs/")
+    parser.add_argument(
+        "--publish", action="store_true", help="write results/ as well, of a clean commit alone"
+    )
+
+
+def check_output(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends with status 2 where what is asked for could not be written in the end."""
+    try:
+        if options.publish:
+            published.check_checkout()
+        if options.output and (ROOT / "results") in options.output.resolve().parents:
+            raise UserError("results/ is written by --publish alone: choose another --output")
+    except UserError as error:
+        parser.error(str(error))
+
+
+def save(content: dict[str, Any], name: str, options: argparse.Namespace) -> list[Path]:
+    """Writes what `result` made; returns the files, for a figure beside each of them.
+
+    Args:
+      content: see `result`.
+      name: without suffix.
+      options: of `add_output`.
+    """
+    paths = [(options.output or ROOT / "runs" / name).with_suffix(".json")]
+    if options.publish:
+        published.check_publishable(content)
+        paths.append(ROOT / "results" / f"{name}.json")
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(published.to_json(content), encoding="utf-8")
+    return paths

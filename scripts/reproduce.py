@@ -2,10 +2,13 @@
 
     python scripts/reproduce.py pmnist_gates --budget-minutes=60
     python scripts/reproduce.py char_shakespeare --set data.text_dir=DIR
-    python scripts/reproduce.py --table          # only rewrite README's table from results/
+    python scripts/reproduce.py pmnist_gates --publish   # what came out goes into results/
+    python scripts/reproduce.py --table                  # prints README's table from results/
 
-Writes `results/NAME.json` (config, versions, commit, device, seeds, curves), `results/NAME.png`
-and the README's table. A budget fixes the number of steps before the first run, so that all
+Writes `NAME.json` (config, versions, commit, device, seeds, curves) and `NAME.png` beside the work
+directories in `--out`, and prints the committed numbers beside these. `--publish`, of a clean
+commit alone, writes both into `results/` too, and README's table. Where methods are compared each
+has five seeds (`--seeds`). A budget fixes the number of steps before the first run, so that all
 variants together fit into it at the speed measured beforehand; their schedules stay those of the
 full length, and the table says how far they got. Interrupted, the same command continues.
 """
@@ -15,7 +18,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import re
+import shutil
 import statistics
 import sys
 import tempfile
@@ -24,108 +29,21 @@ from typing import Any
 
 from absl import flags
 
-from lrd_jax.config import checks, command_line, record
-from lrd_jax.errors import UserError
-from lrd_jax.metrics import DerivedMetric, declared
-from lrd_jax.reporting.plots import plot_curves
-from lrd_jax.reporting.writers import read_metrics
-from lrd_jax.runtime import devices, interrupts
-
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "results"
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
 
+from reproduce_experiments import EXPERIMENTS, Experiment  # noqa: E402
+from reproduce_report import RESULTS, comparison, rewrite_readme, table  # noqa: E402
 
-@dataclasses.dataclass(frozen=True)
-class Experiment:
-    """Variants of one config that are compared with each other.
+from lrd_jax.config import checks, command_line, record  # noqa: E402
+from lrd_jax.errors import UserError, one_line  # noqa: E402
+from lrd_jax.reporting import published  # noqa: E402
+from lrd_jax.reporting.plots import plot_curves  # noqa: E402
+from lrd_jax.reporting.workdir import write_atomically  # noqa: E402
+from lrd_jax.reporting.writers import read_metrics  # noqa: E402
+from lrd_jax.runtime import devices, interrupts  # noqa: E402
 
-    Attributes:
-      title: for table and figure.
-      config: value of `--config`.
-      variants: name in the table -> overrides, `key=value`.
-      metric: what is plotted; empty: what chooses the best step.
-      sample: overrides of the evaluation that writes a sample of text; none where empty.
-    """
-
-    title: str
-    config: str
-    variants: dict[str, tuple[str, ...]]
-    metric: str = ""
-    sample: tuple[str, ...] = ()
-
-
-_SAMPLE = ("eval.sample_tokens=300", "eval.temperature=0.8")
-
-EXPERIMENTS = {
-    "digits_urlstm": Experiment(
-        "Permuted digits (64 steps), 128 units",
-        "configs/urlstm_pdigits.py",
-        {"UR-LSTM": ()},
-    ),
-    "digits_bfloat16": Experiment(
-        "Permuted digits, precision of the products in time",
-        "configs/urlstm_pdigits.py",
-        {"float32": (), "bfloat16": ("model.compute_dtype=bfloat16",)},
-    ),
-    "mnist_rows_lstm": Experiment(
-        "Row-wise MNIST (28 steps), 128 units",
-        "configs/lstm_mnist_rows.py",
-        {"LSTM (untied)": ()},
-    ),
-    "auxiliary_short": Experiment(
-        "Permuted MNIST, four pixels a step (196 steps), 128 units",
-        "configs/auxiliary_short.py:lstm",
-        {
-            "LSTM (untied)": (),
-            "LSTM, truncated to 75": ("truncate.steps=75",),
-            "r-LSTM, truncated to 75": ("aux.kind=reconstruct", "truncate.steps=75"),
-            "p-LSTM, truncated to 75": ("aux.kind=predict", "truncate.steps=75"),
-            "r-LSTM, labels train the head alone": (
-                "aux.kind=reconstruct",
-                "truncate.steps=75",
-                "truncate.supervised=stop",
-            ),
-        },
-    ),
-    "pmnist_gates": Experiment(
-        "Permuted MNIST (784 steps), 128 units",
-        "configs/urlstm_pmnist.py",
-        {"LSTM (untied)": ("model.cell=lstm",), "UR-LSTM": ("model.cell=urlstm",)},
-    ),
-    "copying_hdetach": Experiment(
-        "Copying, preset hdetach, delay 100, LSTM (untied) of 128 units",
-        "configs/hdetach_copying.py:H1",
-        {
-            "p_block 0": (),
-            "p_block 0.5": ("detach.p_block=0.5", "detach.off_last_epochs=39"),
-        },
-    ),
-    "copying_gates": Experiment(
-        "Copying, preset gu, lag 480 (500 steps), 256 units",
-        "configs/gating_synthetic.py:G1-UR",
-        {"`--` (tied)": ("model.gates=--",), "UR-LSTM": ()},
-    ),
-    "adding_gates": Experiment(
-        "Adding, 500 steps, 256 units",
-        "configs/gating_synthetic.py:G2-UR",
-        {
-            "`--` (tied)": ("data.length=500", "model.gates=--"),
-            "UR-LSTM": ("data.length=500",),
-        },
-    ),
-    "char_shakespeare": Experiment(
-        "Characters of tinyshakespeare, 2 layers of 256 units",
-        "configs/char_shakespeare.py",
-        {"LSTM": ()},
-        sample=_SAMPLE,
-    ),
-    "wikitext2_word": Experiment(
-        "Words of WikiText-2, 256 units, tied embeddings",
-        "configs/wikitext2.py",
-        {"LSTM": ()},
-        sample=_SAMPLE,
-    ),
-}
+SEEDS = 5  # of each method, where methods are compared
 
 
 def command(
@@ -147,12 +65,11 @@ def _run(argv: list[str]) -> None:
         raise SystemExit(status)
 
 
-def steps_for(experiment: Experiment, extra: tuple[str, ...], minutes: float) -> int:
+def steps_for(experiment: Experiment, minutes: float) -> int:
     """Number of steps that lets every variant run one after the other within the budget.
 
     Args:
-      experiment: what to run.
-      extra: overrides for every variant.
+      experiment: what to run; its variants hold all overrides.
       minutes: wall time for all variants together.
 
     Returns:
@@ -163,7 +80,7 @@ def steps_for(experiment: Experiment, extra: tuple[str, ...], minutes: float) ->
         with tempfile.TemporaryDirectory() as folder:
             probe = ("train.stop_step=40", "train.log_every_steps=20", "data.valid_split=last:64")
             workdir = Path(folder) / "probe"
-            known, _, _ = applicable(experiment, (*overrides, *extra, *probe))
+            known, _, _ = applicable(experiment, (*overrides, *probe))
             _run(command(experiment, known, workdir))
             train = [r for r in read_metrics(workdir / "metrics.jsonl") if r["split"] == "train"]
             seconds_per_step += 1 / train[-1]["steps_per_s"]
@@ -173,84 +90,47 @@ def steps_for(experiment: Experiment, extra: tuple[str, ...], minutes: float) ->
 def collect(
     name: str, experiment: Experiment, workdirs: dict[str, Path], argv: list[str]
 ) -> dict[str, Any]:
-    """What `results/NAME.json` holds."""
-    variants = []
+    """What `NAME.json` holds, see `lrd_jax.reporting.published`."""
+    variants: list[dict[str, Any]] = []
     for label, workdir in workdirs.items():
-        result = json.loads((workdir / "result.json").read_text())
-        config: Any = record.from_json((workdir / "config.json").read_text())
+        result, begun = (
+            json.loads((workdir / file).read_text(encoding="utf-8"))
+            for file in ("result.json", "config.json")
+        )
+        config: Any = record.load_workdir(workdir)
+        content = config.to_dict()
+        for key in ("data_dir", "text_dir"):
+            content["data"][key] = _portable(content["data"].get(key, ""))
         curve = [
-            {key: value for key, value in record.items() if key != "epoch"}
-            for record in read_metrics(workdir / "metrics.jsonl")
+            {key: value for key, value in line.items() if key != "epoch"}
+            for line in read_metrics(workdir / "metrics.jsonl")
         ]
         # Train lines are for the eye: about two hundred are enough.
         train = [r for r in curve if r["split"] == "train"]
         thinned = train[:: max(1, len(train) // 200)]
         curve = [r for r in curve if r["split"] != "train" or r in thinned]
-        variant = {"name": label, "config": config.to_dict(), "result": result}
+        variant = {"name": label, "config": content, "result": result}
+        variant["begun"] = {key: begun.get(key) for key in ("commit", "versions")}
         if experiment.sample:
             _run(command(experiment, experiment.sample, workdir, "--mode=eval"))
-            variant["sample"] = (workdir / "eval" / "sample.txt").read_text()
+            variant["sample"] = (workdir / "eval" / "sample.txt").read_text(encoding="utf-8")
             tokens = config.data.batch_size * config.data.length
             rates = [r["steps_per_s"] for r in train]
             variant["tokens_per_s"] = tokens * statistics.median(rates)
         variants.append(variant | {"curve": curve})
-    return {
-        "name": name,
-        "title": experiment.title,
-        "command": " ".join(["python", *argv]),
-        "device": variants[0]["result"]["device"],
-        "cores": devices.available_cores(),
-        "versions": variants[0]["result"]["versions"],
-        "commit": variants[0]["result"]["commit"],
-        "variants": variants,
-    }
-
-
-def _score(result: dict[str, Any], values: dict[str, float]) -> str:
-    """What the table shows of a split: what chooses the best step, and what is derived of that."""
-    known = declared(result, values)
-    main, *others = known.values()
-    derived = [m for m in others if isinstance(m, DerivedMetric) and m.of == main.name]
-    texts = [main.text(values[main.name])]
-    return ", ".join(texts + [m.labelled(m.text(values[m.name])) for m in derived])
-
-
-def table() -> str:
-    """The README's table, made of everything in `results/` that has variants."""
-    lines = [
-        "| experiment | variant | steps (of full length) | best valid. | test | wall time |",
-        "|---|---|---|---|---|---|",
-    ]
-    for path in sorted(RESULTS.glob("*.json")):
-        try:
-            record = json.loads(path.read_bytes())
-        except ValueError as error:
-            raise UserError(f"{path} is damaged ({error}): run its command again") from error
-        for variant in record.get("variants", []):
-            result = variant["result"]
-            part = result["steps"] / result["num_steps"]
-            done = "all" if part == 1 else f"{100 * part:.0f} %, unfinished"
-            speed = f", {variant['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in variant else ""
-            lines.append(
-                f"| [{record['title']}](results/{path.name}) | {variant['name']}"
-                f" | {result['steps']} ({done})"
-                f" | {_score(result, result['best']['valid'])} | {_score(result, result['test'])}"
-                f" | {result['wall_time_s'] / 60:.1f} min{speed} |"
-            )
-    return "\n".join(lines)
-
-
-def rewrite_readme() -> None:
-    """Puts `table()` between the markers in README.md, so that text and data cannot drift apart."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    pattern = r"(<!-- results -->\n).*?(<!-- /results -->)"
-    new, found = re.subn(
-        pattern, lambda m: m[1] + table() + "\n" + m[2], text, count=1, flags=re.DOTALL
+    first = variants[0]["result"]
+    return published.comparison(
+        {
+            "name": name,
+            "title": experiment.title,
+            "command": ["python", *map(_portable, argv)],
+            "devices": sorted({variant["result"]["device"] for variant in variants}),
+            "cores": devices.available_cores(),
+            "versions": first["versions"],
+            "commit": first["commit"],
+            "variants": variants,
+        }
     )
-    if not found:
-        raise UserError("README.md has lost the markers <!-- results --> and <!-- /results -->")
-    readme.write_text(new)
 
 
 def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> Experiment:
@@ -298,73 +178,158 @@ def applicable(
     return known, left_out, repr(sorted(effects.effective(config).items()))
 
 
-def stop_step(folder: Path, wanted: int) -> int:
-    """The step at which all variants stop, once it was fixed; 0 before that.
+def keep_request(folder: Path, request: dict[str, Any]) -> int:
+    """The step at which a comparison that is under way stops; -1 where it is yet to begin.
 
     Args:
       folder: of the comparison.
-      wanted: on the command line, 0 = none.
+      request: what the command line asks for.
 
     Raises:
-      UserError: the comparison was begun with another one.
+      UserError: it was begun with another request.
     """
-    path = folder / "stop_step"
+    path = folder / "request.json"
+    if not path.exists():
+        return -1
     try:
-        fixed = int(path.read_text()) if path.exists() else 0
-    except ValueError as error:
-        raise UserError(f"{path} is damaged: write the number of steps into it") from error
-    if fixed and wanted and fixed != wanted:
-        raise UserError(f"this comparison was begun with --steps={fixed}: remove {folder} first")
-    return fixed
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        stop_step, begun = int(kept["stop_step"]), dict(kept["request"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): choose another --out") from error
+    differing = sorted(key for key in request if begun.get(key) != request[key])
+    if differing:
+        was = ", ".join(f"{key} {begun.get(key)}" for key in differing)
+        raise UserError(
+            f"the comparison in {folder} was begun with {was}: give the same, or another --out"
+        )
+    return stop_step
 
 
-def main() -> None:
-    """Parses the command line, runs, records."""
+def run_all(
+    experiment: Experiment, folder: Path, request: dict[str, Any], minutes: float
+) -> dict[str, Path]:
+    """Runs every variant to its end, or to the step that is fixed for all; their work directories.
+
+    Args:
+      experiment: its variants hold all overrides.
+      folder: made if missing.
+      request: `steps` among it, 0 = none; compared with what the comparison was begun with.
+      minutes: the budget, 0 = none.
+    """
+    steps = keep_request(folder, request)
+    if steps < 0:
+        steps = request["steps"] or (steps_for(experiment, minutes) if minutes else 0)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be made ({error.strerror}): choose another --out"
+            ) from error
+        # Fixed once, so that a resumed comparison stays one.
+        write_atomically(
+            folder / "request.json", json.dumps({"request": request, "stop_step": steps}) + "\n"
+        )
+    extra = (f"train.stop_step={steps}",) if steps else ()
+    workdirs = _workdirs(experiment, folder)
+    for label, overrides in experiment.variants.items():
+        _run(command(experiment, (*overrides, *extra), workdirs[label]))
+    return workdirs
+
+
+def parse_arguments() -> Any:
+    """Parses and checks the command line."""
     parser = command_line.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("name", nargs="?", choices=sorted(EXPERIMENTS))
     parser.add_argument("--budget-minutes", type=float, default=0.0, help="0 = full length")
     parser.add_argument("--steps", type=int, default=0, help="stop every variant at this step")
+    parser.add_argument(
+        "--seeds", type=int, help=f"of each variant; default {SEEDS} where methods are compared"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key")
-    parser.add_argument("--table", action="store_true", help="only rewrite README's table")
+    parser.add_argument("--out", type=Path, help="default runs/reproduce/NAME")
+    parser.add_argument(
+        "--publish", action="store_true", help="write results/ and README's table as well"
+    )
+    parser.add_argument("--table", action="store_true", help="only print README's table")
     args = parser.parse_args()
-    if args.table:
-        rewrite_readme()
-        return
-    if args.name is None:
+    if args.name is None and not args.table:
         parser.error("name an experiment: " + ", ".join(sorted(EXPERIMENTS)))
+    if args.name and args.table:
+        parser.error("--table runs nothing: leave out the name, or --table")
     if args.steps < 0 or not 0 <= args.budget_minutes < math.inf:
         parser.error("--steps and --budget-minutes must be 0 or more")
     if args.steps and args.budget_minutes:
         parser.error("--steps and --budget-minutes exclude each other")
-    experiment, extra = EXPERIMENTS[args.name], tuple(args.set)
-    experiment, extra = check_overrides(experiment, extra), ()
-    folder = ROOT / "runs" / "reproduce" / args.name
-    if args.steps or args.budget_minutes:
-        # Fixed once, so that a resumed comparison stays one.
-        steps = stop_step(folder, args.steps)
-        if not steps:
-            steps = args.steps or steps_for(experiment, extra, args.budget_minutes)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "stop_step").write_text(str(steps))
-        extra += (f"train.stop_step={steps}",)
-    workdirs = {}
-    for label, overrides in experiment.variants.items():
-        workdirs[label] = folder / re.sub(r"\W+", "_", label).strip("_")
-        _run(command(experiment, (*overrides, *extra), workdirs[label]))
-    RESULTS.mkdir(exist_ok=True)
-    record = collect(args.name, experiment, workdirs, [*map(_relative, sys.argv)])
-    (RESULTS / f"{args.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    if args.seeds is not None and args.seeds < 1:
+        parser.error("--seeds must be 1 or more")
+    if any(word.partition("=")[0] == "num_seeds" for word in args.set):
+        parser.error("--set=num_seeds: use --seeds")
+    return args
+
+
+def main() -> None:
+    """Does what the command line asks for."""
+    args = parse_arguments()
+    if args.table:
+        if args.publish:
+            rewrite_readme()
+        else:
+            print(table())
+        return
+    experiment = EXPERIMENTS[args.name]
+    folder = (args.out or ROOT / "runs" / "reproduce" / args.name).expanduser().resolve()
+    if folder == RESULTS or RESULTS in folder.parents:
+        raise UserError(f"{RESULTS} is written by --publish alone: choose another --out")
+    seeds = args.seeds or (SEEDS if len(experiment.variants) > 1 else 1)
+    experiment = check_overrides(experiment, (f"num_seeds={seeds}", *args.set))
+    request = {"name": args.name, "seeds": seeds, "steps": args.steps, "set": sorted(args.set)}
+    request["budget_minutes"] = args.budget_minutes
+    target = RESULTS / f"{args.name}.json"
+    if args.publish:
+        if not _all_ran(experiment, folder):
+            published.check_checkout()
+        table()  # what would be told after hours
+    workdirs = run_all(experiment, folder, request, args.budget_minutes)
+    found = collect(args.name, experiment, workdirs, [*map(_from_root, sys.argv)])
+    path = folder / target.name
+    write_atomically(path, published.to_json(found))
+    plot = path.with_suffix(".png")
     plot_curves(
         {label: workdir for label, workdir in workdirs.items()},
-        RESULTS / f"{args.name}.png",
+        plot,
         curves=(("valid", experiment.metric), ("train", "loss")),
         title=experiment.title,
     )
-    rewrite_readme()
+    print(f"\n{comparison(target, found)}\n\nwritten to {path} and {plot.name}")
+    if args.publish:
+        published.check_publishable(found)
+        for file in (path, plot):
+            shutil.copyfile(file, RESULTS / file.name)
+        rewrite_readme()
+        print(f"published in {target} and README.md")
 
 
-def _relative(argument: str) -> str:
-    """The script's path as seen from the project, so that no machine's path is recorded."""
+def _all_ran(experiment: Experiment, folder: Path) -> bool:
+    """Whether every variant has a result: publishing it runs nothing."""
+    return all((w / "result.json").exists() for w in _workdirs(experiment, folder).values())
+
+
+def _workdirs(experiment: Experiment, folder: Path) -> dict[str, Path]:
+    return {label: folder / re.sub(r"\W+", "_", label).strip("_") for label in experiment.variants}
+
+
+def _portable(word: str) -> str:
+    """An argument or a path without what only this machine has: `data.text_dir=DIR`."""
+    name, equals, value = word.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return word
+    inside = path.is_relative_to(ROOT)
+    return f"{name}{equals}{path.relative_to(ROOT) if inside else 'DIR'}"
+
+
+def _from_root(argument: str) -> str:
+    """The script's path as seen from the project."""
     path = Path(argument)
     return str(path.resolve().relative_to(ROOT)) if path.suffix == ".py" else argument
 
@@ -372,6 +337,8 @@ def _relative(argument: str) -> str:
 if __name__ == "__main__":
     try:
         main()
+    except BrokenPipeError:  # `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except UserError as error:
-        print(f"reproduce: error: {error}", file=sys.stderr)
+        print(f"reproduce: error: {one_line(str(error))}", file=sys.stderr)
         sys.exit(2)

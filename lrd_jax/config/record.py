@@ -123,7 +123,16 @@ def load_workdir(workdir: str | os.PathLike[str]) -> ml_collections.ConfigDict:
             f"no run in {os.fspath(workdir)!r} (config.json: {error.strerror}): train first, or "
             "give the --workdir of a run"
         ) from error
-    values, config = flatten(from_json(text)), ml_collections.ConfigDict()
+    return complete(from_json(text))
+
+
+def complete(written: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a config of `from_json` with the defaults of what it lacks.
+
+    Raises:
+      UserError: A value is not of its key's kind.
+    """
+    values, config = flatten(written), ml_collections.ConfigDict()
     try:
         for key, value in (flatten(defaults.get_config()) | values).items():
             put(config, key, value)
@@ -137,6 +146,15 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
     return [f"{key}: {before} -> {after}" for key, before, after in _differing(old, new)]
 
 
+def conflicts(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:
+    """Returns those lines of `differences` whose keys change what is trained."""
+    return [
+        f"{key}: {before} -> {after}"
+        for key, before, after in _differing(old, new)
+        if not _within(key, _CHANGEABLE)
+    ]
+
+
 def check_same(
     workdir_config: ml_collections.ConfigDict, config: ml_collections.ConfigDict
 ) -> None:
@@ -148,12 +166,7 @@ def check_same(
     Raises:
       UserError: Other keys differ; names them and their values.
     """
-    lines = [
-        f"{key}: {before} -> {after}"
-        for key, before, after in _differing(workdir_config, config)
-        if not _within(key, _CHANGEABLE)
-    ]
-    if lines:
+    if lines := conflicts(workdir_config, config):
         raise UserError(
             f"the work directory belongs to another config ({'; '.join(lines)}): choose another "
             "--workdir"

@@ -45,28 +45,67 @@ def commit(package: pathlib.Path | None = None) -> str:
       no git, no checkout, an untracked package (a virtual environment inside somebody else's
       repository), or no answer within a second.
     """
-    folder = pathlib.Path(__file__).parents[1] if package is None else package
     deadline = time.monotonic() + _GIT_SECONDS
-    # Inside a git hook GIT_DIR and friends point at whatever repository the hook runs for.
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "--no-optional-locks", *arguments],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=True,
-            text=True,
-            timeout=max(0.0, deadline - time.monotonic()),
-        ).stdout.strip()
-
     try:
-        git("ls-files", "--error-unmatch", "__init__.py")
-        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*") or "unknown"
+        _git(package, deadline, "ls-files", "--error-unmatch", "__init__.py")
+        how = ("--always", "--dirty", "--abbrev=40", "--exclude=*")
+        return _git(package, deadline, "describe", *how) or "unknown"
     except (OSError, subprocess.SubprocessError, UnicodeError):
         return "unknown"
+
+
+def tree(revision: str, package: pathlib.Path | None = None) -> str:
+    """Returns git's hash of the package's files at a commit, "unknown" where git cannot tell.
+
+    Equal hashes are equal files, down to the byte, also in another history.
+
+    Args:
+      revision: a commit.
+      package: see `commit`.
+    """
+    deadline = time.monotonic() + _GIT_SECONDS
+    try:
+        return _git(package, deadline, "rev-parse", "--verify", f"{revision}:./")
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return "unknown"
+
+
+def without_history(package: pathlib.Path | None = None) -> str:
+    """Returns why this copy cannot tell which commits are in its history, "" where it can."""
+    deadline = time.monotonic() + _GIT_SECONDS
+    try:
+        if _git(package, deadline, "rev-parse", "--is-shallow-repository") != "false":
+            return "a shallow clone"
+        _git(package, deadline, "ls-files", "--error-unmatch", "__init__.py")
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return "no git checkout"
+    return ""
+
+
+def in_history(revision: str, package: pathlib.Path | None = None) -> bool:
+    """Tells whether a commit is the one that is checked out, or came before it."""
+    deadline = time.monotonic() + _GIT_SECONDS
+    try:
+        _git(package, deadline, "merge-base", "--is-ancestor", revision, "HEAD")
+    except (OSError, subprocess.SubprocessError, UnicodeError):
+        return False
+    return True
+
+
+def _git(package: pathlib.Path | None, deadline: float, *arguments: str) -> str:
+    """Runs git in the package's folder; raises where it fails or is not done by the deadline."""
+    # Inside a git hook GIT_DIR and friends point at whatever repository the hook runs for.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+    return subprocess.run(
+        ["git", "--no-optional-locks", *arguments],
+        cwd=pathlib.Path(__file__).parents[1] if package is None else package,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=True,
+        text=True,
+        timeout=max(0.0, deadline - time.monotonic()),
+    ).stdout.strip()
 
 
 def device_description() -> str:

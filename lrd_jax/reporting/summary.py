@@ -132,9 +132,9 @@ def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     metrics = _in_order(result, first[split])
     table = [["delay", *first.get("sweep", {}), *(m.name for m in metrics), "baseline loss"]]
     for row in rows:
-        baseline = _value(Metric("loss"), [row["baselines"]])
+        baseline = value_over(Metric("loss"), [row["baselines"]])
         for swept, entries in by_value(row["seeds"]):
-            values = [_value(metric, [entry[split] for entry in entries]) for metric in metrics]
+            values = [value_over(metric, [entry[split] for entry in entries]) for metric in metrics]
             swept_values = [f"{value:g}" for value in swept.values()]
             table.append([str(row["delay"]), *swept_values, *values, baseline])
     return f"{_table(table)}\nwritten to {os.fspath(path)}"
@@ -148,7 +148,7 @@ def _by_value(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> s
     table = [[*groups[0][0], *names]]
     for swept, entries in groups:
         parts = ([run["best"]["valid"] for run in entries], [run["test"] for run in entries])
-        values = [_value(metric, part) for part in parts for metric in metrics]
+        values = [value_over(metric, part) for part in parts for metric in metrics]
         table.append([*(f"{value:g}" for value in swept.values()), *values])
     return _table(table)
 
@@ -193,13 +193,13 @@ def _metrics(
 ) -> str:
     """Returns e.g. "loss 0.2134, accuracy 94.02 %", or with several runs "... ± ... (3 seeds)"."""
     metrics = _in_order(result, runs[0])
-    text = ", ".join(metric.labelled(_value(metric, runs, interval)) for metric in metrics)
+    text = ", ".join(metric.labelled(value_over(metric, runs, interval)) for metric in metrics)
     whole = sum(any(value is not None for value in run.values()) for run in runs)
     of = "" if whole == len(runs) else f" of {len(runs)}"
     return text + (f" ({whole}{of} seeds)" if len(runs) > 1 else "")
 
 
-def _value(
+def value_over(
     metric: Metric, runs: Sequence[Mapping[str, float | None]], interval: bool = False
 ) -> str:
     """Returns one metric over runs, e.g. "94.02 ± 0.31 % [93.25, 94.79]"; of two, both values."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError
+from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime.locks import lock
 
 
@@ -40,12 +41,71 @@ def work_directory(workdir: Path) -> Iterator[None]:
 
 def check_unused(workdir: Path) -> None:
     """Raises UserError where there are the traces of a run, whose config.json is lost."""
-    for name in ("checkpoints", "metrics.jsonl"):
+    for name in ("checkpoints", "metrics.jsonl", "result.json", "vocabulary.json", "tensorboard"):
         if (workdir / name).exists():
             raise UserError(
                 f"{workdir} holds {name} of some run, and no config.json to tell which; bring that"
                 " back, or choose another --workdir"
             )
+
+
+def check_checkpoints(workdir: Path, checkpoint_every_steps: int) -> None:
+    """Refuses to start over a run whose checkpoints are lost, and to go on without its metrics.
+
+    A run that was killed before its first checkpoint was complete has metrics and no checkpoint
+    either. It may start over; it has the (empty) folder, and has not come past its second save,
+    which waits for the first.
+
+    Args:
+      workdir: of a run, with its config.json.
+      checkpoint_every_steps: the key of `train`; 0: a save follows each validation.
+
+    Raises:
+      UserError: a part of the record is missing; nothing was touched.
+    """
+    folders = (workdir / "checkpoints", workdir / "checkpoints_replaced")
+    saved = any(path.name.isdigit() for folder in folders for path in folder.glob("*"))
+    metrics = workdir / "metrics.jsonl"
+    if saved and not metrics.exists():
+        raise UserError(
+            f"{workdir} has checkpoints and no metrics.jsonl: bring it back, or choose another"
+            " --workdir to start over"
+        )
+    if saved:
+        return
+    records = read_metrics(metrics) if metrics.exists() else []
+    validated = {record["step"] for record in records if record.get("split") == "valid"}
+    passed = any(
+        record.get("split") == "test"
+        or (checkpoint_every_steps and record["step"] > 2 * checkpoint_every_steps)
+        for record in records
+    )
+    lost = passed or len(validated) > 2 or (records and not folders[0].is_dir())
+    if lost or (workdir / "result.json").exists():
+        raise UserError(
+            f"the checkpoints of {workdir} are missing, and training would start over what is"
+            " recorded there: bring them back, or choose another --workdir"
+        )
+
+
+def check_metrics(workdir: Path, size: int) -> None:
+    """Refuses to go on from a checkpoint where metrics.jsonl lacks what was in it then.
+
+    Args:
+      workdir: of a run.
+      size: bytes of the file when the checkpoint was made; 0 where an older version did not note
+        it.
+
+    Raises:
+      UserError: the file is shorter.
+    """
+    path = workdir / "metrics.jsonl"
+    found = path.stat().st_size if path.exists() else 0
+    if found < size:
+        raise UserError(
+            f"{path} is cut: {found:,} bytes of {size:,} that it had at the last checkpoint; bring"
+            " it back, or choose another --workdir to start over"
+        )
 
 
 def check_writable(workdir: Path) -> None:

@@ -149,14 +149,15 @@ class MetricsFile:
             while line:  # a nearly full disk takes part of a line before it refuses
                 line = line[self._file.write(line) :]
 
-    def flush(self) -> None:
-        """Waits until every line written so far is on the disk.
+    def flush(self) -> int:
+        """Waits until every line written so far is on the disk; returns the size in bytes.
 
         Raises:
           RunError: The disk is full or failed.
         """
         with _disk_errors(self._path):
             os.fsync(self._file.fileno())
+            return os.fstat(self._file.fileno()).st_size
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""
@@ -335,14 +336,17 @@ class Writers:
         self._metrics.write(record | dict(values))
         self._tensorboard.write(step, split, values, member)
 
-    def flush(self) -> None:
+    def flush(self) -> int:
         """Waits until everything is on the disk; call it before a checkpoint is written.
+
+        Returns:
+          The size of `metrics.jsonl` in bytes.
 
         Raises:
           RunError: The disk is full or failed.
         """
-        self._metrics.flush()
         self._tensorboard.flush()
+        return self._metrics.flush()
 
     def close(self) -> None:
         """Closes all files; a second call does nothing.

@@ -27,6 +27,8 @@ from lrd_jax.metrics import finish, stored
 from lrd_jax.reporting import provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
+    check_checkpoints,
+    check_metrics,
     check_unused,
     finished,
     keep_vocabulary,
@@ -34,6 +36,7 @@ from lrd_jax.reporting.workdir import (
     write_atomically,
     write_json,
 )
+from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime import interrupts, processes
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.training import effects
@@ -85,12 +88,12 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
             return result
         program = program or make_program(config)
         spec = program.dataset.spec
-        processes.from_first(lambda: _keep_config(workdir, config, config_flag, spec))
+        rewritten = processes.from_first(lambda: _keep_config(workdir, config, config_flag, spec))
         _check_visible(workdir)
         checkpoints = Checkpoints(workdir / "checkpoints")
         # Closing waits for the other processes: an error must have reached them by then.
         with contextlib.closing(checkpoints), processes.shared_fate():
-            for note in (*notes, *effects.never_reached(config, program.horizon)):
+            for note in (*notes, *rewritten, *effects.never_reached(config, program.horizon)):
                 processes.say(f"note: {note}")
             result = _train(program, workdir, checkpoints, config_flag)
         processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
@@ -115,12 +118,19 @@ def _earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
     known = workdir / "config.json"
     if not known.exists():
         return None
-    record.check_same(record.load_workdir(workdir), config)
-    return finished(workdir, config)
+    earlier: Any = record.load_workdir(workdir)
+    record.check_same(earlier, config)
+    result = finished(workdir, config)
+    if result is None:
+        saves = [c.train.checkpoint_every_steps for c in (earlier, config)]
+        check_checkpoints(workdir, max(saves) if all(saves) else 0)
+    return result
 
 
-def _keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) -> None:
+def _keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) -> list[str]:
+    """Writes config.json and vocabulary.json where they are missing; tells what it cannot check."""
     known = workdir / "config.json"
+    told = []
     if not known.exists():
         check_unused(workdir)
         text = record.to_json(
@@ -131,7 +141,13 @@ def _keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) -
             commit=provenance.commit(),
         )
         write_atomically(known, text)
+    elif spec.vocabulary and not (workdir / "vocabulary.json").exists():
+        told.append(
+            "vocabulary.json is missing: it is written again from this text, which cannot be"
+            " compared with the one that the run began with"
+        )
     keep_vocabulary(workdir, spec.vocabulary)
+    return told
 
 
 _FILE_SYSTEM_S = 30  # within which a new file shows on the other hosts of a network file system
@@ -232,8 +248,9 @@ class _Run:
 
     def _save(self) -> None:
         self._watch.check(self.state)
-        self._recorder.flush()  # every line at or before a checkpoint is on disk before it is
+        # Every line at or before a checkpoint is on disk before it is.
         extra = {
+            "metrics_bytes": self._recorder.flush(),
             "wall_time_s": self._recorder.wall_time_s,
             "unevaluated": self.unevaluated,
             "first_nonfinite_step": jax.device_get(self.state.first_nonfinite_step).tolist(),
@@ -258,6 +275,7 @@ def _train(
     else:
         state, extra = join_best(restored[0]), restored[1]
     start = int(state.step)
+    processes.from_first(lambda: _say_what_is_missing(workdir, start, extra))
     end = min(config.train.stop_step or horizon.num_steps, horizon.num_steps)
     baselines = objective.baselines(program.dataset, "valid")
     _say_what_starts(program, state, workdir, config_flag, baselines)
@@ -310,6 +328,21 @@ def _train(
     result = strict(result)
     processes.from_first(lambda: write_json(workdir / "result.json", result))
     return result
+
+
+def _say_what_is_missing(workdir: Path, start: int, extra: dict[str, Any]) -> None:
+    """Tells what of the record begins anew; UserError where metrics would be lost."""
+    check_metrics(workdir, extra.get("metrics_bytes", 0))
+    metrics = workdir / "metrics.jsonl"
+    if start and not (workdir / "tensorboard").is_dir():
+        processes.say(
+            f"note: tensorboard/ is missing: it begins at step {start}; metrics.jsonl has all steps"
+        )
+    elif not start and metrics.exists() and (lines := read_metrics(metrics)):
+        processes.say(
+            f"note: the run ended at step {lines[-1]['step']}, before its first checkpoint was"
+            " complete: it starts again at step 0"
+        )
 
 
 def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:

@@ -116,10 +116,9 @@ class Recorder:
         if self._progress:
             self._progress.write(text)
 
-    def flush(self) -> None:
-        """Waits until all that was recorded is on disk."""
-        if self._writers:
-            self._writers.flush()
+    def flush(self) -> int:
+        """Waits until all that was recorded is on disk; returns the size of `metrics.jsonl`."""
+        return self._writers.flush() if self._writers else 0
 
     def _write(self, step: int, split: str, values: Metrics, **timing: float) -> None:
         if self._writers:

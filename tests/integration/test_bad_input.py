@@ -87,6 +87,14 @@ def remove(*names):
     return harm
 
 
+def empty(name):
+    def harm(scene):
+        for path in (scene.run / name).iterdir():
+            shutil.rmtree(path)
+
+    return harm
+
+
 def a_file(scene):
     (scene.here / "file").write_text("not a directory")
 
@@ -387,6 +395,20 @@ MAIN = [
     (f"{RUN}", "config.json of the work directory is damaged", write("config.json", b"\xff\xfe")),
     (f"{RUN}", "no config.json to tell which", remove("config.json")),
     (f"{RUN}", "no config.json to tell which", remove("config.json", "metrics.jsonl")),
+    (
+        f"{RUN}",
+        "no config.json to tell which",
+        remove("config.json", "metrics.jsonl", "checkpoints", "result.json"),
+    ),
+    (f"{RUN}", "checkpoints of .* are missing", remove("checkpoints", "result.json")),
+    (f"{RUN}", "checkpoints of .* are missing", empty("checkpoints"), remove("result.json")),
+    (f"{RUN}", "checkpoints and no metrics.jsonl", remove("metrics.jsonl", "result.json")),
+    (
+        f"{RUN}",
+        "metrics.jsonl is cut: 0 bytes of",
+        write("metrics.jsonl", ""),
+        remove("result.json"),
+    ),
     (f"{RUN}", "result.json is damaged; remove it", write("result.json", "{")),
     (f"{RUN}", "result.json is damaged; remove it", write("result.json", "[]")),
     (f"{RUN}", "no checkpoint in .* is whole .*step 30.*step 20", damage_all_checkpoints),
@@ -446,6 +468,10 @@ REPRODUCE = [
     ("digits_urlstm --set=optim.learning_rate=-1", "must be above 0"),
     ("pmnist_gates --set=model.cell=lstm", "'LSTM .untied.' and 'UR-LSTM' are the same model"),
     ("digits_urlstm --stpes=1", "unrecognized arguments: --stpes=1"),
+    ("digits_urlstm --seeds=0", "--seeds must be 1 or more"),
+    ("digits_urlstm --set=num_seeds=3", "use --seeds"),
+    ("digits_urlstm --table", "leave out the name, or --table"),
+    ("digits_urlstm --out=results/mine", "choose another --out"),
 ]
 
 

@@ -70,3 +70,47 @@ def test_commit_needs_no_git_and_waits_for_none(package, tmp_path, monkeypatch):
 def test_device_description_counts_the_devices():
     text = provenance.device_description()
     assert re.fullmatch(rf"{jax.device_count()} x .+ \({jax.default_backend()}\)", text)
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """A package in a folder of a checkout."""
+    folder = tmp_path / "whole" / "package"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("", encoding="utf-8")
+    git(folder.parent, "init")
+    return folder
+
+
+def test_what_the_history_holds(inside, tmp_path, monkeypatch):
+    git(inside, "add", "-A")
+    git(inside, "commit", "-m", "first")
+    first = provenance.commit(inside)
+    (inside / "__init__.py").write_text("changed = True\n", encoding="utf-8")
+    git(inside, "commit", "-am", "second")
+    second = provenance.commit(inside)
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # as inside a git hook
+    assert provenance.without_history(inside) == ""
+    assert provenance.in_history(first, inside) and provenance.in_history(second, inside)
+    trees = [provenance.tree(commit, inside) for commit in (first, second)]
+    assert all(re.fullmatch(r"[0-9a-f]{40}", tree) for tree in trees) and trees[0] != trees[1]
+    monkeypatch.delenv("GIT_DIR")
+    git(inside, "checkout", first)
+    assert provenance.in_history(first, inside) and not provenance.in_history(second, inside)
+    assert not provenance.in_history("0" * 40, inside)
+    assert provenance.tree("0" * 40, inside) == "unknown"
+    url = f"file://{inside.parent}"
+    git(tmp_path, "clone", "--depth=1", url, "shallow")
+    assert provenance.without_history(tmp_path / "shallow" / "package") == "a shallow clone"
+    assert provenance.without_history(tmp_path) == "no git checkout"
+    assert not provenance.in_history(first, tmp_path)
+
+
+def test_the_tree_is_of_the_package_alone(inside):
+    git(inside, "add", "-A")
+    git(inside, "commit", "-m", "first")
+    before = provenance.tree("HEAD", inside)
+    (inside.parent / "README.md").write_text("more\n", encoding="utf-8")
+    git(inside.parent, "add", "-A")
+    git(inside, "commit", "-m", "second")
+    assert provenance.tree("HEAD", inside) == before

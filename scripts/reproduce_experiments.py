@@ -1,0 +1,98 @@
+"""What `reproduce.py` runs: variants of a config that are compared with each other."""
+
+from __future__ import annotations
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Variants of one config that are compared with each other.
+
+    Attributes:
+      title: for table and figure.
+      config: value of `--config`.
+      variants: name in the table -> overrides, `key=value`.
+      metric: what is plotted; empty: what chooses the best step.
+      sample: overrides of the evaluation that writes a sample of text; none where empty.
+    """
+
+    title: str
+    config: str
+    variants: dict[str, tuple[str, ...]]
+    metric: str = ""
+    sample: tuple[str, ...] = ()
+
+
+_SAMPLE = ("eval.sample_tokens=300", "eval.temperature=0.8")
+
+EXPERIMENTS = {
+    "digits_urlstm": Experiment(
+        "Permuted digits (64 steps), 128 units",
+        "configs/urlstm_pdigits.py",
+        {"UR-LSTM": ()},
+    ),
+    "digits_bfloat16": Experiment(
+        "Permuted digits, precision of the products in time",
+        "configs/urlstm_pdigits.py",
+        {"float32": (), "bfloat16": ("model.compute_dtype=bfloat16",)},
+    ),
+    "mnist_rows_lstm": Experiment(
+        "Row-wise MNIST (28 steps), 128 units",
+        "configs/lstm_mnist_rows.py",
+        {"LSTM (untied)": ()},
+    ),
+    "auxiliary_short": Experiment(
+        "Permuted MNIST, four pixels a step (196 steps), 128 units",
+        "configs/auxiliary_short.py:lstm",
+        {
+            "LSTM (untied)": (),
+            "LSTM, truncated to 75": ("truncate.steps=75",),
+            "r-LSTM, truncated to 75": ("aux.kind=reconstruct", "truncate.steps=75"),
+            "p-LSTM, truncated to 75": ("aux.kind=predict", "truncate.steps=75"),
+            "r-LSTM, labels train the head alone": (
+                "aux.kind=reconstruct",
+                "truncate.steps=75",
+                "truncate.supervised=stop",
+            ),
+        },
+    ),
+    "pmnist_gates": Experiment(
+        "Permuted MNIST (784 steps), 128 units",
+        "configs/urlstm_pmnist.py",
+        {"LSTM (untied)": ("model.cell=lstm",), "UR-LSTM": ("model.cell=urlstm",)},
+    ),
+    "copying_hdetach": Experiment(
+        "Copying, preset hdetach, delay 100, LSTM (untied) of 128 units",
+        "configs/hdetach_copying.py:H1",
+        {
+            "p_block 0": (),
+            "p_block 0.5": ("detach.p_block=0.5", "detach.off_last_epochs=39"),
+        },
+    ),
+    "copying_gates": Experiment(
+        "Copying, preset gu, lag 480 (500 steps), 256 units",
+        "configs/gating_synthetic.py:G1-UR",
+        {"`--` (tied)": ("model.gates=--",), "UR-LSTM": ()},
+    ),
+    "adding_gates": Experiment(
+        "Adding, 500 steps, 256 units",
+        "configs/gating_synthetic.py:G2-UR",
+        {
+            "`--` (tied)": ("data.length=500", "model.gates=--"),
+            "UR-LSTM": ("data.length=500",),
+        },
+    ),
+    "char_shakespeare": Experiment(
+        "Characters of tinyshakespeare, 2 layers of 256 units",
+        "configs/char_shakespeare.py",
+        {"LSTM": ()},
+        sample=_SAMPLE,
+    ),
+    "wikitext2_word": Experiment(
+        "Words of WikiText-2, 256 units, tied embeddings",
+        "configs/wikitext2.py",
+        {"LSTM": ()},
+        sample=_SAMPLE,
+    ),
+}
