@@ -155,6 +155,13 @@ def compiled(program):
     return program.train_step.lower(program.init(), program.batch(0)).compile().as_text()
 
 
+def compiled_calls(program):
+    numbers = np.int32(0), np.int32(program.steps_per_call)
+    stretch = program.stretch(range(program.steps_per_call))
+    lowered = program._several.call.lower(program.init(), (), stretch, *numbers)
+    return lowered.compile().as_text()
+
+
 @pytest.mark.parametrize("backend", ["fused", pytest.param("scan", marks=pytest.mark.slow)])
 def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
     program = make_program(make_config(**RANDOM, model__backend=backend))
@@ -167,9 +174,7 @@ def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
 
 def test_one_all_reduce_a_step_where_a_call_takes_several():
     program = make_program(make_config(**RANDOM, train__steps_per_call=4))
-    stretch = program.stretch(range(4))
-    call = program._several.call.lower(program.init(), (), stretch, np.int32(0), np.int32(4))
-    outside, inside = collectives(call.compile().as_text(), steps_per_call=4)
+    outside, inside = collectives(compiled_calls(program), program.steps_per_call)
     assert len(outside) == 1 and inside == []
 
 
@@ -198,9 +203,7 @@ def test_the_checker_finds_a_collective_inside_a_loop():
     outside, inside = collectives(compiled(make_program(make_config(), objective=Chatty())))
     assert inside and outside
     several = make_program(make_config(train__steps_per_call=4), objective=Chatty())
-    stretch = several.stretch(range(4))
-    call = several._several.call.lower(several.init(), (), stretch, np.int32(0), np.int32(4))
-    outside, inside = collectives(call.compile().as_text(), steps_per_call=4)
+    outside, inside = collectives(compiled_calls(several), several.steps_per_call)
     assert inside and outside
 
 
