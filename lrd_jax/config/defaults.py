@@ -147,6 +147,9 @@ def get_config() -> ml_collections.ConfigDict:
     train.eval_every_steps = 0  # 0 = once an epoch
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
     train.log_every_steps = 50
+    # optimizer steps in one call of the devices; 0 = 1 on a CPU, many on a GPU. Results do not
+    # depend on it; a call ends at whatever is due, and after about a second
+    train.steps_per_call = 0
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval

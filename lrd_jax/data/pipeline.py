@@ -2,18 +2,20 @@
 
 import collections
 import functools
-from collections.abc import Callable, Generator, Iterator
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
 
-from lrd_jax.data.spec import Batch, DataSpec
+from lrd_jax.data.spec import Batch, Dataset, DataSpec, Resident
 from lrd_jax.errors import UserError, unknown
 
 SPLITS = ("train", "valid", "test")
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 
 @functools.lru_cache(maxsize=64)  # a few epochs of each of several seeds: 15 MB for 60 000 examples
@@ -95,13 +97,16 @@ class ArrayDataset:
 
     def train_batch(self, seed: int, step: int, rows: slice) -> Batch:
         """Returns `rows` of the global training batch `step`; see `batch_indices`."""
-        inputs, targets = self._splits["train"]
-        index = batch_indices(self.num_train, self._batch_size, seed, step, rows)
-        return {
-            "inputs": map_arrays(lambda array: array[index], inputs),
-            "targets": targets[index],
-            "mask": np.ones(len(index), np.float32),
-        }
+        return _take(self._splits["train"], self._train_index(seed, step, rows))
+
+    def resident(self) -> Resident | None:
+        """Returns the training examples; None where a subclass makes its batches otherwise."""
+        if type(self).train_batch is not ArrayDataset.train_batch:
+            return None
+        return Resident(self._splits["train"], self._train_index, _take)
+
+    def _train_index(self, seed: int, step: int, rows: slice) -> np.ndarray:
+        return batch_indices(self.num_train, self._batch_size, seed, step, rows)
 
     def eval_batches(
         self, split: str, batch_size: int, rows: slice = slice(None)
@@ -158,6 +163,22 @@ class ArrayDataset:
         return self._splits[split]
 
 
+def resident(dataset: Dataset) -> Resident | None:
+    """Returns what of a data set may stay on the devices, None where it is made anew or read."""
+    offered = getattr(dataset, "resident", None)
+    return offered() if offered is not None else None
+
+
+def _take(examples: tuple[Any, Any], index: Any) -> Batch:
+    """Returns the batch of these examples, see `Resident.take`."""
+    inputs, targets = examples
+    return {
+        "inputs": map_arrays(lambda array: array[index], inputs),
+        "targets": targets[index],
+        "mask": np.ones(index.shape, np.float32),
+    }
+
+
 def map_arrays(function: Callable[[np.ndarray], np.ndarray], tree: Any) -> Any:
     """Applies a function to an array, or to every array in nested dicts (several inputs)."""
     if isinstance(tree, dict):
@@ -173,8 +194,8 @@ def pad_rows(array: np.ndarray, padding: int) -> np.ndarray:
 
 
 def prefetch(
-    make_batch: Callable[[int], T], start: int, stop: int, depth: int = 2
-) -> Generator[tuple[int, T], None, None]:
+    make_batch: Callable[[Item], T], items: Iterable[Item], depth: int = 2
+) -> Generator[tuple[Item, T], None, None]:
     """Makes batches in a background thread, ahead of the one that uses them.
 
     An exception of `make_batch` is raised by the iteration that would have yielded its batch. The
@@ -182,24 +203,25 @@ def prefetch(
     `contextlib.closing` where the loop may be left early.
 
     Args:
-        make_batch: called with each step in order, always in the same thread.
-        start: first step.
-        stop: one past the last step.
+        make_batch: called with each item in order, always in the same thread.
+        items: what the batches are made of, such as numbers of steps.
         depth: how many batches are made ahead, at least 1.
 
     Yields:
-        `(step, make_batch(step))` for every step, in order.
+        `(item, make_batch(item))` for every item, in order.
     """
     if depth < 1:
         raise ValueError(f"depth={depth} must be at least 1")
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as worker:
-        pending: collections.deque[Future[T]] = collections.deque()
+        pending: collections.deque[tuple[Item, Future[T]]] = collections.deque()
+        left = iter(items)
         try:
-            ahead = start
-            for step in range(start, stop):
-                while ahead < min(stop, step + 1 + depth):
-                    pending.append(worker.submit(make_batch, ahead))
-                    ahead += 1
-                yield step, pending.popleft().result()
+            while True:
+                for item in itertools.islice(left, 1 + depth - len(pending)):
+                    pending.append((item, worker.submit(make_batch, item)))
+                if not pending:
+                    return
+                item, made = pending.popleft()
+                yield item, made.result()
         finally:
             worker.shutdown(wait=True, cancel_futures=True)

@@ -1,8 +1,10 @@
 """What a data set tells the rest of the library: `DataSpec`, `Batch` and the `Dataset` protocol."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from lrd_jax.data.vocabulary import Vocabulary
 
@@ -82,6 +84,23 @@ class DataSpec:
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+
+
+class Resident(NamedTuple):
+    """Training examples that may stay on the devices, which then are told numbers alone.
+
+    A data set that can offers one by a method `resident()`, see `lrd_jax.data.pipeline.resident`.
+
+    Attributes:
+        arrays: a tree of arrays (examples, ...).
+        index: `index(seed, step, rows)` numbers the examples of `Dataset.train_batch`, int32.
+        take: `take(arrays, index)` makes the batch of them, whatever the leading axes of the
+            numbers; NumPy's and JAX's arrays will do.
+    """
+
+    arrays: Any
+    index: Callable[[int, int, slice], np.ndarray]
+    take: Callable[[Any, Any], Batch]
 
 
 class Dataset(Protocol):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime import interrupts, processes
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.training import effects
-from lrd_jax.training.agenda import Agenda, every
+from lrd_jax.training.agenda import Agenda, every, once
 from lrd_jax.training.program import Program, make_program
 from lrd_jax.training.recorder import Recorder
 from lrd_jax.training.state import TrainState, join_best, split_best
@@ -192,23 +192,28 @@ class _Run:
         self._watch = Watch(program.members, state, recorder)
         self._saved_step = self.step
 
-    def train(self, batches: Iterator[tuple[int, Any]], agenda: Agenda) -> None:
-        """The loop: batch, step; at some steps log, evaluate, save; stop at a signal."""
-        pace = Pace()
+    def train(self, agenda: Agenda) -> None:
+        """The loop: batches, steps; at some steps log, evaluate, save; stop at a signal."""
         if self.unevaluated:  # trained before, and left in its evaluation
             self.evaluate()
             self.save()
             self.stop_if_asked()
-        due = agenda.next_after(self.step)
-        for index, batch in batches:
-            self.state = self.program.train_step(self.state, batch)
-            self.step = index + 1
-            pace.wait(self.state.step)
-            if self.step == due:
-                for happen in agenda.at(due):
-                    happen()
-                due = agenda.next_after(due)
-            self.stop_if_asked()
+        longest = self.program.steps_per_call
+        stretches = prefetch(self.program.stretch, agenda.stretches(self.step, longest))
+        with contextlib.closing(stretches):
+            pace, due = Pace(longest), agenda.next_after(self.step)
+            for steps, batches in stretches:
+                at_once = pace.steps_per_call()
+                for first in range(0, len(steps), at_once):
+                    count = min(at_once, len(steps) - first)
+                    self.state = self.program.advance(self.state, batches, first, count)
+                    self.step += count
+                    pace.wait(self.state.step, count)
+                    if self.step == due:
+                        for happen in agenda.at(due):
+                            happen()
+                        due = agenda.next_after(due)
+                    self.stop_if_asked()
         self._checkpoints.wait()
 
     def log(self) -> None:
@@ -301,14 +306,9 @@ def _train(
         earlier_s=extra.get("wall_time_s", 0.0) + time.monotonic() - started,
     )
     with recorder:
-        batches = prefetch(program.batch, start, end)
-        with (
-            contextlib.closing(batches),
-            interrupts.deferred() as own,
-            processes.agreed(own) as caught,
-        ):
+        with interrupts.deferred() as own, processes.agreed(own) as caught:
             under_way = _Run(program, checkpoints, recorder, state, unevaluated, caught)
-            under_way.train(batches, _agenda(under_way, config.train, horizon, end))
+            under_way.train(_agenda(under_way, config.train, horizon, end))
         if caught.signum:  # it came after the last step; everything is saved
             raise Interrupted(caught.signum)
         trained = under_way.state
@@ -352,6 +352,7 @@ def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
         (every(train.log_every_steps), run.log),
         (every(eval_every), run.evaluate),
         (every(train.checkpoint_every_steps or eval_every), run.save),
+        (once(horizon.pretrain_steps), lambda: None),  # a border of the calls
     ]
     return Agenda(entries, end)
 

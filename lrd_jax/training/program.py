@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from lrd_jax.cells import CELLS, ParameterGroup
 from lrd_jax.config.horizon import Horizon, run_horizon
 from lrd_jax.config.members import check_values, members
 from lrd_jax.data import make_dataset
+from lrd_jax.data.pipeline import resident
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
@@ -33,9 +36,14 @@ from lrd_jax.runtime.devices import (
 )
 from lrd_jax.training.optimizer import make_optimizer
 from lrd_jax.training.state import TrainState, init_state, state_spec, update_best
-from lrd_jax.training.step import train_step
+from lrd_jax.training.step import train_step, train_steps
+
+_log = logging.getLogger(__name__)
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
+_STEPS_ON_GPU = 100  # in a call, at most; what a call costs is nothing beside so many
+_STRETCH_BYTES = 2**28  # of the batches of a call
+_RESERVED = 0.2  # of a device's memory, beside the step and its data: evaluations need some
 
 
 def make_program(config: Any, dataset: Dataset | None = None, mesh: Mesh | None = None) -> Program:
@@ -102,10 +110,11 @@ class Program:
         # Where things with leading axes (seeds, batch) live.
         self._batch_spec = P(AXIS) if self._split == "seeds" else P(None, AXIS)
         one_by_one = len(self.members) > 1 and prefers_loops(mesh)
+        self._step = functools.partial(
+            train_step, objective=objective, tx=tx, split=self._split, one_by_one=one_by_one
+        )
         self.train_step = data_parallel(
-            functools.partial(
-                train_step, objective=objective, tx=tx, split=self._split, one_by_one=one_by_one
-            ),
+            self._step,
             mesh,
             in_specs=(spec, self._batch_spec),
             out_specs=spec,
@@ -171,9 +180,97 @@ class Program:
         return place(self._host_batch(step), self.mesh, self._batch_spec)
 
     def _host_batch(self, step: int) -> dict[str, np.ndarray]:
+        return self._of_members(lambda seed: self.dataset.train_batch(seed, step, self._rows))
+
+    def _of_members(self, make: Callable[[int], Any]) -> Any:
         seeds = [member.seed for member in self.members]
-        each = {seed: self.dataset.train_batch(seed, step, self._rows) for seed in set(seeds)}
+        each = {seed: make(seed) for seed in set(seeds)}
         return jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
+
+    # ---- Several steps in a call --------------------------------------------------------------
+
+    @functools.cached_property
+    def steps_per_call(self) -> int:
+        """The most steps of a call, `train.steps_per_call` with its 0 resolved."""
+        if asked := self.config.train.steps_per_call:
+            return asked
+        if prefers_loops(self.mesh):
+            return 1
+        size = sum(x.nbytes for x in jax.tree.leaves(self._host_batch(0)))
+        most = min(_STEPS_ON_GPU, _STRETCH_BYTES // max(size, 1))
+        return max(1, min(most, self.config.train.log_every_steps))
+
+    def stretch(self, steps: range) -> Any:
+        """What `advance` needs for these updates, at most `steps_per_call`, on the devices."""
+        if self.steps_per_call == 1:
+            return self.batch(steps[0])
+        each = [self._several.element(step) for step in steps]
+        # What is missing is never read: with it there is one shape, and one program.
+        each += each[-1:] * (self.steps_per_call - len(each))
+        stacked = jax.tree.map(lambda *xs: np.stack(xs), *each)
+        return place(stacked, self.mesh, self._stretch_spec)
+
+    def advance(self, state: TrainState, stretch: Any, first: int, count: int) -> TrainState:
+        """The state after `count` updates, from number `first` of a stretch on; `state` is gone."""
+        if self.steps_per_call == 1:
+            return self.train_step(state, stretch)
+        several = self._several
+        return several.call(state, several.resident, stretch, np.int32(first), np.int32(count))
+
+    @property
+    def _stretch_spec(self) -> P:
+        return P(None, *self._batch_spec)
+
+    @functools.cached_property
+    def _several(self) -> _Several:
+        """The compiled function; training examples are on the devices where there is room."""
+        if (data := resident(self.dataset)) is not None:
+
+            def element(step: int) -> np.ndarray:
+                return self._of_members(lambda seed: data.index(seed, step, self._rows))
+
+            call = self._call_of(data.take)
+            needed = self._memory_of(call, data.arrays, element(0))
+            available, where = memory_of(self.mesh.devices.flat[0])
+            if needed <= (1 - _RESERVED) * available or not available:
+                return _Several(call, place(data.arrays, self.mesh, P()), element)
+            _log.warning(
+                "the training examples do not fit into the memory of %s beside the step"
+                " (%.1f GiB of %.1f): every batch travels there",
+                *(where, needed / 2**30, available / 2**30),
+            )
+        return _Several(self._call_of(lambda _, batch: batch), (), self._host_batch)
+
+    def _call_of(self, take: Callable[[Any, Any], Any]) -> Any:
+        spec: Any = state_spec(self._split)
+        return data_parallel(
+            functools.partial(train_steps, one=self._step, take=take),
+            self.mesh,
+            in_specs=(spec, P(), self._stretch_spec, P(), P()),
+            out_specs=spec,
+            donate=(0,),
+        )
+
+    def _memory_of(self, call: Any, arrays: Any, element: np.ndarray) -> int:
+        """Bytes that a call needs of the memory that `memory_of` tells of."""
+        whole = NamedSharding(self.mesh, P())
+        shaped = functools.partial(jax.ShapeDtypeStruct, sharding=whole)
+        arrays = jax.tree.map(lambda x: shaped(x.shape, x.dtype), arrays)
+        rows = self.config.data.batch_size
+        stretch = jax.ShapeDtypeStruct(
+            (self.steps_per_call, len(element), rows),
+            element.dtype,
+            sharding=NamedSharding(self.mesh, self._stretch_spec),
+        )
+        number = shaped((), np.int32)
+        lowered = call.lower(self.template(), arrays, stretch, number, number)
+        found = lowered.compile().memory_analysis()
+        if found is None:
+            return 0
+        sizes = found.argument_size_in_bytes + found.output_size_in_bytes
+        sizes += found.temp_size_in_bytes - found.alias_size_in_bytes
+        sharing = jax.local_device_count() if prefers_loops(self.mesh) else 1
+        return sizes * sharing
 
     def lower_train_step(self) -> jax.stages.Lowered:
         """The training step, ready to be compiled; no device is touched."""
@@ -182,6 +279,20 @@ class Program:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._host_batch(0)
         )
         return self.train_step.lower(self.template(), batch)
+
+
+class _Several(NamedTuple):
+    """How several steps are called.
+
+    Attributes:
+      call: the compiled `train_steps`.
+      resident: its argument of that name.
+      element: makes what a batch is taken from it with, of the number of the step; on the host.
+    """
+
+    call: Callable[..., TrainState]
+    resident: Any
+    element: Callable[[int], Any]
 
 
 def _check_parts(config: Any) -> None:

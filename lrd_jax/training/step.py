@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -102,3 +103,37 @@ def train_step(
         ),
         best=state.best,
     )
+
+
+def train_steps(
+    state: TrainState,
+    resident: Any,
+    stretch: Any,
+    first: Array,
+    count: Array,
+    *,
+    one: Callable[[TrainState, dict[str, Array]], TrainState],
+    take: Callable[[Any, Any], dict[str, Array]],
+) -> TrainState:
+    """Several updates in one call: `one`, in a loop.
+
+    How often it runs is known only when it is called, so one compiled program serves calls of any
+    number of steps, and a run that was cut into other calls is the same to the last bit.
+
+    Args:
+      state: as for `train_step`.
+      resident: what stays on the devices, whole on each.
+      stretch: what each update's batch is taken from it with, leaves `(steps, ...)`.
+      first: number in `stretch` of the first update, `()`.
+      count: how many, `()`.
+      one: `train_step` with its options.
+      take: makes a batch of `resident` and one element of `stretch`.
+    """
+
+    def body(index: Array, state: TrainState) -> TrainState:
+        element = jax.tree.map(
+            lambda x: lax.dynamic_index_in_dim(x, index, keepdims=False), stretch
+        )
+        return one(state, take(resident, element))
+
+    return lax.fori_loop(first, first + count, body, state)

@@ -9,6 +9,7 @@ import numpy as np
 
 from lrd_jax.config.members import Member
 from lrd_jax.errors import RunError
+from lrd_jax.runtime import processes
 from lrd_jax.training.recorder import Recorder
 from lrd_jax.training.state import TrainState
 
@@ -19,22 +20,33 @@ class Pace:
     """Keeps the loop about a second ahead of the devices, however long a step takes.
 
     Calling a step only queues it. Dozens fit into the queue, and who wants to stop at a signal
-    would first have to wait for all of them.
+    would first have to wait for all of them. For the same reason a call of many steps takes a
+    second at most.
     """
 
-    def __init__(self) -> None:
-        self._since, self._stride, self._left = time.monotonic(), 1, 1
+    def __init__(self, steps_per_call: int = 1) -> None:
+        self._longest = steps_per_call
+        self._since, self._stride, self._queued = time.monotonic(), 1, 0
 
-    def wait(self, output: jax.Array) -> None:
-        """Waits, in some of the calls, for the step that makes this output."""
-        self._left -= 1
-        if self._left:
+    def steps_per_call(self) -> int:
+        """How many steps a call had better take from here on, the same in every process.
+
+        All of them must come here at the same point of the program.
+        """
+        if self._longest == 1:
+            return 1
+        return processes.from_first(lambda: min(self._longest, self._stride))
+
+    def wait(self, output: jax.Array, steps: int = 1) -> None:
+        """Waits, after some of the calls, for the one of `steps` that makes this output."""
+        self._queued += steps
+        if self._queued < self._stride:
             return
         jax.block_until_ready(output)
         now = time.monotonic()
-        step_s = max((now - self._since) / self._stride, 1e-6)
+        step_s = max((now - self._since) / self._queued, 1e-6)
         self._stride = max(1, min(2 * self._stride, int(_AHEAD_S / step_s)))
-        self._since, self._left = now, self._stride
+        self._since, self._queued = now, 0
 
 
 class Watch:

@@ -148,7 +148,7 @@ def test_prefetch_yields_in_order_from_another_thread(depth):
     def make_batch(step):
         return step * step, threading.current_thread()
 
-    got = list(prefetch(make_batch, 3, 9, depth))
+    got = list(prefetch(make_batch, range(3, 9), depth))
     assert [(step, batch[0]) for step, batch in got] == [(s, s * s) for s in range(3, 9)]
     assert {batch[1] for _, batch in got}.isdisjoint({threading.current_thread()})
     assert not prefetch_threads()
@@ -156,7 +156,7 @@ def test_prefetch_yields_in_order_from_another_thread(depth):
 
 def test_prefetch_works_ahead_by_depth_and_no_more():
     made = []
-    with contextlib.closing(prefetch(lambda step: made.append(step), 0, 100, 3)) as steps:
+    with contextlib.closing(prefetch(lambda step: made.append(step), range(100), 3)) as steps:
         next(steps)
         deadline = time.monotonic() + 10
         while len(made) < 4 and time.monotonic() < deadline:
@@ -174,14 +174,14 @@ def test_prefetch_raises_what_make_batch_raises():
 
     seen = []
     with pytest.raises(OSError, match="gone"):
-        for step, _ in prefetch(make_batch, 0, 5, 2):
+        for step, _ in prefetch(make_batch, range(5), 2):
             seen.append(step)
     assert seen == [0, 1]
     assert not prefetch_threads()
 
 
 def test_leaving_the_loop_early_ends_the_thread():
-    with contextlib.closing(prefetch(lambda step: step, 0, 10**9, 2)) as steps:
+    with contextlib.closing(prefetch(lambda step: step, range(10**9), 2)) as steps:
         for step, _ in steps:
             if step == 3:
                 break
@@ -189,6 +189,6 @@ def test_leaving_the_loop_early_ends_the_thread():
 
 
 def test_prefetch_of_no_steps():
-    assert list(prefetch(lambda step: step, 4, 4)) == []
+    assert list(prefetch(lambda step: step, range(0))) == []
     with pytest.raises(ValueError, match="depth=0"):
-        next(prefetch(lambda step: step, 0, 4, 0))
+        next(prefetch(lambda step: step, range(4), 0))

@@ -82,6 +82,25 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(program, uninterrupted, tmp
     assert not any("tmp" in path.name for path in (tmp_path / "checkpoints").iterdir())
 
 
+SEVERAL = ("train.steps_per_call=8", "train.log_every_steps=13")
+
+
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
+)
+def test_several_steps_a_call_end_like_single_ones(program, uninterrupted, tmp_path, signum):
+    process = start(program, tmp_path, *SEVERAL)
+    wait_for(reached(tmp_path, 39), process)
+    process.send_signal(signum)
+    process.communicate(timeout=60)
+    assert not (tmp_path / "result.json").exists()
+    # The rest in single steps, or in calls again.
+    out, _ = program.train(tmp_path, *LONG, *(SEVERAL if signum == signal.SIGKILL else ()))
+    assert "resuming at step" in out
+    for part in ("state", "result"):
+        assert outcome(tmp_path)[part] == uninterrupted[part]
+
+
 @pytest.mark.slow
 def test_twenty_five_kills_at_random_instants(program, tmp_path):
     seed = int(os.environ.get("LRD_JAX_KILL_SEED", random.randrange(2**32)))
@@ -90,6 +109,7 @@ def test_twenty_five_kills_at_random_instants(program, tmp_path):
     # A checkpoint is being written most of the time.
     keys = ("train.num_steps=600", "train.eval_every_steps=60", "train.checkpoint_every_steps=10")
     program.train(tmp_path / "whole", *keys, timeout=900)
+    keys += ("train.steps_per_call=3",)  # which changes nothing
     whole, workdir = outcome(tmp_path / "whole"), tmp_path / "killed"
     lines, saves = set(map(str, whole["metrics"])), 0
     for kill in range(25):

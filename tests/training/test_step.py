@@ -103,13 +103,15 @@ def test_the_step_is_traced_once(monkeypatch):
 _COLLECTIVE = re.compile(
     r"= (.*?) (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(-start)?\("
 )
+_LOOP = re.compile(r"(?:body|condition)=%?([\w.-]+)")
 
 
-def collectives(hlo):
+def collectives(hlo, steps_per_call=1):
     """Finds the collectives of a compiled program.
 
     Returns:
-      The result types of those outside every loop, and of those inside one.
+      The result types of those outside every loop over time, and of those inside one. Where a call
+      takes several steps, these loops are inside of another, over the steps.
     """
     bodies, name = {}, ""
     for line in hlo.splitlines():
@@ -123,7 +125,16 @@ def collectives(hlo):
         name: {other for other in text if f"%{other}" in re.findall(r"%[\w.-]+", body)}
         for name, body in text.items()
     }
-    inside = set(re.findall(r"(?:body|condition)=%?([\w.-]+)", hlo))
+    bodies = {name: set(_LOOP.findall(body)) for name, body in text.items()}
+    if steps_per_call > 1:
+        (entry,) = re.findall(r"^ENTRY %?([\w.-]+)", hlo, re.MULTILINE)
+        reached = {entry}  # without going into a loop
+        while more := set().union(*(calls[n] - bodies[n] for n in reached)) - reached:
+            reached |= more
+        over_steps = set().union(*(bodies[name] for name in reached))
+        assert over_steps, "no loop over steps found"
+        bodies = {name: loops for name, loops in bodies.items() if name not in reached}
+    inside = set().union(*bodies.values())
     assert inside, "no loop over time found: the checker does not understand this text"
     while more := set().union(*(calls[name] for name in inside)) - inside:
         inside |= more
@@ -144,6 +155,13 @@ def compiled(program):
     return program.train_step.lower(program.init(), program.batch(0)).compile().as_text()
 
 
+def compiled_calls(program):
+    numbers = np.int32(0), np.int32(program.steps_per_call)
+    stretch = program.stretch(range(program.steps_per_call))
+    lowered = program._several.call.lower(program.init(), (), stretch, *numbers)
+    return lowered.compile().as_text()
+
+
 @pytest.mark.parametrize("backend", ["fused", pytest.param("scan", marks=pytest.mark.slow)])
 def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
     program = make_program(make_config(**RANDOM, model__backend=backend))
@@ -152,6 +170,12 @@ def test_one_gradient_all_reduce_and_none_inside_a_loop(backend):
     size = sum(leaf.size for leaf in jax.tree.leaves(program.template().params))
     assert len(outside) == 1
     assert elements(outside[0]) >= size
+
+
+def test_one_all_reduce_a_step_where_a_call_takes_several():
+    program = make_program(make_config(**RANDOM, train__steps_per_call=4))
+    outside, inside = collectives(compiled_calls(program), program.steps_per_call)
+    assert len(outside) == 1 and inside == []
 
 
 @pytest.mark.slow
@@ -177,6 +201,9 @@ def test_the_checker_finds_a_collective_inside_a_loop():
             return total, ({"loss": (total, batch["mask"].sum())}, carry)
 
     outside, inside = collectives(compiled(make_program(make_config(), objective=Chatty())))
+    assert inside and outside
+    several = make_program(make_config(train__steps_per_call=4), objective=Chatty())
+    outside, inside = collectives(compiled_calls(several), several.steps_per_call)
     assert inside and outside
 
 
