@@ -136,7 +136,7 @@ def main() -> None:
     slug = "gpu" if "gpu" in device.lower() or "nvidia" in device.lower() else "cpu"
     output = options.output or ROOT / "results" / f"bench_auxiliary_{slug}.json"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     for row in rows:
         verdict = "" if row["contender"] == "plain" else "met" if row["met"] else "MISSED"
         print(

@@ -270,7 +270,7 @@ def main() -> None:
     platform = "cpu" if on_cpu else "gpu"
     result: dict[str, Any] = bench_worker.result(__file__, records, goals(records, platform))
     output = options.output or ROOT / "results" / f"bench_parallel_{platform}.json"
-    output.write_text(json.dumps(result, indent=1) + "\n")
+    output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print(table(records))
     for goal in result["goals"]:
         verdict = "met" if goal["met"] else "MISSED"

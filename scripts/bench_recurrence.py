@@ -340,7 +340,7 @@ def main() -> None:
     slug = "gpu" if "gpu" in device or "cuda" in device else "cpu"
     output = options.output or ROOT / "results" / f"bench_recurrence_{slug}"
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
+    output.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     plot(records, output.with_suffix(".png"))
     print(table(records))
     for entry in result.get("against_checkout", []):

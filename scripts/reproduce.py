@@ -29,7 +29,7 @@ from lrd_jax.errors import UserError
 from lrd_jax.metrics import DerivedMetric, declared
 from lrd_jax.reporting.plots import plot_curves
 from lrd_jax.reporting.writers import read_metrics
-from lrd_jax.runtime import devices, interrupts
+from lrd_jax.runtime import devices, interrupts, terminal
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
@@ -176,8 +176,8 @@ def collect(
     """What `results/NAME.json` holds."""
     variants = []
     for label, workdir in workdirs.items():
-        result = json.loads((workdir / "result.json").read_text())
-        config: Any = record.from_json((workdir / "config.json").read_text())
+        result = json.loads((workdir / "result.json").read_text(encoding="utf-8"))
+        config: Any = record.from_json((workdir / "config.json").read_text(encoding="utf-8"))
         curve = [
             {key: value for key, value in record.items() if key != "epoch"}
             for record in read_metrics(workdir / "metrics.jsonl")
@@ -189,7 +189,7 @@ def collect(
         variant = {"name": label, "config": config.to_dict(), "result": result}
         if experiment.sample:
             _run(command(experiment, experiment.sample, workdir, "--mode=eval"))
-            variant["sample"] = (workdir / "eval" / "sample.txt").read_text()
+            variant["sample"] = (workdir / "eval" / "sample.txt").read_text(encoding="utf-8")
             tokens = config.data.batch_size * config.data.length
             rates = [r["steps_per_s"] for r in train]
             variant["tokens_per_s"] = tokens * statistics.median(rates)
@@ -243,14 +243,14 @@ def table() -> str:
 def rewrite_readme() -> None:
     """Puts `table()` between the markers in README.md, so that text and data cannot drift apart."""
     readme = ROOT / "README.md"
-    text = readme.read_text()
+    text = readme.read_text(encoding="utf-8")
     pattern = r"(<!-- results -->\n).*?(<!-- /results -->)"
     new, found = re.subn(
         pattern, lambda m: m[1] + table() + "\n" + m[2], text, count=1, flags=re.DOTALL
     )
     if not found:
         raise UserError("README.md has lost the markers <!-- results --> and <!-- /results -->")
-    readme.write_text(new)
+    readme.write_text(new, encoding="utf-8")
 
 
 def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> Experiment:
@@ -310,7 +310,7 @@ def stop_step(folder: Path, wanted: int) -> int:
     """
     path = folder / "stop_step"
     try:
-        fixed = int(path.read_text()) if path.exists() else 0
+        fixed = int(path.read_text(encoding="utf-8")) if path.exists() else 0
     except ValueError as error:
         raise UserError(f"{path} is damaged: write the number of steps into it") from error
     if fixed and wanted and fixed != wanted:
@@ -345,7 +345,7 @@ def main() -> None:
         if not steps:
             steps = args.steps or steps_for(experiment, extra, args.budget_minutes)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "stop_step").write_text(str(steps))
+            (folder / "stop_step").write_text(str(steps), encoding="utf-8")
         extra += (f"train.stop_step={steps}",)
     workdirs = {}
     for label, overrides in experiment.variants.items():
@@ -353,7 +353,9 @@ def main() -> None:
         _run(command(experiment, (*overrides, *extra), workdirs[label]))
     RESULTS.mkdir(exist_ok=True)
     record = collect(args.name, experiment, workdirs, [*map(_relative, sys.argv)])
-    (RESULTS / f"{args.name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    (RESULTS / f"{args.name}.json").write_text(
+        json.dumps(record, indent=1) + "\n", encoding="utf-8"
+    )
     plot_curves(
         {label: workdir for label, workdir in workdirs.items()},
         RESULTS / f"{args.name}.png",
@@ -370,6 +372,7 @@ def _relative(argument: str) -> str:
 
 
 if __name__ == "__main__":
+    terminal.be_courteous()
     try:
         main()
     except UserError as error:

@@ -58,7 +58,7 @@ def commit(package: pathlib.Path | None = None) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=True,
-            text=True,
+            encoding="utf-8",
             timeout=max(0.0, deadline - time.monotonic()),
         ).stdout.strip()
 
