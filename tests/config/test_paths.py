@@ -39,7 +39,7 @@ def test_without_a_home_whole_paths_are_asked_for(homeless):
     assert expand_user("/data") == pathlib.Path("/data")
     assert expand_user("runs/~") == pathlib.Path("runs/~")
     for path in ("~", "~/data"):
-        with pytest.raises(NoHomeError, match="no home folder.*a whole path with --out$"):
+        with pytest.raises(NoHomeError, match=r"no home folder.*a whole path with --out$"):
             expand_user(path, "--out")
     with pytest.raises(UserError, match="no such user"):
         expand_user("~nobody.here")

@@ -39,6 +39,15 @@ def test_the_environment_may_keep_jax_from_a_gpu(machine, environment, used):
     assert accelerators.uses_gpu(environment) == used
 
 
+def test_what_a_gpu_needs_is_named(machine):
+    assert accelerators.why_not({}) == ""
+    assert "CUDA_VISIBLE_DEVICES" in accelerators.why_not({"CUDA_VISIBLE_DEVICES": ""})
+    (machine / "xla_cuda13").rmdir()
+    assert accelerators.WHEELS in accelerators.why_not({})
+    (machine / "nvidia0").unlink()
+    assert "no NVIDIA GPU" in accelerators.why_not({})
+
+
 def test_without_a_gpu_the_plugin_alone_is_none(machine):
     (machine / "nvidia0").unlink()
     assert not accelerators.uses_gpu({})
