@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lrd_jax.errors import one_line
-from lrd_jax.runtime import interrupts
+from lrd_jax.runtime import interrupts, terminal
 
 if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceback of them
+    terminal.be_courteous()
     interrupts.end_at_once()
 
 from absl import app, flags, logging

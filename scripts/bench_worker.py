@@ -25,7 +25,7 @@ def answers() -> Callable[..., None]:
     Returns:
       `answer(**values)`, which sends one. Whatever a library prints goes to stderr.
     """
-    stream = os.fdopen(os.dup(1), "w")
+    stream = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
     def answer(**values: Any) -> None:
@@ -44,13 +44,14 @@ class Worker:
     def __init__(self, script: str, job: NamedTuple) -> None:
         """Starts `script --worker <job as JSON>`."""
         self.record: dict[str, Any] = job._asdict()
-        self._errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up
+        # Not a pipe, which would fill up where nobody reads.
+        self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
         self._process = subprocess.Popen(
             [sys.executable, script, "--worker", json.dumps(self.record)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            text=True,
+            encoding="utf-8",
             # Huge pages for everybody, as `lrd_jax.main` gives them to training.
             env={
                 "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",

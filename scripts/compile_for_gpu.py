@@ -39,6 +39,7 @@ sys.path.insert(0, str(ROOT))  # a checkout that is not installed
 from lrd_jax.config import checks, command_line  # noqa: E402
 from lrd_jax.errors import RunError, UserError, one_line  # noqa: E402
 from lrd_jax.kernels.targets import TARGETS  # noqa: E402
+from lrd_jax.runtime import terminal  # noqa: E402
 
 
 def parse_arguments(argv: list[str]) -> tuple[argparse.Namespace, command_line.ConfigFlag]:
@@ -179,6 +180,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    terminal.be_courteous()
     try:
         main(sys.argv[1:])
     except (UserError, RunError) as error:

@@ -41,7 +41,7 @@ from lrd_jax.reporting import published  # noqa: E402
 from lrd_jax.reporting.plots import plot_curves  # noqa: E402
 from lrd_jax.reporting.workdir import write_atomically  # noqa: E402
 from lrd_jax.reporting.writers import read_metrics  # noqa: E402
-from lrd_jax.runtime import devices, interrupts  # noqa: E402
+from lrd_jax.runtime import devices, interrupts, terminal  # noqa: E402
 
 SEEDS = 5  # of each method, where methods are compared
 
@@ -335,6 +335,7 @@ def _from_root(argument: str) -> str:
 
 
 if __name__ == "__main__":
+    terminal.be_courteous()
     try:
         main()
     except BrokenPipeError:  # `| head`

@@ -50,7 +50,7 @@ from lrd_jax.metrics import Metric, declarations, declared  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
 from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
-from lrd_jax.runtime import interrupts  # noqa: E402
+from lrd_jax.runtime import interrupts, terminal  # noqa: E402
 from lrd_jax.runtime.locks import lock  # noqa: E402
 
 __all__ = ["Sweep", "known_words", "main", "parse_arguments", "parse_varied", "table"]
@@ -168,7 +168,8 @@ class Sweep:
                 self.study.tell(trial, -metric.better(value) if down else metric.better(value))
                 print(f"{name}: {metric.labelled(metric.text(value))}", flush=True)
                 return
-        error = (log.read_text().strip().splitlines() or [f"ended with status {status}"])[-1]
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        error = (lines or [f"ended with status {status}"])[-1]
         error = error.removeprefix("lrd_jax: error: ")
         complete = self.study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
         if status == 2 and not complete:
@@ -264,7 +265,7 @@ def table(record: dict[str, Any]) -> str:
 
 def _run(command: list[str], log: Path) -> int:
     """Runs a command with its output in a file; a signal to the sweep lets it save first."""
-    with log.open("a") as output:
+    with log.open("a", encoding="utf-8") as output:
         # In a session of its own: Ctrl-C reaches it once, from here.
         process = subprocess.Popen(
             command,
@@ -325,6 +326,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    terminal.be_courteous()
     try:
         main(sys.argv[1:])
     except (UserError, RunError) as error:

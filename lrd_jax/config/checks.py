@@ -1,12 +1,13 @@
 """Checks of config values that no single component owns."""
 
+import contextlib
 import math
 from typing import Any
 
 import ml_collections
 
 from lrd_jax.config.members import SWEPT, check_values
-from lrd_jax.config.paths import expand_user
+from lrd_jax.config.paths import NoHomeError, expand_user
 from lrd_jax.config.values import conform, flatten
 from lrd_jax.errors import UserError
 
@@ -76,7 +77,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key in _NON_EMPTY:
         if not values[key].strip():
             _refuse(key, values[key], "a non-empty string")
-    expand_user(values["data.data_dir"])
+    with contextlib.suppress(NoHomeError):  # it is told where the folder is used, if it is
+        expand_user(values["data.data_dir"])
     if values["eval.split"] not in _SPLITS:
         _refuse("eval.split", values["eval.split"], f"one of {', '.join(_SPLITS)}")
     if values["optim.learning_rate"] <= 0:

@@ -9,10 +9,20 @@ from lrd_jax.errors import UserError
 _NAME_MAX, _PATH_MAX = 255, 4095  # bytes; what Linux and its usual file systems allow
 
 
-def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
+class NoHomeError(UserError):
+    """A path begins with `~`, and nothing says where that is; see `expand_user`."""
+
+
+def expand_user(path: str | os.PathLike[str], key: str = "") -> pathlib.Path:
     """Returns a path with `~` and `~name` resolved.
 
+    Args:
+      path: of this machine.
+      key: what the path is the value of, for the message.
+
     Raises:
+      NoHomeError: `~` means nothing here: HOME is not set, and the user no entry among the
+        system's, as in a container that was started under a number.
       UserError: there is no such user, it is a URL, or no file system could hold it.
     """
     text = os.fspath(path)
@@ -26,6 +36,11 @@ def expand_user(path: str | os.PathLike[str]) -> pathlib.Path:
     try:
         expanded = pathlib.Path(text).expanduser()
     except RuntimeError as error:
+        if re.match("~(/|$)", text):
+            raise NoHomeError(
+                f"{text!r}: this user has no home folder here (HOME is not set); give a whole path"
+                + (f" with {key}" if key else "")
+            ) from error
         raise UserError(f"{text!r}: there is no such user on this machine") from error
     for part, limit in (*((part, _NAME_MAX) for part in expanded.parts), (expanded, _PATH_MAX)):
         if (size := len(os.fsencode(part))) > limit:

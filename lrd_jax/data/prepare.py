@@ -7,6 +7,7 @@ Without `--from_dir` the source files are downloaded. Training does the same by 
 
 import contextlib
 import io
+import logging as stdlogging
 import shutil
 import sys
 import tempfile
@@ -24,9 +25,12 @@ from lrd_jax.data.builders import Builder
 from lrd_jax.data.builders.sources import DownloadError, download
 from lrd_jax.data.registry import find_builder, prepared_names
 from lrd_jax.errors import RunError, UserError
+from lrd_jax.runtime import terminal
 from lrd_jax.runtime.locks import lock
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
+logger = stdlogging.getLogger(__name__)
+_KEY = "--config.data.data_dir=DIR (of lrd_jax.data.prepare: --data_dir=DIR)"
 _READ_AT_ONCE = 4096  # records; bounds the memory that the decoded ones take
 
 
@@ -41,7 +45,7 @@ def open_builder(name: str, data_dir: str | Path) -> Builder:
         UserError: unknown name, or a prepared data set that is damaged or may not be read.
     """
     builder, variant = _look_up(name)
-    data_dir = expand_user(data_dir)
+    data_dir = expand_user(data_dir, _KEY)
     try:
         return builder(data_dir=data_dir, file_format="array_record", config=variant or None)
     except OSError as error:
@@ -158,6 +162,7 @@ def prepared(name: str, data_dir: str | Path) -> Iterator[Builder]:
     except (UserError, RunError) as error:
         if builder_class.SOURCES or isinstance(error, DamagedError):
             raise
+        logger.warning("%s is made for this run alone: %s", name, error)
         with tempfile.TemporaryDirectory(prefix="lrd_jax-") as folder:
             yield prepare(name, folder)
         return
@@ -255,4 +260,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    terminal.be_courteous()
     sys.exit(main())

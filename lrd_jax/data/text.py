@@ -254,7 +254,7 @@ def _read_folder(text_dir: str, unit: str) -> tuple[tuple[str, ...], dict[str, n
             "this config reads text of your own: name a folder of .txt files (or one file) with "
             "--config.data.text_dir=DIR"
         )
-    folder = expand_user(text_dir)
+    folder = expand_user(text_dir, "--config.data.text_dir")
     files, marked = find_files(folder), []
     try:
         symbols, splits = number_symbols(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from lrd_jax.config import checks, record
 from lrd_jax.evaluation import sampling, scores, transfer
 from lrd_jax.evaluation.loaded import Loaded, load
-from lrd_jax.reporting.workdir import check_writable
 
 
 class Command(NamedTuple):
@@ -41,6 +40,8 @@ COMMANDS = {
 def evaluate(workdir: str | Path, overrides: Mapping[str, Any]) -> Any:
     """Evaluates the best checkpoint of a work directory; writes into `eval/` there.
 
+    A work directory that may only be read is evaluated too: a warning says what is not written.
+
     Args:
       workdir: of a run that saved at least once; may be in use by one that trains.
       overrides: changed config keys, `data.*` and `eval.*` only; they choose the command.
@@ -61,5 +62,4 @@ def run(workdir: Path, config: Any, overrides: Mapping[str, Any]) -> Any:
     """Does the same with a config that was read and checked, as `main` has it."""
     command = next(command for command in COMMANDS.values() if command.asked(config))
     command.check(workdir, config)
-    check_writable(workdir)
     return command.run(load(workdir, config, overrides, with_data=command.with_data))

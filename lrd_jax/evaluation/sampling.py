@@ -13,8 +13,9 @@ from jax import lax
 from lrd_jax.arrays import Array
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
+from lrd_jax.evaluation.scores import NOWHERE
 from lrd_jax.objectives.language import Language
-from lrd_jax.reporting.workdir import read_vocabulary, write_atomically
+from lrd_jax.reporting.workdir import keep, read_vocabulary
 
 
 def check(workdir: Path, config: Any) -> None:
@@ -55,8 +56,9 @@ def run(loaded: Loaded) -> str:
     )
     text = vocabulary.decode([*prompt, *jax.device_get(tokens)])
     target = loaded.workdir / "eval" / "sample.txt"
-    write_atomically(target, text + "\n")
-    print(f"{text}\n\n{f'by {chosen}; ' if chosen else ''}written to {target}")
+    print(text, flush=True)
+    kept = keep(target, text + "\n")
+    print(f"\n{f'by {chosen}; ' if chosen else ''}written to {kept or NOWHERE}")
     return text
 
 

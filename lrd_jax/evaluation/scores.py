@@ -11,7 +11,9 @@ from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.metrics import declarations
 from lrd_jax.reporting import summary
 from lrd_jax.reporting.results import strict
-from lrd_jax.reporting.workdir import write_json
+from lrd_jax.reporting.workdir import json_text, keep
+
+NOWHERE = "nowhere: the work directory cannot be written"
 
 
 def run(loaded: Loaded) -> dict[str, Any]:
@@ -36,14 +38,18 @@ def run(loaded: Loaded) -> dict[str, Any]:
         result["baselines"] = dict(loaded.objective.baselines(loaded.dataset, split))
     result = strict(result)
     target = write_evaluation(loaded.workdir, split, result)
-    print(summary.evaluation(result, target))
-    if auxiliary:
+    print(summary.evaluation(result, target or NOWHERE))
+    if auxiliary and target:
         pictures.draw(loaded, result, target)
     return result
 
 
-def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path:
-    """Writes `eval/<name>.json`, the changes of the data added to the name; returns its path."""
+def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path | None:
+    """Writes `eval/<name>.json`, the changes of the data added to the name.
+
+    Returns:
+      Its path; None, after a warning, where the work directory cannot be written.
+    """
     changes = [
         f"{key}={value}"
         for key, value in sorted(result["overrides"].items())
@@ -51,5 +57,4 @@ def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path:
     ]
     name = re.sub(r"[^\w.=+-]+", "_", "-".join([name, *changes]))
     target = workdir / "eval" / f"{name}.json"
-    write_json(target, result)
-    return target
+    return keep(target, json_text(result))

@@ -9,7 +9,7 @@ from lrd_jax.data import varied_key
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
-from lrd_jax.evaluation.scores import write_evaluation
+from lrd_jax.evaluation.scores import NOWHERE, write_evaluation
 from lrd_jax.metrics import declarations
 from lrd_jax.reporting import summary
 from lrd_jax.reporting.plots import plot_transfer
@@ -57,7 +57,9 @@ def run(loaded: Loaded) -> dict[str, Any]:
     result = strict(result)
     name = "transfer" if split == "test" else f"transfer-{split}"
     target = write_evaluation(loaded.workdir, name, result)
-    print(summary.transfer(result, target))
+    print(summary.transfer(result, target or NOWHERE))
+    if not target:
+        return result
     try:
         print(f"plot in {plot_transfer(result, target.with_suffix('.png'))}")
     except UserError as error:

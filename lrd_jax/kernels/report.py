@@ -190,7 +190,7 @@ def _taken(folder: Path, ptxas: Path) -> Iterator[tuple[str, tuple[int, int, int
             continue  # constants alone
         with tempfile.TemporaryDirectory() as scratch:
             command = [str(ptxas), "-v", f"-arch={target[1]}", str(path), "-o", f"{scratch}/out"]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
         for name, text in re.findall(
             r"Compiling entry function '(.*?)'(.*?)(?=Compiling entry|\Z)", done.stderr, re.DOTALL
         ):

@@ -103,7 +103,7 @@ def _git(package: pathlib.Path | None, deadline: float, *arguments: str) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=True,
-        text=True,
+        encoding="utf-8",
         timeout=max(0.0, deadline - time.monotonic()),
     ).stdout.strip()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError
 from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime.locks import lock
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -108,12 +111,6 @@ def check_metrics(workdir: Path, size: int) -> None:
         )
 
 
-def check_writable(workdir: Path) -> None:
-    """Raises UserError where nothing can be written, before any work is done."""
-    if not os.access(workdir, os.W_OK):
-        raise UserError(f"the work directory {workdir} cannot be written")
-
-
 def write_atomically(path: Path, text: str) -> None:
     """Writes a small file so that a kill leaves the old one or the new one, never half of it."""
     temporary = path.with_name(path.name + ".tmp")
@@ -130,12 +127,32 @@ def write_atomically(path: Path, text: str) -> None:
         ) from error
 
 
+def keep(path: Path, text: str) -> Path | None:
+    """Writes what was printed already; a run that may only be read costs a warning.
+
+    Returns:
+      The path; None where it could not be written.
+    """
+    try:
+        write_atomically(path, text)
+    except RunError as error:
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+        logger.warning("%s is not written (%s)", path, reason)
+        return None
+    return path
+
+
 def write_json(path: Path, values: Any) -> None:
     """Writes a JSON file as `write_atomically` does; ValueError where it holds NaN, JSON has none.
 
     `results.strict` makes it None.
     """
-    write_atomically(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+    write_atomically(path, json_text(values))
+
+
+def json_text(values: Any) -> str:
+    """Returns the text of a JSON file; ValueError where a value is NaN or infinite."""
+    return json.dumps(values, indent=2, allow_nan=False) + "\n"
 
 
 def keep_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 # A driver's: of a machine, of a container, of Windows' Linux. JAX looks for the same.
 _DEVICE_FILES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg")
+WHEELS = "pip install -e '.[cuda12]', or '.[cuda13]'"
 
 
 def uses_gpu(environment: Mapping[str, str] = os.environ) -> bool:
@@ -21,6 +22,21 @@ def uses_gpu(environment: Mapping[str, str] = os.environ) -> bool:
     if environment.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
         return False
     return _has_device() and _has_plugin()
+
+
+def why_not(environment: Mapping[str, str] = os.environ) -> str:
+    """Says what `uses_gpu` misses, and how to come by it; "" where it finds a GPU.
+
+    Args:
+      environment: of this process.
+    """
+    if environment.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides every GPU"
+    if not _has_device():
+        return "this machine, or container, shows no NVIDIA GPU"
+    if not _has_plugin():
+        return f"JAX's GPU wheels are missing: {WHEELS}"
+    return ""
 
 
 def _has_device() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Callable
@@ -15,9 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.config.members import members
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, one_line
 from lrd_jax.runtime import processes
-from lrd_jax.runtime.accelerators import uses_gpu
+from lrd_jax.runtime.accelerators import WHEELS, uses_gpu, why_not
 from lrd_jax.runtime.cores import available_cores
 
 _log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def configure(config: Any, training: bool = True) -> None:
         takes the most devices that divide these, up to `devices.cpu_devices`.
 
     Raises:
-      UserError: a number that does not divide what is split.
+      UserError: a number that does not divide what is split; no device of the platform asked for.
     """
     requested, cores = config.devices.cpu_devices, available_cores()
     if not training:
@@ -98,6 +99,37 @@ def configure(config: Any, training: bool = True) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         missing = [f"--{name}=true" for name in DETERMINISTIC if name not in flags]
         os.environ["XLA_FLAGS"] = " ".join([flags, *missing]).strip()
+    if processes.count() == 1:  # several find theirs together, when all have read their configs
+        find_devices()
+
+
+def find_devices() -> list[Any]:
+    """Returns all devices of JAX, whose client is made if there is none yet.
+
+    Raises:
+      UserError: none of the platforms that JAX_PLATFORMS asks for is here.
+    """
+    wanted = jax.config.jax_platforms or ""  # pyright: ignore[reportAttributeAccessIssue]
+    gpu = wanted.split(",")[0].strip().lower() in ("cuda", "gpu")
+    try:
+        devices = jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a GPU alone is asked for
+        missing = why_not()
+        reason = (gpu and missing) or one_line(str(error)).partition(" (set JAX_PLATFORMS")[0]
+        raise UserError(
+            f"JAX_PLATFORMS={wanted} cannot be used here, where there is"
+            f" {'cpu alone' if missing else 'cpu and cuda'}: {reason.rstrip('.')}"
+            + ("" if WHEELS in reason else f" (GPUs of NVIDIA need {WHEELS})")
+        ) from error
+    if devices[0].platform == "cpu" and (gpu or (not wanted and uses_gpu())):
+        reason = why_not() or "JAX could not start the GPU that is here, see its messages"
+        _tell_once(f"no GPU is used, the CPU takes its place: {reason}")
+    return devices
+
+
+@functools.cache
+def _tell_once(text: str) -> None:
+    _log.warning("%s", text)
 
 
 def make_mesh(devices: list[Any] | None = None) -> Mesh:
@@ -106,7 +138,7 @@ def make_mesh(devices: list[Any] | None = None) -> Mesh:
     The axis is of type Auto: with JAX's default, Explicit, gradients of `nn.scan` outside
     `shard_map` fail.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = find_devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 

@@ -115,9 +115,10 @@ def is_first() -> bool:
 
 
 def say(text: str) -> None:
-    """Prints, in process 0 alone."""
+    """Prints, in process 0 alone; a stream that takes nothing does not end a run."""
     if is_first():
-        print(text, flush=True)
+        with contextlib.suppress(OSError, UnicodeError):
+            print(text, flush=True)
 
 
 def from_first(make: Callable[[], T]) -> T:

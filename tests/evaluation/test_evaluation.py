@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-import os
+import shutil
 import subprocess
 import sys
 
@@ -95,11 +95,18 @@ def test_the_best_seed_writes(trained, capsys):
 
 
 @pytest.mark.parametrize("overrides", [{}, {"eval.sample_tokens": 5}])
-def test_nothing_is_computed_where_nothing_can_be_written(trained, monkeypatch, overrides):
-    monkeypatch.setattr(commands, "load", lambda *_, **__: pytest.fail("it was loaded"))
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(UserError, match="cannot be written"):
-        commands.evaluate(trained[2], overrides)
+def test_what_cannot_be_written_is_printed(trained, tmp_path, capsys, caplog, overrides):
+    expected = commands.evaluate(trained[2], overrides)
+    shutil.copytree(trained[2], tmp_path / "run", ignore=shutil.ignore_patterns("eval"))
+    (tmp_path / "run" / "eval").touch()  # root may write to a read-only folder, not into a file
+    capsys.readouterr()
+    assert commands.evaluate(tmp_path / "run", overrides) == expected
+    out = capsys.readouterr().out
+    assert (expected if overrides else "nats") in out
+    assert "nowhere: the work directory cannot be written" in out
+    (record,) = caplog.records
+    assert record.name.startswith("lrd_jax.")  # which `main` shows
+    assert "is not written (File exists)" in record.getMessage()
 
 
 def test_nan_is_null_in_what_is_written(trained, monkeypatch):

@@ -222,11 +222,10 @@ def test_a_disk_that_is_read_only(program, whole, disk):
     workdir = shutil.copytree(whole, disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     before = snapshot(disk)
-    for flags in (
-        program.tiny,
-        (program.tiny[0], "--mode=eval"),
-        (*program.tiny, "--config.train.stop_step=5"),
-    ):
+    out, err = program.evaluate(workdir)
+    assert "accuracy" in out and "nowhere: the work directory cannot be written" in out
+    assert "test.json is not written (Read-only file system)" in err and err.count("\n") == 1
+    for flags in (program.tiny, (*program.tiny, "--config.train.stop_step=5")):
         line = program.refuse(*flags, f"--workdir={workdir}")
         assert "cannot be written" in line
     line = program.refuse(*program.tiny, f"--workdir={disk / 'new'}")

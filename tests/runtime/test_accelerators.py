@@ -39,6 +39,15 @@ def test_the_environment_may_keep_jax_from_a_gpu(machine, environment, used):
     assert accelerators.uses_gpu(environment) == used
 
 
+def test_what_a_gpu_needs_is_named(machine):
+    assert accelerators.why_not({}) == ""
+    assert "CUDA_VISIBLE_DEVICES" in accelerators.why_not({"CUDA_VISIBLE_DEVICES": ""})
+    (machine / "xla_cuda13").rmdir()
+    assert accelerators.WHEELS in accelerators.why_not({})
+    (machine / "nvidia0").unlink()
+    assert "no NVIDIA GPU" in accelerators.why_not({})
+
+
 def test_without_a_gpu_the_plugin_alone_is_none(machine):
     (machine / "nvidia0").unlink()
     assert not accelerators.uses_gpu({})
@@ -51,16 +60,76 @@ def test_a_gpu_without_a_plugin_is_not_used(machine, monkeypatch):
     assert not accelerators.uses_gpu({})
 
 
-@pytest.mark.parametrize("used", [True, False])
-def test_a_gpu_needs_no_restart_with_huge_pages(monkeypatch, tmp_path, used):
+MAIN = ["python", "-m", "lrd_jax.main", "--mode=eval"]
+
+
+@pytest.fixture
+def started(monkeypatch, tmp_path):
+    """What was executed, on a machine where huge pages help."""
     switch = tmp_path / "enabled"
     switch.write_text("always [madvise] never\n", encoding="utf-8")
     started = []
     monkeypatch.setattr(huge_pages, "_SWITCH", str(switch))
-    monkeypatch.setattr(huge_pages, "uses_gpu", lambda: used)
+    monkeypatch.setattr(huge_pages, "uses_gpu", lambda: False)
     monkeypatch.setattr(huge_pages.platform, "libc_ver", lambda: ("glibc", "2.36"))
     monkeypatch.setattr(sys, "platform", "linux")
-    monkeypatch.setattr(os, "execv", lambda *command: started.append(command))
+    monkeypatch.setattr(sys, "orig_argv", MAIN)
+    monkeypatch.setattr(sys, "gettrace", lambda: None)
+    monkeypatch.setattr(os, "execve", lambda *command: started.append(command))
     monkeypatch.setenv("GLIBC_TUNABLES", "")
+    return started
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_gpu_needs_no_restart_with_huge_pages(started, monkeypatch, used):
+    monkeypatch.setattr(huge_pages, "uses_gpu", lambda: used)
     huge_pages.restart_with_huge_pages()
     assert len(started) == (not used)
+
+
+def test_the_same_command_is_started_again_once(started, monkeypatch):
+    huge_pages.restart_with_huge_pages()
+    ((path, argv, environment),) = started
+    assert (path, argv) == (sys.executable, [sys.executable, *MAIN[1:]])
+    monkeypatch.setenv("GLIBC_TUNABLES", environment["GLIBC_TUNABLES"])
+    huge_pages.restart_with_huge_pages()
+    assert len(started) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "module"),
+    [
+        (MAIN, "lrd_jax.main"),
+        (["python", "-X", "dev", "-W", "m", "-um", "lrd_jax.main"], "lrd_jax.main"),
+        (["python", "-Wignore", "-mlrd_jax.main"], "lrd_jax.main"),
+        (["python", "--check-hash-based-pycs", "never", "-m", "lrd_jax.main"], "lrd_jax.main"),
+        (["python", "/usr/bin/ipython", "-m", "lrd_jax.main"], ""),  # %run
+        (["python", "-m", "pdb", "-m", "lrd_jax.main"], "pdb"),
+        (["python", "-m", "cProfile", "-m", "lrd_jax.main"], "cProfile"),
+        (["python", "/opt/debugpy/launcher", "-m", "lrd_jax.main"], ""),
+        (["python", "lrd_jax/main.py", "-m"], ""),
+        (["python", "-", "-m", "lrd_jax.main"], ""),  # a script on standard input
+        (["python", "-uc", "m = 1", "-m", "lrd_jax.main"], ""),
+        (["python"], ""),
+    ],
+)
+def test_only_the_program_itself_is_replaced(started, monkeypatch, argv, module):
+    assert huge_pages.started_module(argv) == module
+    monkeypatch.setattr(sys, "orig_argv", argv)
+    huge_pages.restart_with_huge_pages()
+    assert len(started) == (module == "lrd_jax.main")
+
+
+def test_a_debugger_keeps_its_state(started, monkeypatch):
+    monkeypatch.setattr(sys, "gettrace", lambda: print)
+    huge_pages.restart_with_huge_pages()
+    assert not started
+
+
+def test_a_python_that_cannot_be_started_again_goes_on(started, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "execve", refuse)
+    huge_pages.restart_with_huge_pages()
+    assert os.environ["GLIBC_TUNABLES"] == ""

@@ -189,3 +189,59 @@ def test_an_evaluation_takes_devices_that_divide_its_batches(
     monkeypatch.setattr(devices.os, "environ", {})
     devices.configure(config, training=False)
     assert kept == {"jax_num_cpu_devices": expected}
+
+
+def without_devices(monkeypatch, wanted, error=None, missing="there is no GPU"):
+    """JAX on a machine without what is asked for."""
+
+    def jax_devices():
+        if error:
+            raise error
+        return [types.SimpleNamespace(platform="cpu")]
+
+    asked = types.SimpleNamespace(jax_platforms=wanted)
+    fake = types.SimpleNamespace(config=asked, devices=jax_devices)
+    monkeypatch.setattr(devices, "jax", fake)
+    monkeypatch.setattr(devices, "why_not", lambda: missing)
+    monkeypatch.setattr(devices, "uses_gpu", lambda: not missing)
+    devices._tell_once.cache_clear()
+
+
+UNKNOWN = RuntimeError("Backend 'foo' is not\nknown. (set JAX_PLATFORMS='' to choose)")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "missing", "message"),
+    [
+        ("cuda", AssertionError(), "there is no GPU", "cpu alone: there is no GPU (GPUs of NVIDIA"),
+        ("gpu", UNKNOWN, devices.WHEELS, f"cpu alone: {devices.WHEELS}"),
+        ("foo", UNKNOWN, "there is no GPU", "cpu alone: Backend 'foo' is not known (GPUs of"),
+        ("foo,cpu", UNKNOWN, "", "cpu and cuda: Backend 'foo' is not known (GPUs of NVIDIA"),
+        ("cuda", RuntimeError("out of order"), "", "cpu and cuda: out of order"),
+    ],
+)
+def test_a_platform_that_is_not_there(monkeypatch, wanted, error, missing, message):
+    without_devices(monkeypatch, wanted, error, missing)
+    with pytest.raises(UserError) as caught:
+        devices.find_devices()
+    line = f"JAX_PLATFORMS={wanted} cannot be used here, where there is {message}"
+    assert str(caught.value).startswith(line) and "\n" not in str(caught.value)
+    assert str(caught.value).count(devices.WHEELS) == 1
+
+
+@pytest.mark.parametrize(
+    ("wanted", "missing", "told"),
+    [
+        ("", "there is no GPU", None),
+        ("cpu", "", None),
+        ("cpu,cuda", "there is no GPU", None),
+        ("cuda,cpu", "there is no GPU", "no GPU is used, the CPU takes its place: there is no GPU"),
+        ("", "", "no GPU is used, the CPU takes its place: JAX could not start the GPU"),
+    ],
+)
+def test_a_cpu_in_the_place_of_a_gpu_is_told(monkeypatch, caplog, wanted, missing, told):
+    without_devices(monkeypatch, wanted, missing=missing)
+    assert devices.find_devices() == devices.find_devices()
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == (told is not None)
+    assert not told or messages[0].startswith(told)
