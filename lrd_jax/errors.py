@@ -3,8 +3,12 @@
 Also what messages share: one line, and the nearest known name. Nothing here loads JAX.
 """
 
+import dataclasses
 import difflib
+import math
+import numbers
 from collections.abc import Collection, Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -65,3 +69,27 @@ def check_choice(key: str, value: object, known: Iterable[str]) -> None:
     known = list(known)
     if value not in known:
         raise unknown(f"{key}=", value, known)
+
+
+_KINDS = {
+    "bool": (bool, "True or False"),
+    "int": (numbers.Integral, "a whole number"),
+    "float": (numbers.Real, "a finite number"),
+    "str": (str, "a string"),
+}
+
+
+def check_fields(instance: Any) -> None:
+    """Raises UserError where a field of a dataclass is not of the type that it is annotated with.
+
+    Fields of type bool, int, float and str are looked at; numbers of NumPy are numbers.
+    """
+    for field in dataclasses.fields(instance):
+        name = getattr(field.type, "__name__", str(field.type))
+        kind, legal = _KINDS.get(name, (object, ""))
+        value = getattr(instance, field.name)
+        wrong = not isinstance(value, kind) or (
+            isinstance(value, bool) and name in ("int", "float")
+        )
+        if wrong or (name == "float" and not math.isfinite(value)):
+            raise UserError(f"{field.name}={one_line(repr(value))[:80]}: must be {legal}")

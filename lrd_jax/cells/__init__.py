@@ -18,7 +18,8 @@ from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
 from lrd_jax.cells.gru import GatedGRUCell, GRUCell
 from lrd_jax.cells.lstm import LSTMCell
 from lrd_jax.cells.rnn import RNNCell
-from lrd_jax.errors import check_choice
+from lrd_jax.config.defaults import get_config
+from lrd_jax.errors import UserError, check_choice, unknown
 
 __all__ = [
     "CELLS",
@@ -69,14 +70,25 @@ def make_cell(model_config: Mapping[str, Any], sequence_length: int = 0) -> Recu
     Raises:
       UserError: if the cell is not known or one of its keys has a value it cannot work with.
     """
-    options = {
-        name: model_config[name]
-        for name in cell_options(model_config["cell"])
-        if name in model_config
-    }
-    if "chrono_t_max" in cell_options(model_config["cell"]):
+    if "cell" not in model_config:
+        raise UserError(f"no cell is named: give 'cell', one of {', '.join(CELLS)}")
+    known = cell_options(model_config["cell"])
+    defaults: Any = get_config().model
+    others = {name for cell in CELLS for name in cell_options(cell)} | set(defaults)
+    if strange := [name for name in model_config if name not in others]:
+        raise unknown("key of a model", strange[0], sorted(others))
+    options = {name: model_config[name] for name in known if name in model_config}
+    if missing := [name for name, f in known.items() if _is_needed(f) and name not in options]:
+        raise UserError(f"model.cell={model_config['cell']} needs {missing[0]}")
+    if sequence_length < 0:
+        raise UserError(f"sequence_length={sequence_length} must be 0 (not known) or more")
+    if "chrono_t_max" in known:
         options["chrono_t_max"] = options.get("chrono_t_max") or sequence_length
     return CELLS[model_config["cell"]](**options)
+
+
+def _is_needed(field: dataclasses.Field) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 # Fields of a cell that no key sets: Flax's own, and what the network around it decides.

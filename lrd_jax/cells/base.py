@@ -14,7 +14,7 @@ from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.materialise import materialise
-from lrd_jax.errors import UserError, check_choice
+from lrd_jax.errors import UserError, check_choice, check_fields
 
 Initializer = Callable[..., Array]  # (key, shape, dtype)
 
@@ -80,6 +80,13 @@ def bfloat16_dot(x: Array, kernel: Array) -> Array:
     """
     operands = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
     return jnp.matmul(*operands, preferred_element_type=jnp.float32)
+
+
+def _is_float(dtype: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        return False
 
 
 def _uniform_rsqrt(key: Array, shape: tuple[int, int], dtype: Any, hidden_size: int) -> Array:
@@ -197,6 +204,11 @@ class RecurrentCell(nn.RNNCellBase):
                 )
 
     def __post_init__(self):
+        check_fields(self)
+        if not _is_float(self.param_dtype):
+            raise UserError(f"param_dtype={self.param_dtype!r}: must be a dtype of real numbers")
+        if not callable(self.dot):
+            raise UserError("dot must be a function: jnp.matmul, or a product like it")
         if self.hidden_size < 1:
             raise UserError(f"hidden_size={self.hidden_size}: a cell needs at least one unit")
         check_choice("kernel_init", self.kernel_init, KERNEL_INITS)

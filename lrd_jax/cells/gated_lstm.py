@@ -17,6 +17,7 @@ from lrd_jax.cells.gates import (
     GATE_CODES,
     MAIN_GATES,
     BiasOptions,
+    check_bias_options,
     effective_gate,
     widen,
 )
@@ -78,6 +79,7 @@ class GatedLSTMCell(AdditiveCell):
     carry_type: ClassVar[type[Any]] = LSTMCarry
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("gates", self.gates, GATE_CODES)
         check_choice("refine_bias", self.refine_bias, REFINE_BIASES)
         masters = self.gates[1] == "M"
@@ -87,7 +89,7 @@ class GatedLSTMCell(AdditiveCell):
                 "choose a divisor"
             )
         self._main_bias_init()  # raises on units or time scales that leave no range
-        super().__post_init__()
+        check_bias_options(self._bias_options)  # also where this code does not read them
 
     @nn.nowrap
     def without_effect(self) -> dict[str, str]:
@@ -116,9 +118,12 @@ class GatedLSTMCell(AdditiveCell):
 
     @nn.nowrap
     def _main_bias_init(self) -> Initializer:
-        options = BiasOptions(self.forget_bias, self.ugi_margin, self.chrono_t_max)
         units = next(iter(self.blocks().values()))
-        return MAIN_GATES[self.gates[0]].bias(units, options)
+        return MAIN_GATES[self.gates[0]].bias(units, self._bias_options)
+
+    @property
+    def _bias_options(self) -> BiasOptions:
+        return BiasOptions(self.forget_bias, self.ugi_margin, self.chrono_t_max)
 
     @property
     def _shifts_refine(self) -> bool:

@@ -42,8 +42,7 @@ def ugi_bias(units: int, margin: float = 0.0) -> Initializer:
     """
     if units < 3:
         raise UserError(f"uniform gates need at least 3 units, not {units}; enlarge hidden_size")
-    if not 0 <= margin < 0.5:
-        raise UserError(f"ugi_margin={margin} must lie in (0, 0.5), or be 0 for 1/hidden_size")
+    check_bias_options(BiasOptions(ugi_margin=margin))
     low = margin or 1 / units
 
     def init(key: Array, shape: Any, dtype: Any = jnp.float32) -> Array:
@@ -129,6 +128,19 @@ class BiasOptions(NamedTuple):
     forget_bias: float = 0.0
     ugi_margin: float = 0.0
     chrono_t_max: float = 0.0
+
+
+def check_bias_options(options: BiasOptions) -> None:
+    """Raises UserError where one has a value that no gate can work with."""
+    if not 0 <= options.ugi_margin < 0.5:
+        raise UserError(
+            f"ugi_margin={options.ugi_margin} must lie in (0, 0.5), or be 0 for 1/hidden_size"
+        )
+    if options.chrono_t_max < 0:
+        raise UserError(
+            f"chrono_t_max={options.chrono_t_max} must be a number of steps, or 0 for those of a"
+            " sequence"
+        )
 
 
 class MainGate(NamedTuple):

@@ -11,7 +11,13 @@ import jax.numpy as jnp
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import HiddenCarry, RecurrentCell, materialise
 from lrd_jax.cells.forms import PointwiseCell
-from lrd_jax.cells.gates import AUXILIARY_GATES, MAIN_GATES, BiasOptions, effective_gate
+from lrd_jax.cells.gates import (
+    AUXILIARY_GATES,
+    MAIN_GATES,
+    BiasOptions,
+    check_bias_options,
+    effective_gate,
+)
 from lrd_jax.errors import check_choice
 
 GRU_CODES = ("--", "U-", "-R", "UR")
@@ -89,11 +95,12 @@ class GatedGRUCell(RecurrentCell):
     carry_type: ClassVar[type[Any]] = HiddenCarry
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("gates", self.gates, GRU_CODES)
         check_choice("reset_gate", self.reset_gate, GRU_CODES)
         for code in (self.gates, self.reset_gate):
             self._main_bias_init(code)  # raises on too few units
-        super().__post_init__()
+        check_bias_options(BiasOptions(ugi_margin=self.ugi_margin))
 
     @nn.nowrap
     def without_effect(self) -> dict[str, str]:

@@ -43,8 +43,8 @@ class LSTMCell(AdditiveCell):
     carry_type: ClassVar[type[Any]] = LSTMCarry
 
     def __post_init__(self):
-        check_choice("bias_init", self.bias_init, BIAS_INITS)
         super().__post_init__()
+        check_choice("bias_init", self.bias_init, BIAS_INITS)
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:

@@ -40,9 +40,9 @@ class RNNCell(AdditiveCell):
     carry_type: ClassVar[type[Any]] = HiddenCarry
 
     def __post_init__(self):
+        super().__post_init__()
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("recurrent_init", self.recurrent_init, RECURRENT_INITS)
-        super().__post_init__()
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:

@@ -15,9 +15,19 @@ from lrd_jax.models.decoder import Decoder
 from lrd_jax.models.embedding import Table
 from lrd_jax.models.language import LanguageModel
 from lrd_jax.models.sequence import Head, SequenceModel
-from lrd_jax.recurrence import SCOPES, STACK_MASKS, Recurrence
+from lrd_jax.recurrence import Recurrence
+from lrd_jax.recurrence.checks import check_values
 
 EMBEDDINGS = ("linear", "table")
+# Attribute of `Recurrence` -> its key, for messages.
+_KEYS = {
+    "num_layers": "model.num_layers",
+    "dropout": "model.dropout",
+    "p_block": "detach.p_block",
+    "c_block": "detach.c_block",
+    "mask_scope": "detach.scope",
+    "stack_mask": "detach.stack_mask",
+}
 
 
 def supervised_reach(config: Any, length: int) -> int | None:
@@ -171,37 +181,26 @@ def make_recurrence(config: Any, length: int) -> Recurrence:
       UserError: a value that is unknown or does not fit.
     """
     model, detach = config.model, config.detach
-    for key in ("p_block", "c_block"):
-        if not 0 <= detach[key] <= 1:
-            raise UserError(f"detach.{key}={detach[key]} is a probability; use a value in [0, 1]")
-    for key, value, known in (
-        ("detach.scope", detach.scope, SCOPES),
-        ("detach.stack_mask", detach.stack_mask, STACK_MASKS),
-        ("model.compute_dtype", model.compute_dtype, ("float32", "bfloat16")),
-    ):
-        check_choice(key, value, known)
-    if not 0 <= model.dropout < 1:
-        raise UserError(f"model.dropout={model.dropout} is a rate; use a value in [0, 1)")
-    if not 1 <= model.num_layers <= 1000:
-        raise UserError(f"model.num_layers={model.num_layers} must be from 1 to 1000")
+    check_choice("model.compute_dtype", model.compute_dtype, ("float32", "bfloat16"))
     if not 0 <= config.truncate.steps <= length:
         raise UserError(
             f"truncate.steps={config.truncate.steps} does not fit a sequence of {length} steps;"
             f" use 0 (all the way) to {length}"
         )
-    recurrence = Recurrence(
-        cell=_make_cell(model, length),
-        num_layers=model.num_layers,
-        bidirectional=model.bidirectional,
-        dropout=model.dropout,
-        learn_initial=model.learn_initial,
-        p_block=detach.p_block,
-        c_block=detach.c_block,
-        mask_scope=detach.scope,
-        stack_mask=detach.stack_mask,
-        truncate_steps=supervised_reach(config, length) or 0,
-        backend=model.backend,
-        recompute=model.recompute,
-    )
+    options = {
+        "num_layers": model.num_layers,
+        "bidirectional": model.bidirectional,
+        "dropout": model.dropout,
+        "learn_initial": model.learn_initial,
+        "p_block": detach.p_block,
+        "c_block": detach.c_block,
+        "mask_scope": detach.scope,
+        "stack_mask": detach.stack_mask,
+        "truncate_steps": supervised_reach(config, length) or 0,
+        "backend": model.backend,
+        "recompute": model.recompute,
+    }
+    check_values(options, _KEYS)
+    recurrence = Recurrence(cell=_make_cell(model, length), **options)
     recurrence.check()
     return recurrence

@@ -6,7 +6,7 @@ from typing import Any
 
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError, check_choice
-from lrd_jax.recurrence import SCOPES
+from lrd_jax.recurrence.checks import SCOPES
 
 KINDS = {
     "none": (),

@@ -2,12 +2,10 @@
 
 from lrd_jax.recurrence.controls import Masks, truncation_cuts
 from lrd_jax.recurrence.perturbations import perturbations
-from lrd_jax.recurrence.stack import SCOPES, STACK_MASKS, Recurrence, RecurrenceOutput
+from lrd_jax.recurrence.stack import Recurrence, RecurrenceOutput
 from lrd_jax.recurrence.windows import take_states, take_windows
 
 __all__ = [
-    "SCOPES",
-    "STACK_MASKS",
     "Masks",
     "Recurrence",
     "RecurrenceOutput",

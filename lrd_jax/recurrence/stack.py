@@ -11,18 +11,14 @@ from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell, from_real, to_real
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, check_fields
+from lrd_jax.recurrence.checks import Call, check_cell, check_values
 from lrd_jax.recurrence.controls import Masks, detach_mask, stop_where, where_mask
 from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.segments import controls_by_direction, reverse
 from lrd_jax.recurrence.unroll import choose_backend, unroll
 from lrd_jax.recurrence.windows import take_states
 from lrd_jax.streams import RngStreams, Streams, keep_mask
-
-SCOPES = ("batch", "example")
-
-
-STACK_MASKS = ("shared", "per_layer")
 
 
 def _rows(leaf: Array, copies: int) -> Array:
@@ -77,6 +73,10 @@ class Recurrence(nn.Module):
       backend: `auto`, or a key of `unroll.BACKENDS`.
       recompute: of the fused backend: less memory, one more product per step and a little more
         time.
+
+    Raises:
+      UserError: when an attribute has a value that no recurrence can work with, or, as it is used,
+        one that does not fit the cell.
     """
 
     cell: RecurrentCell
@@ -92,6 +92,12 @@ class Recurrence(nn.Module):
     truncate_from: str = "end"
     backend: str = "auto"
     recompute: bool = False
+
+    def __post_init__(self):
+        check_fields(self)
+        check_cell(self.cell)
+        check_values(vars(self))
+        super().__post_init__()
 
     @nn.nowrap
     def check(self) -> None:
@@ -316,13 +322,19 @@ class Recurrence(nn.Module):
           A `RecurrenceOutput`.
 
         Raises:
-          UserError: a rate is above 0, and neither rngs nor `deterministic=True` are given; a mask
-            of another shape; a cell that asks for a context and gets none, or a context that no
-            cell asks for.
+          UserError: a rate is above 0, and neither rngs nor `deterministic=True` are given; an
+            argument of another shape or dtype, or of values that do not fit, where these are known;
+            a cell that asks for a context and gets none, or a context that no cell asks for.
         """
-        batch, length = x.shape[:2]
+        call = Call(self.cell, x, deterministic)
+        x, batch, length = call.x, call.batch, call.length
+        lengths, resets = call.lengths(lengths), call.resets(resets)
+        first_step = call.first_step(first_step)
+        call.context(context)
+        call.masks(masks, self.num_layers)
+        if initial is not None:
+            call.initial(initial, jax.eval_shape(lambda: self._zero_carry(batch)))
         asks = self.cell.asks()
-        self._check_call((batch, length), asks, resets, context)
         start = self.initial_carry(batch) if initial is None or resets is not None else ()
         carries = start if initial is None else initial
         by_direction = controls_by_direction(
@@ -378,19 +390,3 @@ class Recurrence(nn.Module):
             layers=tuple(layers),
             resets=resets,
         )
-
-    @nn.nowrap
-    def _check_call(
-        self, shape: tuple[int, int], asks: frozenset[str], resets: Array | None, context: Any
-    ) -> None:
-        """Raises UserError where arguments of a call do not fit; `shape` is `(batch, time)`."""
-        if resets is not None and (resets.shape != shape or resets.dtype != bool):
-            raise UserError(
-                f"resets is {resets.dtype}{list(resets.shape)}, and must be bool{list(shape)}: one"
-                " a step, (batch, time)"
-            )
-        name = type(self.cell).__name__
-        if "context" in asks and context is None:
-            raise UserError(f"{name} sees a context at every step: give context=")
-        if context is not None and "context" not in asks:
-            raise UserError(f"context is given, and the step of {name} does not ask for one")

@@ -112,3 +112,42 @@ def test_bad_values_are_refused_in_one_line(changes, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: LSTMCell(0), "hidden_size=0: a cell needs at least one unit"),
+        (lambda: LSTMCell("8"), "hidden_size='8': must be a whole number"),
+        (lambda: LSTMCell(8.0), "hidden_size=8.0: must be a whole number"),
+        (lambda: LSTMCell(True), "hidden_size=True: must be a whole number"),
+        (lambda: LSTMCell(8, forget_bias=float("inf")), "forget_bias=inf: must be a finite number"),
+        (lambda: LSTMCell(8, forget_bias="1"), "forget_bias='1': must be a finite number"),
+        (lambda: LSTMCell(8, kernel_init=3), "kernel_init=3: must be a string"),
+        (lambda: LSTMCell(8, param_dtype=jnp.int32), "param_dtype=.*: must be a dtype of real"),
+        (lambda: LSTMCell(8, param_dtype="floaty"), "param_dtype='floaty'"),
+        (lambda: LSTMCell(8, dot=None), "dot must be a function"),
+        (lambda: GatedLSTMCell(8, gates=["U", "R"]), r"gates=\['U', 'R'\]: must be a string"),
+        (lambda: GatedLSTMCell(8, tied_input="no"), "tied_input='no': must be True or False"),
+        (lambda: GatedLSTMCell("8", gates="OM"), "hidden_size='8'"),
+        # What this code does not read is checked all the same.
+        (lambda: GatedLSTMCell(8, gates="--", ugi_margin=0.7), "ugi_margin=0.7 must lie in"),
+        (lambda: GatedLSTMCell(8, gates="UR", chrono_t_max=-5.0), "chrono_t_max=-5.0 must be a"),
+        (lambda: CELLS["gated_gru"](8, gates="--", ugi_margin=-1.0), "ugi_margin=-1.0"),
+        (lambda: make_cell({"hidden_size": 8}), "no cell is named: give 'cell'"),
+        (lambda: make_cell({"cell": "lstm"}), "model.cell=lstm needs hidden_size"),
+        (lambda: make_cell({"cell": "lstm", "hiden_size": 8}), "did you mean hidden_size"),
+        (lambda: make_cell({"cell": "lstm", "hidden_size": 8, "forget": 1.0}), "unknown key of a"),
+        (lambda: make_cell({"cell": ["lstm"], "hidden_size": 8}), "unknown cell="),
+        (lambda: make_cell({"cell": "lstm", "hidden_size": 8}, -1), "sequence_length=-1"),
+    ],
+)
+def test_values_of_other_types_and_ranges_are_refused(build, message):
+    with pytest.raises(UserError, match=message) as error:
+        build()
+    assert "\n" not in str(error.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert LSTMCell(np.int64(8), forget_bias=np.float32(1)).blocks() == dict.fromkeys("fiou", 8)
+    assert LSTMCell(8, forget_bias=1, param_dtype="float32").hidden_size == 8

@@ -552,7 +552,7 @@ def test_there_are_enough_of_them():
         ("model.cell=lstn", "lstm"),
         ("model.cell=gated_lstm model.gates=XX", "gates"),
         ("model.cell=onlstm model.chunk_size=3", "chunk_size"),
-        ("model.num_layers=0", "model.num_layers=0 must be from 1 to 1000"),
+        ("model.num_layers=0", "model.num_layers=0 must be 1 or more"),
         ("model.dropout=1.0", "model.dropout=1.0 is a rate"),
         ("model.compute_dtype=float16", "use one of float32, bfloat16"),
         ("model.backend=cuda", "unknown model.backend='cuda'"),
