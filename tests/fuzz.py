@@ -206,7 +206,9 @@ def run(seconds, steps, seed):
             count += 1
             faulthandler.dump_traceback_later(300, exit=True)
             try:
-                outcome = train(make_config(name, changed, folder), Path(folder, f"w{count}"), steps)
+                outcome = train(
+                    make_config(name, changed, folder), Path(folder, f"w{count}"), steps
+                )
             except (KeyboardInterrupt, Interrupted):
                 raise
             except BaseException as error:

@@ -13,7 +13,6 @@ import pytest
 
 from lrd_jax.config import record
 from lrd_jax.config.members import members
-from lrd_jax.errors import UserError
 from lrd_jax.evaluation import commands, sampling
 from lrd_jax.evaluation.best import Best, best_member
 from lrd_jax.evaluation.loaded import load
