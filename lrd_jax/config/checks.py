@@ -29,6 +29,7 @@ _AT_LEAST = {
     "train.checkpoint_every_steps": 0,
     "train.log_every_steps": 1,
     "eval.batch_size": 0,
+    "eval.max_examples": 0,
     "eval.sample_tokens": 0,
     "eval.temperature": 0,
     "eval.sample_seed": 0,

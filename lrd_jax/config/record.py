@@ -26,6 +26,9 @@ _CHANGEABLE = (
 )
 
 
+_FIXED = ("eval.max_examples",)  # but these: it says which step validates best
+
+
 _EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
 
 
@@ -142,8 +145,9 @@ def check_same(
 ) -> None:
     """Refuses to continue a work directory with a config that would train something else.
 
-    `devices.*`, `eval.*`, `data.data_dir`, `data.text_dir`, `model.backend`,
-    `train.log_every_steps`, `train.checkpoint_every_steps` and `train.stop_step` may differ.
+    `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`,
+    `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps` and `train.stop_step`
+    may differ.
 
     Raises:
       UserError: Other keys differ; names them and their values.
@@ -151,7 +155,7 @@ def check_same(
     lines = [
         f"{key}: {before} -> {after}"
         for key, before, after in _differing(workdir_config, config)
-        if not _within(key, _CHANGEABLE)
+        if key in _FIXED or not _within(key, _CHANGEABLE)
     ]
     if lines:
         raise UserError(

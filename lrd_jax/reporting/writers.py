@@ -23,9 +23,17 @@ from lrd_jax.errors import RunError
 _Event: Any = vars(event_pb2)["Event"]
 _SessionLog: Any = vars(event_pb2)["SessionLog"]
 
-# Keys that measure the machine rather than the model: two bit-identical runs differ in these
-# alone. TensorBoard shows them under `perf/`.
-TIMING_KEYS = frozenset({"steps_per_s", "wall_time_s"})
+# Keys of `metrics.jsonl` and `result.json` that measure the machine rather than the model: two
+# bit-identical runs differ in these alone. TensorBoard shows the numbers under `perf/`.
+#   time         when the line was written: UTC, ISO 8601
+#   steps_per_s  optimizer steps a second since the line before; evaluation and compiling left out
+#   train_s, eval_s, compile_s
+#                seconds of training, evaluation and compiling since the run began, also before it
+#                was resumed; together in `seconds` of `result.json`
+#   wall_time_s  all of it, with start-up
+TIMING_KEYS = frozenset(
+    {"time", "steps_per_s", "train_s", "eval_s", "compile_s", "wall_time_s", "seconds"}
+)
 _ALONE: Mapping[str, Any] = MappingProxyType({})
 
 

@@ -41,9 +41,10 @@ def test_the_rate_is_of_training_alone(tmp_path, clock, capsys):
     with make(tmp_path) as recorder:
         clock.now += 2
         recorder.train(8, {"loss": np.array([1.0, 3.0])})  # 4 steps in 2 s
-        with recorder.paused():
+        with recorder.evaluating("valid") as shown:
             clock.now += 30
-        with pytest.raises(KeyError), recorder.paused():
+            shown(0.5)
+        with pytest.raises(KeyError), recorder.evaluating("test"):
             clock.now += 30
             raise KeyError
         recorder.valid(8, {"loss": np.array([np.nan, 5.0])})
