@@ -147,6 +147,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.eval_every_steps = 0  # 0 = once an epoch
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
     train.log_every_steps = 50
+    train.tensorboard = True  # write event files; metrics.jsonl has all of their numbers
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval

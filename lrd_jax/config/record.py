@@ -23,6 +23,7 @@ _CHANGEABLE = (
     "train.log_every_steps",
     "train.checkpoint_every_steps",
     "train.stop_step",
+    "train.tensorboard",
 )
 
 
@@ -146,8 +147,8 @@ def check_same(
     """Refuses to continue a work directory with a config that would train something else.
 
     `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`,
-    `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps` and `train.stop_step`
-    may differ.
+    `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps`, `train.stop_step` and
+    `train.tensorboard` may differ.
 
     Raises:
       UserError: Other keys differ; names them and their values.

@@ -14,6 +14,7 @@ from lrd_jax.arrays import Array
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.objectives.language import Language
+from lrd_jax.reporting import tensorboard
 from lrd_jax.reporting.workdir import read_vocabulary, write_atomically
 
 
@@ -43,7 +44,7 @@ def run(loaded: Loaded) -> str:
     """
     objective, vocabulary, options = loaded.objective, loaded.spec.vocabulary, loaded.config.eval
     assert isinstance(objective, Language) and vocabulary is not None
-    _, params, chosen = loaded.choose()
+    index, params, chosen = loaded.choose()
     prompt = vocabulary.encode(options.prompt)
     tokens = generate(
         objective,
@@ -56,6 +57,9 @@ def run(loaded: Loaded) -> str:
     text = vocabulary.decode([*prompt, *jax.device_get(tokens)])
     target = loaded.workdir / "eval" / "sample.txt"
     write_atomically(target, text + "\n")
+    if loaded.config.train.tensorboard:
+        step = int(loaded.best.step[index])
+        tensorboard.show(target.parent / "tensorboard" / "sample", step, text={"eval/sample": text})
     print(f"{text}\n\n{f'by {chosen}; ' if chosen else ''}written to {target}")
     return text
 

@@ -40,12 +40,12 @@ class _Spans:
         self.total = 0.0
         self._known: list[tuple[float, float]] = []  # disjoint, in order
 
-    def add(self, event: str, duration: float, **_: Any) -> None:
+    def add(self, event: str, duration_secs: float, **_: Any) -> None:
         """A listener of `jax.monitoring`."""
         if not event.startswith(_EVENTS):
             return
         end = time.monotonic()
-        start = end - duration
+        start = end - duration_secs
         # Tracing a function traces those that it calls, and these report first.
         while self._known and self._known[-1][1] > start:
             before, after = self._known.pop()

@@ -72,6 +72,7 @@ class Recorder:
           RunError: the disk is full or failed.
         """
         self._labels, self._epoch = labels(members), horizon.steps_per_epoch
+        self._groups = _seeds_of(members)
         self._shown = shown
         self._baseline = {f"baseline_{n}": baselines[n] for n in shown if n in baselines}
         self._stopwatch = _Stopwatch(earlier, compiled)
@@ -164,6 +165,9 @@ class Recorder:
             for index, label in enumerate(self._labels):
                 each = {name: float(value[index]) for name, value in values.items()}
                 self._writers.write(step, step / self._epoch, split, each | timing, label)
+            for swept, places in self._groups:
+                means = {name: _alive(value[places]) for name, value in values.items()}
+                self._writers.write_mean(step, split, means, swept)
 
     def _stage(self, name: str, fraction: float = 0.0) -> None:
         if self._progress:
@@ -173,6 +177,14 @@ class Recorder:
         if self._progress:
             means = {name: _alive(value) for name, value in values.items()}
             self._progress.update(step, **means, **(beside or {}))
+
+
+def _seeds_of(members: Sequence[Member]) -> list[tuple[Mapping[str, float], list[int]]]:
+    """Swept values with the places of their seeds, where these are several."""
+    groups: dict[tuple, list[int]] = {}
+    for place, member in enumerate(members):
+        groups.setdefault(tuple(member.swept.items()), []).append(place)
+    return [(dict(swept), places) for swept, places in groups.items() if len(places) > 1]
 
 
 def _alive(values: np.ndarray) -> float:
