@@ -41,6 +41,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not inst
 
 import bench_worker  # noqa: E402
 from bench_contenders import CELLS, Job, work  # noqa: E402
+from bench_figure import medians, plot, shape_of, yardstick  # noqa: E402
 from bench_worker import Worker  # noqa: E402
 
 from lrd_jax.reporting import provenance  # noqa: E402
@@ -139,28 +140,6 @@ def summary(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, **medians}
 
 
-def shape_of(record: dict[str, Any]) -> tuple[int, int, int]:
-    """Steps, batch, units."""
-    return record["steps"], record["batch"], record["units"]
-
-
-def medians(records: list[dict[str, Any]], shape: tuple[int, int, int]) -> dict[str, float]:
-    """Contender -> median seconds of a training step at `shape`, of those that worked."""
-    return {
-        r["contender"]: r["median_train_s"]
-        for r in records
-        if shape_of(r) == shape and "median_train_s" in r
-    }
-
-
-def yardstick(times: dict[str, float], contender: str) -> tuple[float, float]:
-    """Times of PyTorch's module (LSTM, or GRU for a GRU) and of its fastest loop over the cell."""
-    cell = contender.partition("@")[0].rpartition("-")[2]
-    module = times.get("torch-gru" if cell == "gru" else "torch-lstm", math.nan)
-    loops = [s for c, s in times.items() if c.startswith("torch_") and c.endswith(f"-{cell}")]
-    return module, min(loops, default=math.nan)
-
-
 def against_checkout(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each of ours against the same contender of another checkout: ratios of the medians."""
     found = []
@@ -221,51 +200,6 @@ def goals(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 entry = {"shape": shape, "contender": contender, "against": against}
                 found.append({**entry, "ratio": ratio, "goal": limit, "met": ratio <= limit})
     return found
-
-
-def plot(records: list[dict[str, Any]], path: pathlib.Path) -> None:
-    """Ratios to PyTorch's module; and time per step over T, flat where time is linear in T.
-
-    The second is drawn where some batch and units were measured at more than one T.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    worked = [r for r in records if "median_train_s" in r]
-    names = list(dict.fromkeys(r["contender"] for r in worked))
-    colours = {name: plt.get_cmap("tab20")(k % 20) for k, name in enumerate(names)}
-    lines: dict[tuple[str, int, int], list[tuple[int, float]]] = {}
-    for r in worked:
-        point = (r["steps"], 1e6 * r["median_train_s"] / r["steps"])
-        lines.setdefault((r["contender"], r["batch"], r["units"]), []).append(point)
-    lines = {key: sorted(points) for key, points in lines.items() if len(points) > 1}
-    figure, axes = plt.subplots(
-        1, 1 + bool(lines), figsize=(13 if lines else 8, 5.5), layout="constrained", squeeze=False
-    )
-    left, right = axes[0, 0], axes[0, -1]
-
-    shapes = list(dict.fromkeys(map(shape_of, worked)))
-    for name in names:
-        points = []
-        for k, shape in enumerate(shapes):
-            times = medians(records, shape)
-            points.append((k, times.get(name, math.nan) / yardstick(times, name)[0]))
-        left.plot(*zip(*points, strict=True), "o-", color=colours[name], label=name, lw=1, ms=4)
-    left.axhline(1, color="black", lw=0.8)
-    left.set(yscale="log", ylabel="training step / that of torch.nn.LSTM (GRU: torch.nn.GRU)")
-    left.yaxis.set_minor_formatter("{x:g}")
-    left.set_xticks(range(len(shapes)), ["x".join(map(str, s)) for s in shapes], rotation=60)
-    figure.legend(loc="outside right center", fontsize=8, frameon=False)
-    if lines:
-        for (name, _, _), points in lines.items():
-            right.plot(*zip(*points, strict=True), marker="o", color=colours[name], lw=1, ms=3)
-        right.set(
-            xscale="log", yscale="log", xlabel="time steps T", ylabel="training step / T (µs)"
-        )
-        right.set_title("flat = time linear in T; one line per batch and units")
-    figure.savefig(path, dpi=120)
 
 
 def parse_shapes(text: str) -> list[tuple[int, int, int]]:

@@ -49,6 +49,7 @@ from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.metrics import Metric, declarations, declared  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
+from lrd_jax.reporting.tensorboard import write_hparams  # noqa: E402
 from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
 from lrd_jax.runtime import interrupts, terminal  # noqa: E402
 from lrd_jax.runtime.locks import lock  # noqa: E402
@@ -166,6 +167,10 @@ class Sweep:
                 # A study of an earlier version may minimise.
                 down = self.study.direction == optuna.study.StudyDirection.MINIMIZE
                 self.study.tell(trial, -metric.better(value) if down else metric.better(value))
+                folder = self.out / name / "tensorboard"
+                folder = folder / "seed_mean" if len(result["seeds"]) > 1 else folder
+                if folder.is_dir():
+                    write_hparams(folder, trial.params, result["best"]["valid"])
                 print(f"{name}: {metric.labelled(metric.text(value))}", flush=True)
                 return
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()

@@ -31,6 +31,7 @@ _AT_LEAST = {
     "train.log_every_steps": 1,
     "train.steps_per_call": 0,
     "eval.batch_size": 0,
+    "eval.max_examples": 0,
     "eval.sample_tokens": 0,
     "eval.temperature": 0,
     "eval.sample_seed": 0,

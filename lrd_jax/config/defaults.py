@@ -150,12 +150,16 @@ def get_config() -> ml_collections.ConfigDict:
     # optimizer steps in one call of the devices; 0 = 1 on a CPU, many on a GPU. Results do not
     # depend on it; a call ends at whatever is due, and after about a second
     train.steps_per_call = 0
+    train.tensorboard = True  # write event files; metrics.jsonl has all of their numbers
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval
     # Examples per evaluation batch; 0 = the training batch size; independent sequences (all but
     # text) on a GPU: 2000 in all, divided by the number of runs side by side, if that is more
     evaluation.batch_size = 0
+    # Examples (of text: windows) of a split that are evaluated at most, also while training: its
+    # first ones; 0 = all. The result says where it cut
+    evaluation.max_examples = 0
     # copy: evaluate at each of these delays, e.g. (200, 400, 1000); () = data.delay
     evaluation.delays = ()
     evaluation.sample_tokens = 0  # language: write a text of so many tokens instead of evaluating
@@ -214,18 +218,37 @@ def finish(
     return config
 
 
+# What a quick run is small in: group -> the last word of a key's name -> the most that it may be. A
+# name says what it measures, so this holds for keys of your own components as well.
+_QUICK: Mapping[str, Mapping[str, float]] = {
+    "data": {"batch_size": 50, "delay": 20, "length": 50, "pairs": 4},
+    "model": {"size": 16, "hidden": 32, "width": 16, "layers": 2},
+    "aux": {"length": 20, "hidden": 32, "width": 16, "layers": 2, "epochs": 0.02},
+    "truncate": {"steps": 20},
+    "optim": {"steps": 10},
+}
+
+
 def shrink(config: Any) -> None:
-    """Shrinks an experiment in place for tests and a first look: the argument `quick`."""
-    config.data.delay = min(config.data.delay, 20)
-    config.data.length = min(config.data.length, 50)
-    config.model.hidden_size = min(config.model.hidden_size, 16)
-    config.model.head_hidden = tuple(min(width, 32) for width in config.model.head_hidden)
-    config.model.embedding_size = min(config.model.embedding_size, 16)
-    config.aux.segment_length = min(config.aux.segment_length, 20)
-    config.aux.head_hidden = tuple(min(width, 32) for width in config.aux.head_hidden)
-    config.aux.pretrain_epochs = min(config.aux.pretrain_epochs, 0.02)
-    config.truncate.steps = min(config.truncate.steps, 20)
+    """Shrinks an experiment in place for tests and a first look: the argument `quick`.
+
+    By rule: 30 steps, at most 250 examples in an evaluation, and every number in `data`, `model`,
+    `aux`, `truncate` and `optim` whose name ends in a word of `_QUICK` is at most what it says.
+    """
+    for group, words in _QUICK.items():
+        for key, value in config[group].items():
+            for word, most in words.items():
+                if key == word or key.endswith(f"_{word}"):
+                    config[group][key] = _at_most(value, most)
     config.detach.off_last_epochs = 0  # or it would be off in all of so few epochs
     config.train.num_steps = 30
     config.train.eval_every_steps = 10
     config.train.log_every_steps = 5
+    config.eval.max_examples = min(config.eval.max_examples or 250, 250)
+
+
+def _at_most(value: Any, most: float) -> Any:
+    """Bounds a number, or each of a tuple; anything else stays."""
+    if isinstance(value, tuple):
+        return tuple(_at_most(element, most) for element in value)
+    return min(value, type(value)(most)) if type(value) in (int, float) else value

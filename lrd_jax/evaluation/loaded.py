@@ -66,12 +66,12 @@ class Loaded:
             self, config=config, dataset=dataset, spec=dataset.spec, objective=objective
         )
 
-    def scores(self) -> list[dict[str, Any]]:
+    def scores(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         """Evaluates every member.
 
         Returns:
           Member by member: its seed (and swept values), its best step with the validation metrics,
-          the metrics of the split.
+          the metrics of the split. And `evaluated`: how much of the split, where that is not all.
         """
         assert self.dataset is not None
         count, options = len(self.members), self.config.devices
@@ -85,12 +85,15 @@ class Loaded:
             num_members=count,
             batch_size=eval_batch_size(self.config, self.objective, self.mesh, count),
             split="seeds" if by_seeds else "batch",
+            max_examples=self.config.eval.max_examples,
         )
         values = scorer(self.best.params, self.split)
         best = jax.device_get(self.best)
-        return seed_results(
+        each = seed_results(
             best, self.stopped, self.split, values, self.members, self.objective.metrics
         )
+        cut = scorer.cut(self.split)
+        return each, {"evaluated": {self.split: cut}} if cut else {}
 
     def choose(self) -> tuple[int, Any, str]:
         """Takes the member that validated best.

@@ -19,6 +19,7 @@ from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.objectives.auxiliary import Auxiliary
 from lrd_jax.objectives.base import encode
 from lrd_jax.objectives.outputs import Decoded
+from lrd_jax.reporting import tensorboard
 from lrd_jax.reporting.plots import plot_pictures
 
 _EXAMPLES = 6
@@ -67,6 +68,10 @@ def draw(loaded: Loaded, result: dict[str, Any], target: Path) -> None:
         except UserError as error:
             print(f"no plot: {error}")
             return
+        if loaded.config.train.tensorboard:
+            step, name = int(loaded.best.step[index]), f"{target.stem}-{kind}"
+            folder = target.parent / "tensorboard" / name
+            tensorboard.show(folder, step, pictures={f"eval/{name}": path})
         print(f"{kind}ed segments{f' of {chosen}' if chosen else ''} in {path}")
 
 

@@ -15,6 +15,7 @@ from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.evaluation.scores import NOWHERE
 from lrd_jax.objectives.language import Language
+from lrd_jax.reporting import tensorboard
 from lrd_jax.reporting.workdir import keep, read_vocabulary
 
 
@@ -44,7 +45,7 @@ def run(loaded: Loaded) -> str:
     """
     objective, vocabulary, options = loaded.objective, loaded.spec.vocabulary, loaded.config.eval
     assert isinstance(objective, Language) and vocabulary is not None
-    _, params, chosen = loaded.choose()
+    index, params, chosen = loaded.choose()
     prompt = vocabulary.encode(options.prompt)
     tokens = generate(
         objective,
@@ -58,6 +59,9 @@ def run(loaded: Loaded) -> str:
     target = loaded.workdir / "eval" / "sample.txt"
     print(text, flush=True)
     kept = keep(target, text + "\n")
+    if kept and loaded.config.train.tensorboard:
+        step = int(loaded.best.step[index])
+        tensorboard.show(target.parent / "tensorboard" / "sample", step, text={"eval/sample": text})
     print(f"\n{f'by {chosen}; ' if chosen else ''}written to {kept or NOWHERE}")
     return text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -59,6 +60,7 @@ class Scorer:
         num_members: int,
         batch_size: int,
         split: str = "batch",
+        max_examples: int = 0,
     ) -> None:
         """Keeps the parts.
 
@@ -69,7 +71,9 @@ class Scorer:
           num_members: runs side by side.
           batch_size: examples of a batch, rounded up to a multiple of the devices.
           split: what the devices share, `batch` or `seeds`; see `train_step`.
+          max_examples: of a split that are evaluated, its first ones; of text, windows; 0: all.
         """
+        self._max_examples = max_examples
         self._objective, self._dataset, self._mesh = objective, dataset, mesh
         self._num_members, self._batch_size, self._split = num_members, batch_size, split
         # Places of what has leading axes (seeds, batch) and of a batch that all seeds share.
@@ -94,21 +98,43 @@ class Scorer:
             donate=(),
         )
 
+    def cut(self, split: str) -> dict[str, int]:
+        """Says how much of a split is evaluated where it is not all: `examples` and `of`; else {}.
+
+        Of text, an example is a window.
+        """
+        bound, whole = self._bound(split)
+        return {"examples": bound, "of": whole} if bound < whole else {}
+
+    def _bound(self, split: str) -> tuple[int, int]:
+        """Examples that are evaluated at most, and that there are, of text windows."""
+        spec, whole = self._dataset.spec, self._dataset.eval_size(split)
+        if spec.kind == "language":
+            whole = math.ceil(whole / spec.length)
+        return self._max_examples or whole, whole
+
     def __call__(
-        self, params: Any, split: str, before_batch: Callable[[], None] = lambda: None
+        self,
+        params: Any,
+        split: str,
+        before_batch: Callable[[], None] = lambda: None,
+        shown: Callable[[float], None] = lambda _: None,
     ) -> Metrics:
-        """Metrics over a whole split, every example counted once.
+        """Metrics over a split, every example counted once.
 
         Args:
           params: leaves `(seeds, ...)`.
-          split: `train`, `valid` or `test`.
+          split: `train`, `valid` or `test`; no more of it than `max_examples`.
           before_batch: what it raises ends the evaluation.
+          shown: is told the fraction that is done, after each batch.
 
         Returns:
           Every metric of the objective, one value per seed.
         """
         devices = 1 if self._split == "seeds" else self._mesh.size
-        wanted = min(self._batch_size, self._dataset.eval_size(split))  # the rest would be padding
+        bound, whole = self._bound(split)
+        # The rest would be padding.
+        wanted = min(self._batch_size, self._dataset.eval_size(split), bound)
         size = math.ceil(wanted / devices) * devices
         rows = slice(None) if self._split == "seeds" else local_rows(size, self._mesh)
         carry = jax.tree.map(
@@ -117,8 +143,13 @@ class Scorer:
         )
         carry = place(carry, self._mesh, self._carry_spec)
         batches, outputs = [], []
-        for batch in self._dataset.eval_batches(split, size, rows):
+        every = self._dataset.eval_batches(split, size, rows)
+        count = math.ceil(min(bound, whole) / size)
+        for number, batch in enumerate(every if bound >= whole else itertools.islice(every, count)):
             before_batch()
+            if number * size + size > bound:
+                mask, within = batch["mask"], np.arange(size)[rows] < bound - number * size
+                batch = batch | {"mask": mask * within.reshape(-1, *[1] * (mask.ndim - 1))}
             placed = place(batch, self._mesh, self._batch_spec)
             sums, carry = self.eval_step(params, carry, placed)
             batches.append(sums)
@@ -126,6 +157,7 @@ class Scorer:
                 outputs.append(gather(self.collect_step(params, placed)))
             # Not far ahead of the devices, or the caller could not end this soon.
             jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
+            shown((number + 1) / count)
         # Summed on the host in float64: a float32 sum over a large split would lose digits.
         parts = jax.device_get(batches)
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)

@@ -24,15 +24,17 @@ def run(loaded: Loaded) -> dict[str, Any]:
 
     Returns:
       What was written: `split`, `overrides`, and `seeds` with step and metrics of each; with an
-      auxiliary loss the `baselines` of the split.
+      auxiliary loss the `baselines` of the split, and `evaluated` where that is not all of it.
     """
     assert loaded.dataset is not None
     split = loaded.split
+    seeds, cut = loaded.scores()
     result: dict[str, Any] = {
         "split": split,
         "overrides": dict(loaded.overrides),
-        "seeds": loaded.scores(),
+        "seeds": seeds,
         "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
+        **cut,
     }
     if auxiliary := loaded.config.aux.kind != "none":
         result["baselines"] = dict(loaded.objective.baselines(loaded.dataset, split))

@@ -50,8 +50,9 @@ def run(loaded: Loaded) -> dict[str, Any]:
         changed.data[key] = delay
         there = loaded.changed(changed)
         changed.eval.batch_size = _batch_size(config, loaded.spec, there.spec)
-        seeds, baselines = there.scores(), dict(there.spec.baselines)
-        rows.append({"delay": delay, "seeds": seeds, "baselines": baselines})
+        seeds, cut = there.scores()
+        baselines = dict(there.spec.baselines)
+        rows.append({"delay": delay, "seeds": seeds, "baselines": baselines, **cut})
     result: dict[str, Any] = {"split": split, "overrides": dict(loaded.overrides), "delays": rows}
     result["metrics"] = declarations(loaded.objective.metrics, loaded.objective.select)
     result = strict(result)

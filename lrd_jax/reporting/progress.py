@@ -1,11 +1,13 @@
-"""How far a run is: a bar on a terminal, plain lines anywhere else."""
+"""How far a run is: one moving line on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
 
 import datetime
 import os
 import sys
 import time
-from collections.abc import Iterable
-from typing import TextIO
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, TextIO
 
 import tqdm
 
@@ -13,13 +15,20 @@ from lrd_jax.metrics import Metric
 
 _MOST_LINES = 200  # of plain output in one run, so that a log file stays readable
 _LINE_SECONDS = 2.0  # shortest time between two of them
+_STAGE_SECONDS = 10.0  # the same while evaluating
+_DRAW_SECONDS = 0.1  # shortest time between two pictures of an evaluation's progress
+_SHORTEST_BAR = 8  # columns; a shorter one says nothing
+# Of names, on a terminal.
+_SHORT = {"valid": "val", "accuracy": "acc", "baseline": "base", "perplexity": "ppl"}
 
 
 class Progress:
-    """Shows step, speed, latest metrics and remaining time; a context manager.
+    """Shows latest metrics, step, speed and remaining time; a context manager.
 
-    On a terminal this is one moving bar. Into a file or a pipe it prints a line now and then: at
-    most 200 in a run, and at most one every two seconds, apart from that for the last step.
+    On a terminal this is one moving line, the loss first, of which the less important parts are
+    dropped until it fits; a bar fills what is left. Into a file or a pipe it prints a line with the
+    time (UTC) now and then: at most 200 in a run, and at most one every two seconds, apart from
+    that for the last step. While something else than training goes on, it says what and how far.
     """
 
     def __init__(
@@ -28,35 +37,37 @@ class Progress:
         start_step: int = 0,
         stream: TextIO | None = None,
         metrics: Iterable[Metric] = (),
+        *,
+        training: Callable[[], float] = lambda: time.monotonic(),
+        running: Callable[[], float] = lambda: time.monotonic(),
     ):
-        """Starts the display.
+        """Starts the display; until the first update it says that the program is compiled.
 
         Args:
           total_steps: the step at which the run is complete.
           start_step: the step it continues from.
           stream: where to show it; the standard error unless given.
           metrics: say how their values are shown, by the last words of a value's name.
+          training: a clock that goes on while the run trains; the speed is by it.
+          running: one that goes on while it trains or evaluates; the remaining time is by it.
         """
         self._total = total_steps
-        self._step = start_step
+        self._start = self._step = start_step
         self._stream = sys.stderr if stream is None else stream
         self._metrics = {metric.name: metric for metric in metrics}
         self._values: dict[str, float] = {}
-        self._printed_step = start_step
-        self._printed_at = time.monotonic()
+        self._training, self._running = training, running
+        self._started_at = running()
+        self._rate = 0.0  # steps a second, of the last interval
+        self._updated = start_step, training()
+        self._printed = start_step, training(), time.monotonic()  # of the last plain line
+        self._drawn_at = 0.0
+        self._stage = ("compiling", 0.0)
         self._bar = None
         if self._stream.isatty():
-            sized = _has_size(self._stream)
-            self._bar = tqdm.tqdm(
-                total=total_steps,
-                initial=start_step,
-                file=self._stream,
-                unit="step",
-                dynamic_ncols=sized,
-                ncols=None if sized else 80,
-                nrows=None if sized else 24,
-                miniters=1,  # updates arrive once a logging interval: draw each
-            )
+            # The delay: nothing is drawn before there is a text.
+            self._bar = tqdm.tqdm(total=1, file=self._stream, nrows=24, delay=1e-9)
+            self._draw()
 
     def update(self, step: int, **values: float) -> None:
         """Moves to `step`; call it only when metrics are on the host anyway.
@@ -66,62 +77,154 @@ class Progress:
           **values: what to show beside it, e.g. `loss=0.31, valid_accuracy=0.92`. A value stays
             until it is given again, so a validation metric remains in sight between evaluations.
         """
-        advanced, self._step = step - self._step, step
-        self._values |= values
+        self._step, self._values, self._stage = step, self._values | values, ("", 0.0)
+        now = self._training()
+        before, at = self._updated
+        if step > before:
+            self._rate, self._updated = (step - before) / max(now - at, 1e-9), (step, now)
         if self._bar is not None:
-            self._bar.set_postfix_str(", ".join(self._shown()), refresh=False)
-            self._bar.update(advanced)
+            self._draw()
             return
-        progressed = step - self._printed_step
-        waited = time.monotonic() - self._printed_at
-        spaced = progressed * _MOST_LINES >= self._total and waited >= _LINE_SECONDS
-        if progressed > 0 and (spaced or step >= self._total):
-            self._print_line(progressed / max(waited, 1e-9))
+        printed, _, printed_at = self._printed
+        spaced = time.monotonic() - printed_at >= _LINE_SECONDS
+        spaced &= (step - printed) * _MOST_LINES >= self._total
+        if step > printed and (spaced or step >= self._total):
+            self._print_line()
+
+    def stage(self, name: str, fraction: float = 0.0) -> None:
+        """Shows what goes on between two steps; an empty name: training goes on.
+
+        Args:
+          name: for example "validating".
+          fraction: how far it is, 0 to 1.
+        """
+        begins, self._stage = name != self._stage[0], (name, min(fraction, 1.0))
+        now = time.monotonic()
+        if self._bar is not None:
+            if begins or now - self._drawn_at >= _DRAW_SECONDS:
+                self._draw()
+        elif name and now - self._printed[2] >= _STAGE_SECONDS and not begins:
+            self._print(f"step {self._step}/{self._total}, {name} {fraction:.0%}")
+            self._printed = (*self._printed[:2], now)
 
     def write(self, text: str) -> None:
-        """Prints a message without breaking the bar."""
+        """Prints a message without breaking the line that moves."""
         if self._bar is not None:
             self._bar.write(text, file=self._stream)
         else:
             print(text, file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Ends the display, the bar standing where it is; a second call does nothing."""
+        """Ends the display, the line standing where it is; a second call does nothing."""
         if self._bar is not None:
             self._bar.close()
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Progress:
         return self
 
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _shown(self) -> list[str]:
-        return [f"{n.replace('_', ' ')} {self._brief(n, v)}" for n, v in self._values.items()]
+    # ---- On a terminal --------------------------------------------------------------------------
 
-    def _brief(self, name: str, value: float) -> str:
-        for prefix in ("valid_", "baseline_"):
-            name = name.removeprefix(prefix)
-        metric = self._metrics.get(name, Metric(name))
-        # Four figures, not its digits: a loss may fall below them while one watches.
-        text = f"{value * metric.factor:.4g}"
-        return metric.with_unit(text) if metric.unit == "%" else text
+    def _draw(self) -> None:
+        assert self._bar is not None
+        columns = self._columns()
+        text = fit(self._parts(), columns - 1)
+        name, fraction = self._stage
+        bar = columns - len(text) - 4 >= _SHORTEST_BAR
+        self._bar.ncols, self._bar.bar_format = columns, "{desc} |{bar}|" if bar else "{desc}"
+        self._bar.n = fraction if name else self._step / max(self._total, 1)
+        self._bar.set_description_str(text)  # draws
+        self._drawn_at = time.monotonic()
 
-    def _print_line(self, steps_per_s: float) -> None:
-        left = datetime.timedelta(seconds=round((self._total - self._step) / steps_per_s))
+    def _parts(self) -> list[Part]:
+        """What the line says, in order."""
+        name, fraction = self._stage
+        shown = f"{name} {fraction:.0%}" if fraction else name
+        known = [n for n in self._values if "loss" in n.split("_")]
+        names = [*known, *(n for n in self._values if n not in known)]
+        parts = [Part(self._named(n, short=True), self._rank(n)) for n in names]
+        parts += [Part(shown, 1)] if name else []
+        if name in ("", "compiling"):  # one percentage at a time
+            parts.append(Part(f"{self._step / max(self._total, 1):.0%}", 4))
+        parts.append(Part(f"{self._step}/{self._total}", 6))
+        if self._rate:
+            parts.append(Part(f"{self._rate:.3g} steps/s", 7))
+            parts.append(Part(f"ETA {self._left()}", 1))
+        return parts
+
+    def _rank(self, name: str) -> int:
+        if name == "loss":
+            return 0
+        if name.startswith("baseline_"):
+            return 8
+        percent = self._metric(name).unit == "%"
+        if name.startswith("valid_"):
+            return 3 if percent else 5
+        return 2 if percent else 5
+
+    def _columns(self) -> int:
+        """Width of the terminal; 80 where it does not know its own."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns or 80
+        except OSError:  # no file behind it
+            return 80
+
+    # ---- Plain lines ----------------------------------------------------------------------------
+
+    def _print_line(self) -> None:
+        printed, at, _ = self._printed
+        now = self._training()
         parts = [
             f"step {self._step}/{self._total} ({self._step / self._total:.0%})",
-            *self._shown(),
-            f"{steps_per_s:.4g} steps/s",
-            f"{left} left",
+            *map(self._named, self._values),
+            f"{(self._step - printed) / max(now - at, 1e-9):.4g} steps/s",
+            f"{self._left()} left",
         ]
-        print(", ".join(parts), file=self._stream, flush=True)
-        self._printed_step, self._printed_at = self._step, time.monotonic()
+        self._print(", ".join(parts))
+        self._printed = self._step, now, time.monotonic()
+
+    def _print(self, text: str) -> None:
+        print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ} {text}", file=self._stream)
+        self._stream.flush()
+
+    # ---- Both -----------------------------------------------------------------------------------
+
+    def _left(self) -> datetime.timedelta:
+        """Time until the last step, at the speed of this session with its evaluations."""
+        seconds = (self._running() - self._started_at) / max(self._step - self._start, 1)
+        return datetime.timedelta(seconds=round((self._total - self._step) * seconds))
+
+    def _metric(self, name: str) -> Metric:
+        for prefix in ("valid_", "baseline_"):
+            name = name.removeprefix(prefix)
+        return self._metrics.get(name, Metric(name))
+
+    def _named(self, name: str, short: bool = False) -> str:
+        """A value with its name, e.g. "valid accuracy 92.35 %", or "val acc 92.35 %"."""
+        words = [_SHORT.get(word, word) if short else word for word in name.split("_")]
+        metric = self._metric(name)
+        # Four figures, not its digits: a loss may fall below them while one watches.
+        text = f"{self._values[name] * metric.factor:.4g}"
+        return " ".join([*words, metric.with_unit(text) if metric.unit == "%" else text])
 
 
-def _has_size(stream: TextIO) -> bool:
-    """Tells whether a terminal knows its size; into one of 0 columns tqdm would draw nothing."""
-    try:
-        return os.get_terminal_size(stream.fileno()).columns > 0
-    except OSError:  # no file behind it
-        return True
+class Part(NamedTuple):
+    """A part of a line: 0 is the last to be dropped."""
+
+    text: str
+    rank: int
+
+
+def fit(parts: list[Part], columns: int) -> str:
+    """Joins parts in their order, without those of the highest rank until they fit.
+
+    >>> fit([Part("loss 0.5", 0), Part("valid loss 0.6", 5), Part("ETA 0:00:10", 1)], 25)
+    'loss 0.5, ETA 0:00:10'
+    """
+    parts = list(parts)
+    while len(text := ", ".join(part.text for part in parts)) > columns and len(parts) > 1:
+        # Of equal ranks the last one goes first.
+        parts.pop(max(range(len(parts)), key=lambda index: (parts[index].rank, index)))
+    return text[:columns]

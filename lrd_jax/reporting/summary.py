@@ -4,6 +4,7 @@ import datetime
 import os
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 from clu import parameter_overview
@@ -13,11 +14,15 @@ from lrd_jax.metrics import Metric, declarations, declared
 from lrd_jax.reporting import provenance
 from lrd_jax.reporting.statistics import CONFIDENCE, by_value, over_seeds
 
+# The viewer is an extra; the files that it reads are always written.
+_MISSING = "" if find_spec("tensorboard") else "   # after: pip install 'lrd-jax[tensorboard]'"
+
 
 def startup(
     *,
     config_name: str,
     workdir: str | os.PathLike[str],
+    model: str,
     data: str,
     params: Any,
     num_members: int = 1,
@@ -29,6 +34,7 @@ def startup(
     Args:
       config_name: e.g. "urlstm_pmnist" or "hdetach_copying-H6".
       workdir: the work directory.
+      model: what is trained, `header.model_line`.
       data: the data set in one line, `dataset.describe()`.
       params: the parameters of one member, without a leading axis of members.
       num_members: how many seeds, times swept values, train in this program.
@@ -36,14 +42,15 @@ def startup(
       metrics: of the objective; say how baselines are shown.
 
     Returns:
-      Table of parameters, then config, device, data, baseline and work directory; no newline at the
-      end.
+      Table of parameters, then config, model, device, data, baseline and work directory; no newline
+      at the end.
     """
     table = parameter_overview.get_parameter_overview(params, include_stats=False)
     versions = provenance.versions()
     each = f" (each of {num_members} side by side)" if num_members > 1 else ""
     rows = {
         "config": config_name,
+        "model": model,
         "device": f"{provenance.device_description()}, JAX {versions['jax']}",
         "data": data,
         **_baseline(baselines, {"metrics": declarations(metrics)}),
@@ -56,7 +63,7 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
     """Returns the block printed after the last step.
 
     Args:
-      result: the content of `result.json`: best, test, seeds, metrics and wall_time_s are read.
+      result: the content of `result.json`: best, test, seeds, metrics and times are read.
       config_flag: the value of `--config`, for the commands that come next.
       workdir: the work directory.
 
@@ -69,7 +76,6 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
     swept = result.get("sweep", {})
     runs = [run for run in everyone if run.get("sweep", {}) == swept]
     folder = shlex.quote(os.fspath(workdir))
-    tensorboard = shlex.quote(os.path.join(os.fspath(workdir), "tensorboard"))
     steps = sorted({run["best"]["step"] for run in runs if run["best"]["step"]})
     brackets = f"{CONFIDENCE:.0%} interval of the mean over seeds (Student's t)"
     rows = {
@@ -78,13 +84,14 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
         "validation": _metrics(result, [run["best"]["valid"] for run in runs], interval=True),
         "test": _metrics(result, [run["test"] for run in runs], interval=True),
         **({"[ ... ]": brackets} if len(runs) > 2 else {}),
+        **_cut(result),
         **_stopped(everyone),
         **_baseline(result.get("baselines"), result),
-        "wall time": str(datetime.timedelta(seconds=round(result["wall_time_s"]))),
+        "wall time": _wall_time(result),
         "workdir": os.fspath(workdir),
         "evaluate": f"python -m lrd_jax.main --config={shlex.quote(config_flag)} "
         f"--workdir={folder} --mode=eval",
-        "curves": f"tensorboard --logdir={tensorboard}",
+        "curves": f"tensorboard --logdir={folder}{_MISSING}",
     }
     return (f"{_by_value(result, everyone)}\n\n" if swept else "") + _rows(rows)
 
@@ -113,7 +120,7 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
             rows[name] = _metrics(result, [run[split] for run in entries], interval=True)
     else:
         rows[split] = _of_step(result, runs[0])
-    return _rows(rows | {"written to": os.fspath(path)})
+    return _rows(rows | _cut(result) | {"written to": os.fspath(path)})
 
 
 def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
@@ -137,7 +144,20 @@ def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
             values = [value_over(metric, [entry[split] for entry in entries]) for metric in metrics]
             swept_values = [f"{value:g}" for value in swept.values()]
             table.append([str(row["delay"]), *swept_values, *values, baseline])
-    return f"{_table(table)}\nwritten to {os.fspath(path)}"
+    bounded = "".join(f"\n{name} {text}" for name, text in _cut(rows[0]).items())
+    return f"{_table(table)}{bounded}\nwritten to {os.fspath(path)}"
+
+
+def _wall_time(result: Mapping[str, Any]) -> str:
+    """All of it, and where it went; runs of an earlier version did not measure that."""
+
+    def text(seconds: float) -> str:
+        return str(datetime.timedelta(seconds=round(seconds)))
+
+    names = {"train_s": "training", "eval_s": "evaluation", "compile_s": "compiling"}
+    parts = result.get("seconds", {})
+    told = ", ".join(f"{name} {text(parts[key])}" for key, name in names.items() if key in parts)
+    return text(result["wall_time_s"]) + (f" ({told})" if told else "")
 
 
 def _by_value(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
@@ -169,6 +189,16 @@ def _stopped(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         if (step := run.get("first_nonfinite_step"))
     ]
     return {"NaN": "; ".join(found)} if found else {}
+
+
+def _cut(result: Mapping[str, Any]) -> dict[str, str]:
+    """How much of the splits was evaluated, where that is not all."""
+    names = {"train": "training", "valid": "validation", "test": "test"}
+    cuts = [
+        f"the first {cut['examples']} of {cut['of']} examples of {names[split]}"
+        for split, cut in result.get("evaluated", {}).items()
+    ]
+    return {"evaluated": f"{', '.join(cuts)} (eval.max_examples)"} if cuts else {}
 
 
 def _baseline(baselines: Mapping[str, float] | None, result: Mapping[str, Any]) -> dict[str, str]:

@@ -271,7 +271,7 @@ _RULES = (
         ("eval.",),
         lambda _, mode: mode == "train",
         "training does not read it, --mode=eval does",
-        but=("eval.batch_size",),
+        but=("eval.batch_size", "eval.max_examples"),
         given=True,
     ),
     _Rule(
@@ -280,7 +280,7 @@ _RULES = (
         "eval.sample_tokens=0",
     ),
     _Rule(
-        ("eval.split", "eval.batch_size", "eval.delays"),
+        ("eval.split", "eval.batch_size", "eval.max_examples", "eval.delays"),
         lambda c, mode: mode == "eval" and c.eval.sample_tokens > 0,
         "eval.sample_tokens asks for a text",
     ),

@@ -23,8 +23,8 @@ from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, UserError
-from lrd_jax.metrics import finish, stored
-from lrd_jax.reporting import provenance, summary
+from lrd_jax.metrics import CollectedMetric, finish, stored
+from lrd_jax.reporting import header, provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
     check_checkpoints,
@@ -37,7 +37,7 @@ from lrd_jax.reporting.workdir import (
     write_json,
 )
 from lrd_jax.reporting.writers import read_metrics
-from lrd_jax.runtime import interrupts, processes
+from lrd_jax.runtime import compile_time, interrupts, processes
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.training import effects
 from lrd_jax.training.agenda import Agenda, every, once
@@ -229,8 +229,8 @@ class _Run:
         """Validates, and keeps the parameters where they are the best; left at a signal."""
         self.unevaluated = True
         self._watch.check(self.state)  # also waits for the steps under way
-        with contextlib.suppress(Interrupted), self._recorder.paused():
-            valid = self.program.evaluate(self.state.params, "valid", self._leave_if_asked)
+        with contextlib.suppress(Interrupted), self._recorder.evaluating("valid") as shown:
+            valid = self.program.evaluate(self.state.params, "valid", self._leave_if_asked, shown)
             self._recorder.valid(self.step, valid)
             names = [metric.name for metric in stored(self.program.objective.metrics)]
             compared = {name: valid[name].astype(np.float32) for name in names}
@@ -257,6 +257,7 @@ class _Run:
         extra = {
             "metrics_bytes": self._recorder.flush(),
             "wall_time_s": self._recorder.wall_time_s,
+            "seconds": self._recorder.seconds,
             "unevaluated": self.unevaluated,
             "first_nonfinite_step": jax.device_get(self.state.first_nonfinite_step).tolist(),
         }
@@ -273,7 +274,7 @@ def _train(
 ) -> dict[str, Any]:
     """Restores or begins, trains to the end, and tests the best parameters."""
     config, horizon, objective = program.config, program.horizon, program.objective
-    started = time.monotonic()
+    started, compiled = time.monotonic(), compile_time.since_now()
     restored = checkpoints.restore_latest(split_best(program.template()))
     if restored is None:
         state, extra = program.init(), {}
@@ -291,7 +292,7 @@ def _train(
         )
     unevaluated = extra.get("unevaluated", False)
     metrics = objective.metrics
-    shown = [m.name for m in metrics if m.name in ("loss", "aux_loss") or m not in stored(metrics)]
+    shown = [m.name for m in metrics if not isinstance(m, CollectedMetric)]
     recorder = Recorder(
         workdir,
         config,
@@ -304,6 +305,8 @@ def _train(
         metrics=metrics,
         baselines=baselines,
         earlier_s=extra.get("wall_time_s", 0.0) + time.monotonic() - started,
+        earlier=extra.get("seconds", {}),
+        compiled=compiled,
     )
     with recorder:
         with interrupts.deferred() as own, processes.agreed(own) as caught:
@@ -312,18 +315,22 @@ def _train(
         if caught.signum:  # it came after the last step; everything is saved
             raise Interrupted(caught.signum)
         trained = under_way.state
-        test = program.evaluate(trained.best.params, "test")
+        with recorder.evaluating("test") as tested:
+            test = program.evaluate(trained.best.params, "test", shown=tested)
         recorder.test(end, test)
         recorder.flush()
     best, stopped = jax.device_get((trained.best, trained.first_nonfinite_step))
     each = seed_results(best, stopped, "test", test, program.members, metrics)
     result = run_result(each, metrics, objective.select) | {
         "wall_time_s": recorder.wall_time_s,
+        "seconds": recorder.seconds,
         "device": provenance.device_description(),
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
     result |= {"steps": end, "num_steps": horizon.num_steps}
+    cuts = {split: cut for split in ("valid", "test") if (cut := program.evaluate.cut(split))}
+    result |= {"evaluated": cuts} if cuts else {}
     result |= {"baselines": dict(baselines)} if baselines else {}
     result = strict(result)
     processes.from_first(lambda: write_json(workdir / "result.json", result))
@@ -368,6 +375,7 @@ def _say_what_starts(
         summary.startup(
             config_name=command_line.config_name(config_flag) if config_flag else "",
             workdir=workdir,
+            model=header.model_line(program.config, sum(x.size for x in jax.tree.leaves(one_seed))),
             data=program.dataset.describe(),
             params=one_seed,
             num_members=len(program.members),

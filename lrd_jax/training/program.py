@@ -127,6 +127,7 @@ class Program:
             num_members=len(self.members),
             batch_size=eval_batch_size(config, objective, mesh, len(self.members)),
             split=self._split,
+            max_examples=config.eval.max_examples,
         )
         self.update_best = jax.jit(
             functools.partial(

@@ -533,3 +533,31 @@ def test_eval_overrides_refuse_the_rest(key, value, message):
     with pytest.raises(UserError) as caught:
         record.eval_overrides(defaults.get_config(), {key: value})
     assert message in str(caught.value)
+
+
+def test_quick_is_a_rule_for_every_key():
+    c = defaults.get_config()
+    with c.unlocked():
+        c.model.memory_size = 4096  # of somebody's own cell
+        c.model.inner_hidden = (512, 8)
+        c.model.use_size = True
+        c.data.warm_length = 700  # of somebody's own task
+        c.data.order_length = "long"
+    c.model.num_layers, c.data.batch_size, c.optim.warmup_steps = 8, 512, 4000
+    defaults.shrink(c)
+    assert (c.model.memory_size, c.model.inner_hidden, c.model.use_size) == (16, (32, 8), True)
+    assert (c.data.warm_length, c.data.order_length, c.data.delay) == (50, "long", 0)
+    assert (c.model.num_layers, c.data.batch_size, c.optim.warmup_steps) == (2, 50, 10)
+    assert c.data.steps_per_epoch == 1000 and c.truncate.steps == 0
+    assert (c.train.num_steps, c.eval.max_examples) == (30, 250)
+    c.eval.max_examples = 3
+    defaults.shrink(c)
+    assert c.eval.max_examples == 3
+
+
+def test_a_run_does_not_go_on_with_another_bound_of_its_validation():
+    old, new = defaults.get_config(), defaults.get_config()
+    new.eval.max_examples, new.eval.batch_size, new.train.tensorboard = 10, 7, False
+    with pytest.raises(UserError, match=r"eval.max_examples: 0 -> 10\)"):
+        record.check_same(old, new)
+    assert record.eval_overrides(old, {"eval.max_examples": 10}).eval.max_examples == 10

@@ -138,3 +138,14 @@ def test_which_member_counts_as_the_best(steps, accuracy, loss, expected):
     valid = {"accuracy": np.array(accuracy), "loss": np.array(loss)}
     best = Best(np.array(steps), valid, ())
     assert best_member(best, (ACCURACY, LOSS)) == expected
+
+
+def test_a_bounded_evaluation_says_so(trained, capsys):
+    program, best, workdir = trained
+    result = commands.evaluate(workdir, {"eval.split": "valid", "eval.max_examples": 4})
+    windows = -(-program.dataset.eval_size("valid") // program.config.data.length)
+    assert result["evaluated"] == {"valid": {"examples": 4, "of": windows}}
+    expected = f"evaluated          the first 4 of {windows} examples of validation"
+    assert f"{expected} (eval.max_examples)" in capsys.readouterr().out
+    whole = program.evaluate(best.params, "valid")["loss"]
+    assert [seed["valid"]["loss"] for seed in result["seeds"]] != whole.tolist()

@@ -155,7 +155,7 @@ def outcome(workdir):
     extra = workdir / "checkpoints" / str(result["steps"]) / "extra" / "metadata"
     return {
         "metrics": [without_timing(record) for record in records],
-        "result": {k: v for k, v in result.items() if k not in ("wall_time_s", "commit")},
+        "result": {k: v for k, v in without_timing(result).items() if k != "commit"},
         "state": json.loads(extra.read_text())["sha256"],
     }
 

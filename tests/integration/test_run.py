@@ -69,7 +69,7 @@ def test_metrics_have_every_line_once(finished):
 def test_the_result_repeats_the_best_validation_and_the_test(finished):
     result = read_json(finished[0] / "result.json")
     assert set(result) == {
-        *("best", "test", "seeds", "wall_time_s", "device", "versions", "commit"),
+        *("best", "test", "seeds", "wall_time_s", "seconds", "device", "versions", "commit"),
         *("steps", "num_steps", "metrics"),
     }
     records = outcome(finished[0])["metrics"]

@@ -19,6 +19,7 @@ def test_startup_names_everything_a_reader_needs():
     text = summary.startup(
         config_name="urlstm_pdigits",
         workdir="runs/x",
+        model="lstm, 1 layer of 40 units",
         data="digits: 1297 training examples",
         params=PARAMS,
         num_members=3,
@@ -29,6 +30,7 @@ def test_startup_names_everything_a_reader_needs():
         row.startswith("Total: 160") and row.endswith("(each of 3 side by side)") for row in rows
     )
     assert "config   urlstm_pdigits" in rows and "workdir  runs/x" in rows
+    assert "model    lstm, 1 layer of 40 units" in rows
     assert "data     digits: 1297 training examples" in rows
     (device,) = (row for row in rows if row.startswith("device "))
     assert "(cpu), JAX " in device or "(gpu), JAX " in device
@@ -44,7 +46,7 @@ def test_closing_of_a_single_run():
         "workdir     runs/my run",
         "evaluate    python -m lrd_jax.main --config=configs/a.py:H6 --workdir='runs/my run' "
         "--mode=eval",
-        "curves      tensorboard --logdir='runs/my run/tensorboard'",
+        "curves      tensorboard --logdir='runs/my run'",
     ]
 
 

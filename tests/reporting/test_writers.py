@@ -4,6 +4,8 @@ import math
 import os
 import resource
 import signal
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -12,12 +14,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util import tensor_util
 
 from lrd_jax.config import defaults
 from lrd_jax.errors import RunError
-from lrd_jax.reporting import writers
+from lrd_jax.reporting import figures, tensorboard, writers
 from lrd_jax.reporting.writers import MetricsFile, TensorBoardWriter, Writers, read_metrics
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @contextlib.contextmanager
@@ -258,3 +263,73 @@ def test_a_run_that_never_saved_starts_over_with_empty_metrics(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == [
         {"step": 0, "epoch": 0.0, "split": "valid", "loss": 1.0}
     ]
+
+
+def hparams(folder):
+    """Values and metrics of the tab "HParams" in one folder."""
+    content = events(folder).summary_metadata
+    plugin = {tag: m.plugin_data.content for tag, m in content.items() if "_hparams_/" in tag}
+    start = HParamsPluginData.FromString(plugin["_hparams_/session_start_info"])
+    experiment = HParamsPluginData.FromString(plugin["_hparams_/experiment"]).experiment
+    values = start.session_start_info.hparams
+    found = {key: values[key].number_value or values[key].string_value for key in values}
+    return found, [metric.name.tag for metric in experiment.metric_infos]
+
+
+def test_tensorboard_compares_the_values_of_a_sweep(tmp_path):
+    writer = TensorBoardWriter(tmp_path, defaults.get_config())
+    for rate in (0.01, 0.02):
+        for step in (1, 2):
+            values = {"loss": rate, "time": "2026", "train_s": 3.0}
+            writer.write(step, "valid", values, {"seed": 4, "learning_rate": rate})
+        writer.write(1, "valid", values, {"seed": "mean", "learning_rate": rate})
+    writer.close()
+    for rate in (0.01, 0.02):
+        found = hparams(tmp_path / f"learning_rate_{rate}-seed_4")
+        assert found == ({"learning_rate": rate, "seed": 4.0}, ["valid/loss"])
+        mean = tmp_path / f"learning_rate_{rate}-seed_mean"  # in sight, but no trial
+        assert scalars(mean, "valid/loss") == [(1, pytest.approx(rate))]
+        assert not any("hparams" in tag for tag in events(mean).summary_metadata)
+
+
+def test_a_trial_gets_its_values_beside_its_curves(tmp_path):
+    writer = TensorBoardWriter(tmp_path, defaults.get_config())
+    writer.write(1, "valid", {"loss": 0.5})
+    writer.close()
+    tensorboard.write_hparams(tmp_path, {"model.cell": "gru", "optim.learning_rate": 0.1}, ["loss"])
+    assert hparams(tmp_path) == ({"model.cell": "gru", "optim.learning_rate": 0.1}, ["valid/loss"])
+    assert scalars(tmp_path, "valid/loss") == [(1, 0.5)]
+
+
+def test_tensorboard_shows_text_and_pictures_of_the_last_evaluation(tmp_path):
+    picture = tmp_path / "p.png"
+    figure = figures.new_figure()
+    figure.subplots()
+    figures.save(figure, picture)
+    for text in ("once", "twice\nand more"):
+        tensorboard.show(tmp_path / "t", 70, text={"sample": text}, pictures={"decoded": picture})
+    read = events(tmp_path / "t")
+    (sample,) = read.Tensors("sample/text_summary")
+    assert sample.step == 70 and sample.tensor_proto.string_val[0] == b"    twice\n    and more"
+    (image,) = read.Tensors("decoded")
+    width, height, png = image.tensor_proto.string_val
+    assert png.startswith(b"\x89PNG") and int(width) > int(height) > 100
+
+
+def test_nothing_is_imported_or_written_where_tensorboard_is_not_wanted(tmp_path):
+    code = (
+        "import sys\n"
+        "from lrd_jax.config import defaults\n"
+        "from lrd_jax.reporting import plots, writers\n"
+        "config = defaults.get_config()\n"
+        "config.train.tensorboard = False\n"
+        f"both = writers.Writers({str(tmp_path)!r}, config)\n"
+        "both.write(1, 0.5, 'train', {'loss': 1.0})\n"
+        "both.write_mean(1, 'train', {'loss': 1.0})\n"
+        "both.flush()\n"
+        "both.close()\n"
+        "print('tensorboardX' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout == "False\n", done.stderr
+    assert os.listdir(tmp_path) == ["metrics.jsonl"]

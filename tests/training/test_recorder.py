@@ -1,14 +1,17 @@
 """The recorder: what reaches the disk and the display, and at which rate."""
 
+import datetime
 import json
 import types
 
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.members import Member
 from lrd_jax.metrics import LOSS
+from lrd_jax.reporting.writers import TIMING_KEYS, read_metrics
 from lrd_jax.runtime import processes
 from lrd_jax.training import recorder as module
 from lrd_jax.training.recorder import Recorder
@@ -41,9 +44,10 @@ def test_the_rate_is_of_training_alone(tmp_path, clock, capsys):
     with make(tmp_path) as recorder:
         clock.now += 2
         recorder.train(8, {"loss": np.array([1.0, 3.0])})  # 4 steps in 2 s
-        with recorder.paused():
+        with recorder.evaluating("valid") as shown:
             clock.now += 30
-        with pytest.raises(KeyError), recorder.paused():
+            shown(0.5)
+        with pytest.raises(KeyError), recorder.evaluating("test"):
             clock.now += 30
             raise KeyError
         recorder.valid(8, {"loss": np.array([np.nan, 5.0])})
@@ -73,3 +77,32 @@ def test_another_process_writes_and_shows_nothing(tmp_path, monkeypatch, capsys)
         recorder.flush()
         assert recorder.wall_time_s >= 1e6
     assert not any(tmp_path.iterdir()) and capsys.readouterr() == ("", "")
+
+
+def test_a_line_says_when_it_was_written_and_where_the_time_went(tmp_path, clock, capsys):
+    compiled = [1.0]  # of the first state, before the recorder was there
+    earlier = {"train_s": 100.0, "eval_s": 10.0, "compile_s": 5.0}
+    with make(tmp_path, earlier=earlier, compiled=lambda: compiled[0]) as recorder:
+        clock.now += 7
+        compiled[0] += 3
+        recorder.train(8, {"loss": np.ones(2)})  # 4 steps in 4 s, after 3 s of compiling
+        with recorder.evaluating("valid"):
+            clock.now += 6
+            compiled[0] += 2
+            recorder.valid(8, {"loss": np.ones(2)})
+        assert recorder.seconds == {"train_s": 104.0, "eval_s": 14.0, "compile_s": 11.0}
+    assert "compiled in 4.0 s" in capsys.readouterr().err
+    train, _, valid, _ = read_metrics(tmp_path / "metrics.jsonl")
+    assert (train["steps_per_s"], train["train_s"], train["compile_s"]) == (1.0, 104.0, 9.0)
+    assert (valid["train_s"], valid["eval_s"], valid["compile_s"]) == (104.0, 14.0, 11.0)
+    written = datetime.datetime.fromisoformat(train["time"])
+    assert train["time"].endswith("Z") and written.tzinfo == datetime.UTC
+    assert {"time", "steps_per_s", *earlier} <= TIMING_KEYS  # left out of comparisons of two runs
+
+
+def test_tensorboard_gets_the_mean_of_the_seeds_that_live(tmp_path, clock):
+    with make(tmp_path) as recorder:
+        recorder.valid(8, {"loss": np.array([np.nan, 5.0])})
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "seed_mean"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("valid/loss")] == [(8, 5.0)]

@@ -299,3 +299,24 @@ def test_state_specs_cover_the_state():
         assert leaf.sharding.is_equivalent_to(wanted.sharding, leaf.ndim)
         assert (leaf.shape, leaf.dtype) == (wanted.shape, wanted.dtype)
         assert leaf.sharding.spec == P()
+
+
+@pytest.mark.parametrize(("num_devices", "batch_size"), [(1, 5), (4, 5), (2, 64)])
+def test_an_evaluation_is_bounded_to_the_first_examples(num_devices, batch_size):
+    config = make_config(eval__batch_size=batch_size, eval__max_examples=7)
+    data, done = RandomData(), []
+    program = make_program(config, num_devices, data, objective=Mean())
+    inputs, _ = data._splits["test"]
+    found = program.evaluate(program.init().params, "test", shown=done.append)["loss"]
+    np.testing.assert_allclose(found, [inputs[:7, 0, 0].mean(dtype=np.float64)], rtol=1e-6)
+    assert done == sorted(done) and done[-1] == 1.0
+    assert program.evaluate.cut("test") == {"examples": 7, "of": len(inputs)}
+
+
+def test_a_bound_above_the_split_cuts_nothing():
+    data = RandomData()
+    program = make_program(make_config(eval__max_examples=10**6), 1, data, objective=Mean())
+    inputs, _ = data._splits["test"]
+    found = program.evaluate(program.init().params, "test")["loss"]
+    np.testing.assert_allclose(found, [inputs[:, 0, 0].mean(dtype=np.float64)], rtol=1e-6)
+    assert program.evaluate.cut("test") == {}
