@@ -147,6 +147,9 @@ def get_config() -> ml_collections.ConfigDict:
     train.eval_every_steps = 0  # 0 = once an epoch
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
     train.log_every_steps = 50
+    # Work directory of another run, whose best parameters this one starts from: one seed's for all,
+    # or seed by seed; optimizer, schedule and step start anew. "" = parameters are drawn
+    train.init_from = ""
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval
@@ -168,6 +171,8 @@ def get_config() -> ml_collections.ConfigDict:
     devices.split = "batch"
     # GPU: the same kernels in every process, none chosen by its time, so that resuming is exact
     devices.deterministic = True
+    # Folder where compiled programs are kept, so that the next start takes less time; "" = off
+    devices.compilation_cache = ""
     return c.lock()
 
 

@@ -26,6 +26,10 @@ _CHANGEABLE = (
 )
 
 
+# How long a run is. It may be made longer, where nothing that was trained so far depends on it.
+LENGTH = ("train.num_steps", "train.num_epochs")
+
+
 _EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
 
 
@@ -139,25 +143,31 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
 
 def check_same(
     workdir_config: ml_collections.ConfigDict, config: ml_collections.ConfigDict
-) -> None:
+) -> bool:
     """Refuses to continue a work directory with a config that would train something else.
 
     `devices.*`, `eval.*`, `data.data_dir`, `data.text_dir`, `model.backend`,
     `train.log_every_steps`, `train.checkpoint_every_steps` and `train.stop_step` may differ.
+    Whether the length may (`LENGTH`) depends on what follows it: `training.longer` knows.
+
+    Returns:
+      Whether the length is the same.
 
     Raises:
       UserError: Other keys differ; names them and their values.
     """
+    differing = list(_differing(workdir_config, config))
     lines = [
         f"{key}: {before} -> {after}"
-        for key, before, after in _differing(workdir_config, config)
-        if not _within(key, _CHANGEABLE)
+        for key, before, after in differing
+        if not _within(key, (*_CHANGEABLE, *LENGTH))
     ]
     if lines:
         raise UserError(
             f"the work directory belongs to another config ({'; '.join(lines)}): choose another "
             "--workdir"
         )
+    return not any(key in LENGTH for key, _, _ in differing)
 
 
 def eval_overrides(
