@@ -3,10 +3,10 @@
     python scripts/bench_start.py                  # some minutes on two quiet cores
     python scripts/bench_start.py --repeats=1 --configs configs/urlstm_pdigits.py:quick
 
-Each repeat starts `python -m lrd_jax.main` three times, in turns: without a cache, with an empty one
-("first start"), and with what that one left ("second start"). Measured is the time from the start of
-the process to the first line of `metrics.jsonl`, of step 1: Python, JAX, data, compiling, one step.
-The process is then killed. Ratios are of two starts of the same repeat, and their median counts.
+Each repeat starts `python -m lrd_jax.main` three times, in turns: without a cache, with an empty
+one ("first start"), and with what that one left ("second start"). Measured is the time from the
+start of the process to the first line of `metrics.jsonl`, of step 1: Python, JAX, data, compiling,
+one step. The process is then killed. Ratios are of two starts of the same repeat, and their median counts.
 
 Writes `results/bench_start_<device>.json`.
 """

@@ -1,4 +1,4 @@
-"""What docs/clusters.md shows, with stand-ins for the schedulers; streams and locales of clusters."""
+"""What docs/clusters.md shows, with stand-ins for schedulers; streams, locales, platforms."""
 
 import os
 import re
