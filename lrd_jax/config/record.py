@@ -156,18 +156,17 @@ def check_same(
     Raises:
       UserError: Other keys differ; names them and their values.
     """
-    differing = list(_differing(workdir_config, config))
-    lines = [
-        f"{key}: {before} -> {after}"
-        for key, before, after in differing
-        if not _within(key, (*_CHANGEABLE, *LENGTH))
-    ]
-    if lines:
+    lines = {
+        key: f"{key}: {before} -> {after}"
+        for key, before, after in _differing(workdir_config, config)
+        if not _within(key, _CHANGEABLE)
+    }
+    if not lines.keys() <= set(LENGTH):
         raise UserError(
-            f"the work directory belongs to another config ({'; '.join(lines)}): choose another "
-            "--workdir"
+            f"the work directory belongs to another config ({'; '.join(lines.values())}): choose"
+            " another --workdir"
         )
-    return not any(key in LENGTH for key, _, _ in differing)
+    return not lines
 
 
 def eval_overrides(

@@ -101,7 +101,7 @@ def test_a_length_that_lies_behind_is_refused(config, copy):
 
 
 def test_other_keys_stay_refused(config, copy):
-    with pytest.raises(UserError, match=r"another config \(optim.learning_rate: [^;]*\)"):
+    with pytest.raises(UserError, match=r"another config \(optim.learning_rate: .*; train.num"):
         loop.train(config(train__num_steps=4, optim__learning_rate=1.0), copy)
 
 
