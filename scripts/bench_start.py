@@ -6,7 +6,8 @@
 Each repeat starts `python -m lrd_jax.main` three times, in turns: without a cache, with an empty
 one ("first start"), and with what that one left ("second start"). Measured is the time from the
 start of the process to the first line of `metrics.jsonl`, of step 1: Python, JAX, data, compiling,
-one step. The process is then killed. Ratios are of two starts of the same repeat, and their median counts.
+one step. The process is then killed. Ratios are of two starts of the same repeat, and their
+median counts.
 
 Writes `results/bench_start_<device>.json`.
 """

@@ -126,13 +126,13 @@ STREAMS = [
 
 @pytest.mark.parametrize(("redirection", "environment"), STREAMS)
 def test_output_is_a_courtesy(program, tmp_path, redirection, environment):
-    words = [sys.executable, "-m", "lrd_jax.main", *program.tiny, f"--workdir={tmp_path}/é"]
+    words = [sys.executable, "-m", "lrd_jax.main", *program.tiny, f"--workdir={tmp_path}/run"]
     words.append("--config.train.num_steps=2")
     command = f"set -o pipefail; {' '.join(map(shlex.quote, words))} {redirection}"
     env = program._env | program._cache | environment
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, env=env, capture_output=True)
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
-    assert outcome(tmp_path / "é")["result"]["steps"] == 2
+    assert outcome(tmp_path / "run")["result"]["steps"] == 2
 
 
 @pytest.mark.slow
