@@ -55,6 +55,10 @@ def main(flag: command_line.ConfigFlag) -> None:
         source.check_made_from(workdir, flag.spec)
     checks.validate(config)
 
+    if config.devices.compilation_cache:
+        # XLA tells, as errors and for each program that it loads, of preferences of its compiler
+        # that are no features of a processor. Read when JAX loads.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Imported here, so that a wrong flag is answered before JAX has loaded.
     from lrd_jax.runtime import devices, processes
 

@@ -143,7 +143,9 @@ def _differing(
         )
         for c, v in ((theirs, old), (yours, new))
     ]
-    lines = [line for line in record.conflicts(*configs) if not line.startswith("num_seeds:")]
+    lines = [
+        line for line in record.conflicts(*configs).values() if not line.startswith("num_seeds:")
+    ]
     steps = [variant["result"]["steps"] for variant in (old, new)]
     return lines + [f"steps: {steps[0]} -> {steps[1]}"] * (steps[0] != steps[1])
 

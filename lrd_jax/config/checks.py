@@ -46,6 +46,9 @@ _RATES = ("model.head_dropconnect", "model.embedding_dropout", "model.output_dro
 _NON_EMPTY = ("data.name", "data.data_dir")
 
 
+_PATHS = ("data.data_dir", "train.init_from", "devices.compilation_cache")
+
+
 _SPLITS = ("train", "valid", "test")
 
 
@@ -79,7 +82,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not values[key].strip():
             _refuse(key, values[key], "a non-empty string")
     with contextlib.suppress(NoHomeError):  # it is told where the folder is used, if it is
-        expand_user(values["data.data_dir"])
+        for key in _PATHS:
+            if values[key]:
+                expand_user(values[key])
     if values["eval.split"] not in _SPLITS:
         _refuse("eval.split", values["eval.split"], f"one of {', '.join(_SPLITS)}")
     if values["optim.learning_rate"] <= 0:

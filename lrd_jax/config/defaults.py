@@ -151,6 +151,9 @@ def get_config() -> ml_collections.ConfigDict:
     # depend on it; a call ends at whatever is due, and after about a second
     train.steps_per_call = 0
     train.tensorboard = True  # write event files; metrics.jsonl has all of their numbers
+    # Work directory of another run, whose best parameters this one starts from: one seed's for all,
+    # or seed by seed; optimizer, schedule and step start anew. "" = parameters are drawn
+    train.init_from = ""
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval
@@ -175,6 +178,8 @@ def get_config() -> ml_collections.ConfigDict:
     devices.split = "batch"
     # GPU: the same kernels in every process, none chosen by its time, so that resuming is exact
     devices.deterministic = True
+    # Folder where compiled programs are kept, so that the next start takes less time; "" = off
+    devices.compilation_cache = ""
     return c.lock()
 
 

@@ -29,6 +29,8 @@ _CHANGEABLE = (
 
 
 _FIXED = ("eval.max_examples",)  # but these: it says which step validates best
+# How long a run is. It may be made longer, where nothing that was trained so far depends on it.
+LENGTH = ("train.num_steps", "train.num_epochs")
 
 
 _EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
@@ -151,32 +153,38 @@ def differences(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) 
     return [f"{key}: {before} -> {after}" for key, before, after in _differing(old, new)]
 
 
-def conflicts(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> list[str]:
-    """Returns those lines of `differences` whose keys change what is trained."""
-    return [
-        f"{key}: {before} -> {after}"
+def conflicts(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, str]:
+    """Returns by key those lines of `differences` whose keys change what is trained."""
+    return {
+        key: f"{key}: {before} -> {after}"
         for key, before, after in _differing(old, new)
         if key in _FIXED or not _within(key, _CHANGEABLE)
-    ]
+    }
 
 
 def check_same(
     workdir_config: ml_collections.ConfigDict, config: ml_collections.ConfigDict
-) -> None:
+) -> bool:
     """Refuses to continue a work directory with a config that would train something else.
 
     `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`,
     `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps`, `train.stop_step`,
-    `train.steps_per_call` and `train.tensorboard` may differ.
+    `train.steps_per_call` and `train.tensorboard` may differ. Whether the length may (`LENGTH`)
+    depends on what follows it: `training.longer` knows.
+
+    Returns:
+      Whether the length is the same.
 
     Raises:
       UserError: Other keys differ; names them and their values.
     """
-    if lines := conflicts(workdir_config, config):
+    lines = conflicts(workdir_config, config)
+    if not lines.keys() <= set(LENGTH):
         raise UserError(
-            f"the work directory belongs to another config ({'; '.join(lines)}): choose another "
-            "--workdir"
+            f"the work directory belongs to another config ({'; '.join(lines.values())}): choose"
+            " another --workdir"
         )
+    return not lines
 
 
 def eval_overrides(

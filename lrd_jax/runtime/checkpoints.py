@@ -238,6 +238,13 @@ class Checkpoints:
 
     # ---- Restoring ----------------------------------------------------------------------------
 
+    def layout(self) -> dict[str, str]:
+        """Dtype and shape of every leaf of the newest readable checkpoint, by path; or nothing."""
+        for path in map(Path, processes.from_first(self._candidates)):
+            with contextlib.closing(_Reader(path)) as reader, contextlib.suppress(Exception):
+                return reader.extra()[2]
+        return {}
+
     def restore_latest(self, wanted: Items) -> tuple[Items, dict[str, Any]] | None:
         """Restores the newest checkpoint that is whole.
 

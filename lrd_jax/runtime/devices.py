@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from lrd_jax.config.members import members
 from lrd_jax.errors import UserError, one_line
-from lrd_jax.runtime import processes
+from lrd_jax.runtime import compilation, processes
 from lrd_jax.runtime.accelerators import WHEELS, uses_gpu, why_not
 from lrd_jax.runtime.cores import available_cores
 
@@ -99,6 +99,8 @@ def configure(config: Any, training: bool = True) -> None:
         flags = os.environ.get("XLA_FLAGS", "")
         missing = [f"--{name}=true" for name in DETERMINISTIC if name not in flags]
         os.environ["XLA_FLAGS"] = " ".join([flags, *missing]).strip()
+    if config.devices.compilation_cache:
+        compilation.keep_in(config.devices.compilation_cache)
     if processes.count() == 1:  # several find theirs together, when all have read their configs
         find_devices()
 

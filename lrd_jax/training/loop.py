@@ -39,7 +39,7 @@ from lrd_jax.reporting.workdir import (
 from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime import compile_time, interrupts, processes
 from lrd_jax.runtime.checkpoints import Checkpoints
-from lrd_jax.training import effects
+from lrd_jax.training import effects, longer, warm_start
 from lrd_jax.training.agenda import Agenda, every, once
 from lrd_jax.training.program import Program, make_program
 from lrd_jax.training.recorder import Recorder
@@ -78,8 +78,10 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
       notes: lines of `effects.judge`, shown before all else.
     """
     _check_same_everywhere(config, workdir)
-    # Built before the directory is: bad input leaves none behind.
-    program = None if workdir.exists() else make_program(config)
+    program = warm = None
+    if not workdir.exists():  # built before the directory is: bad input leaves none behind
+        program = make_program(config)
+        warm = warm_start.read(program)
     with work_directory(workdir) if processes.is_first() else contextlib.nullcontext():
         result = processes.from_first(lambda: _earlier_result(workdir, config))
         if result is not None:
@@ -95,7 +97,7 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
         with contextlib.closing(checkpoints), processes.shared_fate():
             for note in (*notes, *rewritten, *effects.never_reached(config, program.horizon)):
                 processes.say(f"note: {note}")
-            result = _train(program, workdir, checkpoints, config_flag)
+            result = _train(program, workdir, checkpoints, config_flag, warm)
         processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
         return result
 
@@ -119,8 +121,8 @@ def _earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
     if not known.exists():
         return None
     earlier: Any = record.load_workdir(workdir)
-    record.check_same(earlier, config)
-    result = finished(workdir, config)
+    same_length = record.check_same(earlier, config)
+    result = finished(workdir, config) if same_length else None
     if result is None:
         saves = [c.train.checkpoint_every_steps for c in (earlier, config)]
         check_checkpoints(workdir, max(saves) if all(saves) else 0)
@@ -270,18 +272,23 @@ class _Run:
 
 
 def _train(
-    program: Program, workdir: Path, checkpoints: Checkpoints, config_flag: str
+    program: Program,
+    workdir: Path,
+    checkpoints: Checkpoints,
+    config_flag: str,
+    warm: warm_start.Parameters | None,
 ) -> dict[str, Any]:
     """Restores or begins, trains to the end, and tests the best parameters."""
     config, horizon, objective = program.config, program.horizon, program.objective
     started, compiled = time.monotonic(), compile_time.since_now()
     restored = checkpoints.restore_latest(split_best(program.template()))
     if restored is None:
-        state, extra = program.init(), {}
+        state, extra = warm_start.begin(program, workdir, warm), {}
     else:
         state, extra = join_best(restored[0]), restored[1]
     start = int(state.step)
     processes.from_first(lambda: _say_what_is_missing(workdir, start, extra))
+    processes.from_first(lambda: longer.go_on(workdir, program, start))
     end = min(config.train.stop_step or horizon.num_steps, horizon.num_steps)
     baselines = objective.baselines(program.dataset, "valid")
     _say_what_starts(program, state, workdir, config_flag, baselines)
@@ -328,6 +335,7 @@ def _train(
         "versions": provenance.versions(),
         "commit": provenance.commit(),
     }
+    result |= warm_start.recorded(workdir)
     result |= {"steps": end, "num_steps": horizon.num_steps}
     cuts = {split: cut for split in ("valid", "test") if (cut := program.evaluate.cut(split))}
     result |= {"evaluated": cuts} if cuts else {}

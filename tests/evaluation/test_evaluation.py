@@ -103,9 +103,8 @@ def test_what_cannot_be_written_is_printed(trained, tmp_path, capsys, caplog, ov
     out = capsys.readouterr().out
     assert (expected if overrides else "nats") in out
     assert "nowhere: the work directory cannot be written" in out
-    (record,) = caplog.records
-    assert record.name.startswith("lrd_jax.")  # which `main` shows
-    assert "is not written (File exists)" in record.getMessage()
+    (shown,) = [r for r in caplog.records if r.name.startswith("lrd_jax.")]  # Orbax warns too
+    assert "is not written (File exists)" in shown.getMessage()
 
 
 def test_nan_is_null_in_what_is_written(trained, monkeypatch):
