@@ -6,6 +6,7 @@ network what a wrong step, split or set of parameters does to its loss.
 """
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from lrd_jax.config import defaults
 from lrd_jax.data.pipeline import ArrayDataset
 from lrd_jax.data.registry import DATASETS, Entry
 from lrd_jax.data.spec import DataSpec
+from lrd_jax.errors import UserError
 from lrd_jax.evaluation import commands
 from lrd_jax.metrics import LOSS, Metric
 from lrd_jax.objectives import OBJECTIVES
@@ -254,3 +256,25 @@ def test_every_step_of_every_seed_draws_anew_and_evaluation_never(whole):
     train = [value for (split, *_), value in drawn.items() if split == "train"]
     assert len({round(value * 2**20) for value in train}) == len(SEEDS) * STEPS
     assert {value for (split, *_), value in drawn.items() if split != "train"} == {NOT_TRAINED}
+
+
+def test_what_begins_anew_is_told(whole, stopped, tmp_path, capsys):
+    """A run that was killed before its first checkpoint, and one without its TensorBoard files."""
+    killed = tmp_path / "killed"
+    shutil.copytree(stopped[0], killed)
+    (killed / "result.json").unlink()
+    for folder in (killed / "checkpoints").iterdir():
+        shutil.rmtree(folder)
+    with pytest.raises(UserError, match="would start over what is"):
+        loop.train(make_config(log_every_steps=1), killed)
+    lines = (killed / "metrics.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    (killed / "metrics.jsonl").write_text("".join(lines[:2]), encoding="utf-8")
+    result = loop.train(make_config(log_every_steps=1), killed)
+    assert result["seeds"] == whole[1]["seeds"]
+    out = capsys.readouterr().out
+    assert "note: the run ended at step 3, before its first checkpoint was complete" in out
+
+    (killed / "result.json").unlink()
+    shutil.rmtree(killed / "tensorboard")
+    assert loop.train(make_config(log_every_steps=1), killed)["seeds"] == whole[1]["seeds"]
+    assert "note: tensorboard/ is missing: it begins at step 12" in capsys.readouterr().out
