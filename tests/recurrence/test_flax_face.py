@@ -8,6 +8,7 @@ import pytest
 from lrd_jax.cells import LSTMCell, RNNCell
 from lrd_jax.errors import UserError
 from lrd_jax.recurrence import Recurrence, perturbations
+from lrd_jax.recurrence.controls import Masks
 
 B, T, N, D = 3, 7, 2, 4
 X = jax.random.normal(jax.random.key(9), (B, T, N))
@@ -55,6 +56,17 @@ def _streams(model, variables):
     return model.apply(
         variables, False, method=lambda m, d: m._rng_streams(d), rngs={"h_detach": KEY}
     )
+
+
+def test_what_dropout_keeps_is_scaled_for_what_it_drops():
+    model, variables = make(num_layers=2, dropout=0.75)
+    keep = jax.random.bernoulli(KEY, 0.25, (B, T, D))
+    found = model.apply(variables, X, masks=Masks((None, None), (None, None), (None, keep))).outputs
+    single, params = Recurrence(LSTMCell(D)), variables["params"]
+    first = single.apply({"params": {"layer_0": params["layer_0"]}}, X).outputs
+    thinned = jnp.where(keep, 4 * first, 0)
+    second = single.apply({"params": {"layer_0": params["layer_1"]}}, thinned).outputs
+    np.testing.assert_allclose(found, second, rtol=1e-6)
 
 
 def test_dropout_and_detaching_draw_from_rngs_of_their_own():
