@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lrd_jax.config.members import Member
-from lrd_jax.metrics import Metric, declarations, with_derived
+from lrd_jax.errors import UserError, one_line
+from lrd_jax.metrics import Metric, declarations, declared, with_derived
 from lrd_jax.reporting.statistics import METHOD, by_value, over_seeds
 
 
@@ -107,3 +110,52 @@ def strict(values: Any) -> Any:
     if isinstance(values, list | tuple):
         return [strict(value) for value in values]
     return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
+# ---- Read back -----------------------------------------------------------------------------------
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """Reads a `result.json`, of this version or an earlier one.
+
+    Raises:
+      UserError: it cannot be read, or lacks what every one holds; one line.
+    """
+    try:
+        result = json.loads(path.read_bytes())
+        _check(result)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = one_line(str(error))[:80] or type(error).__name__
+        raise UserError(
+            f"{path} is damaged ({reason}); remove it, and the same command writes it again"
+        ) from error
+    return result
+
+
+def _check(result: Any) -> None:
+    """Raises ValueError, or what Python raises of itself, where a result is not one."""
+    steps, num_steps, wall_time_s = (result[k] for k in ("steps", "num_steps", "wall_time_s"))
+    if not (_is(steps, int) and _is(num_steps, int) and 0 < steps <= num_steps):
+        raise ValueError(f"steps: {steps} of {num_steps}")
+    if not (_is(wall_time_s, int | float) and 0 <= wall_time_s < math.inf):
+        raise ValueError(f"wall_time_s: {wall_time_s}")
+    parts = [result, *result.get("by_value", ()), *result.get("seeds", ())]
+    for part in parts:
+        best, test = part["best"], part["test"]
+        if not _is(best["step"], int):
+            raise ValueError(f"best.step: {best['step']}")
+        for values in (best["valid"], test, result.get("baselines", {})):
+            wrong = [
+                name for name, v in values.items() if v is not None and not _is(v, int | float)
+            ]
+            if wrong:
+                raise ValueError(f"{wrong[0]}: {values[wrong[0]]}")
+    if not isinstance(result.get("seeds", []), list):
+        raise ValueError("seeds: no list")
+    declared(result, result["test"])
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -12,6 +12,7 @@ from typing import Any
 
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError
+from lrd_jax.reporting.results import read_result
 from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime.locks import lock
 
@@ -210,12 +211,13 @@ def finished(workdir: Path, config: Any) -> dict[str, Any] | None:
     path = workdir / "result.json"
     if not path.exists():
         return None
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        steps, num_steps = int(result["steps"]), int(result["num_steps"])
-    except (ValueError, KeyError, TypeError) as error:
+    result = read_result(path)
+    steps, num_steps = result["steps"], result["num_steps"]
+    saved = [int(f.name) for f in (workdir / "checkpoints").glob("*") if f.name.isdigit()]
+    if saved and max(saved) < steps:
         raise UserError(
-            f"{path} is damaged; remove it, and the same command writes it again"
-        ) from error
+            f"{path} is damaged ({steps} steps, and the newest checkpoint is of step {max(saved)});"
+            " remove it, and the same command writes it again"
+        )
     end = config.train.stop_step or num_steps
     return result if steps >= min(end, num_steps) else None

@@ -102,6 +102,8 @@ class _Reader:
         """Returns JSON values, format, shapes and digests."""
         extra = self._restore(extra=ocp.args.JsonRestore())["extra"]
         shapes, sha256 = dict(extra.pop("shapes")), dict(extra.pop("sha256"))
+        if not shapes or shapes.keys() != sha256.keys():
+            raise ValueError("what lies beside the arrays does not describe them")
         return extra, int(extra.pop("format", 1)), shapes, sha256
 
     def items(self, wanted: Items) -> Items:

@@ -142,6 +142,37 @@ def damage_all_checkpoints(scene):
         cut_files(folder / "best")
 
 
+def result_with(**changes):
+    def harm(scene):
+        path = scene.run / "result.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return harm
+
+
+def a_directory(name):
+    """Puts a folder in the place of a file of the run."""
+
+    def harm(scene):
+        (scene.run / name).unlink()
+        (scene.run / name).mkdir()
+
+    return harm
+
+
+def extra_of_all(text):
+    """Writes over what the checkpoints of the run hold beside the arrays."""
+
+    def harm(scene):
+        (scene.run / "result.json").unlink()
+        found = [*(scene.run / "checkpoints").glob("*/extra/metadata")]
+        assert found
+        for path in found:
+            path.write_text(text)
+
+    return harm
+
+
 def lock(scene):
     file = scene.stack.enter_context((scene.run / ".lock").open("w"))
     fcntl.flock(file, fcntl.LOCK_EX)
@@ -411,6 +442,44 @@ MAIN = [
     ),
     (f"{RUN}", "result.json is damaged; remove it", write("result.json", "{")),
     (f"{RUN}", "result.json is damaged; remove it", write("result.json", "[]")),
+    *(
+        (f"{RUN}", "result.json is damaged; remove it", write("result.json", text))
+        for text in (
+            "null",
+            "7",
+            '{"steps": 30, "num_steps": 30}',
+            '{"steps": Infinity, "num_steps": 30}',
+            "[" * 100_000,
+        )
+    ),
+    *(
+        (f"{RUN}", "result.json is damaged; remove it", result_with(**changes))
+        for changes in (
+            {"best": 7},
+            {"best": {"step": 30}},
+            {"best": {"step": "many", "valid": {"loss": 1.0}}},
+            {"test": None},
+            {"test": {"loss": "low"}},
+            {"wall_time_s": float("inf")},
+            {"wall_time_s": "long"},
+            {"steps": 10**9},
+            {"metrics": {"loss": 7}},
+            {"metrics": {"loss": {"colour": "red"}}},
+            {"seeds": {}},
+            {"seeds": [{"seed": 0}]},
+            {"baselines": [1]},
+        )
+    ),
+    (f"{RUN}", "result.json cannot be read .Is a directory", a_directory("result.json")),
+    *(
+        (f"{EVAL}", "config.json of the work directory is damaged", write("config.json", text))
+        for text in ("[" * 100_000, '{"config": ' * 50_000, "null", "7", '{"config": [1]}')
+    ),
+    (f"{EVAL}", "no run in .*config.json: Is a directory", a_directory("config.json")),
+    *(
+        (f"{EVAL}", "no checkpoint in .* is whole", extra_of_all(text))
+        for text in ('{"shapes": 7}', "null", "[]", "{", '{"shapes": {}, "sha256": {"a": 1}}')
+    ),
     (f"{RUN}", "no checkpoint in .* is whole .*step 30.*step 20", damage_all_checkpoints),
     (f"{RUN}", "is in use by another run; wait for it", lock),
     # Evaluation.
