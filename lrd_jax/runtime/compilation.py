@@ -31,7 +31,7 @@ def keep_in(folder: str) -> Path | None:
     try:
         path = expand_user(folder, "--config.devices.compilation_cache=DIR").absolute()
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
+        with tempfile.TemporaryFile("w+b", dir=path):
             pass
     except (OSError, UserError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
