@@ -22,6 +22,9 @@ from lrd_jax.objectives.outputs import Decoded
 from lrd_jax.reporting.plots import plot_pictures
 
 _EXAMPLES = 6
+_COLOURS = (
+    "light blue: outside of the segment;  error: white is none, black the whole range of values"
+)
 
 
 def draw(loaded: Loaded, result: dict[str, Any], target: Path) -> None:
@@ -30,8 +33,7 @@ def draw(loaded: Loaded, result: dict[str, Any], target: Path) -> None:
     Each is written beside `target` as `<name>-<kind>.png`: the example, the true segment in it, the
     decoded one and its error, and what the decoder says when it reads its own outputs, so that all
     it knows comes from the state at the anchor. Images are put back in their own order. Of several
-    seeds that trained together the decoder of the one that validated best is drawn. Where
-    matplotlib is not installed, a line says so.
+    seeds that trained together the decoder of the one that validated best is drawn.
 
     Args:
       loaded: a run with an auxiliary loss.
@@ -59,8 +61,9 @@ def draw(loaded: Loaded, result: dict[str, Any], target: Path) -> None:
                 mean = np.nanmean((drawn - true) ** 2)
                 with_errors[f"{heading}: error\nmean square {mean:.3f}"] = 1 - np.abs(drawn - true)
         path = target.with_name(f"{target.stem}-{kind}.png")
+        title = _title(kind, split, scores, result["baselines"])
         try:
-            plot_pictures(with_errors, path, title=_title(kind, split, scores, result["baselines"]))
+            plot_pictures(with_errors, path, title=title, note=_COLOURS)
         except UserError as error:
             print(f"no plot: {error}")
             return

@@ -33,8 +33,8 @@ def run(loaded: Loaded) -> dict[str, Any]:
     """Evaluates the best parameters at each of `eval.delays`; writes `eval/transfer.json`.
 
     Every delay asks for the same symbols, those of the chosen split, which no training has seen. A
-    plot of accuracy over the delay is written beside the file where matplotlib is installed. As in
-    Arpit et al. (2019), arXiv:1810.03023.
+    plot of accuracy over the delay is written beside the file. As in Arpit et al. (2019),
+    arXiv:1810.03023.
 
     Args:
       loaded: a copying run.
@@ -59,7 +59,9 @@ def run(loaded: Loaded) -> dict[str, Any]:
     target = write_evaluation(loaded.workdir, name, result)
     print(summary.transfer(result, target))
     try:
-        print(f"plot in {plot_transfer(result, target.with_suffix('.png'))}")
+        trained = config.data[key]
+        path = plot_transfer(result, target.with_suffix(".png"), trained=trained)
+        print(f"plot in {path}")
     except UserError as error:
         print(f"no plot: {error}")
     return result

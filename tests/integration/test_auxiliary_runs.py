@@ -55,7 +55,6 @@ def test_what_a_run_shows_of_both_losses(whole):
 
 @pytest.mark.slow
 def test_evaluation_draws_what_the_decoders_learnt(program, whole):
-    pytest.importorskip("matplotlib")
     workdir = whole[0]
     out, _ = program.evaluate(workdir, "eval.split=valid")
     result = json.loads((workdir / "eval" / "valid.json").read_text())

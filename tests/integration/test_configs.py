@@ -357,7 +357,6 @@ def test_trains_saves_resumes_evaluates(small_data, tmp_path, capsys, spec):
 
 @pytest.mark.slow
 def test_copying_shows_its_baseline_and_transfers(small_data, tmp_path, capsys):
-    pytest.importorskip("matplotlib")
     spec, workdir = "hdetach_copying.py:H3,quick", tmp_path / "run"
     result = loop.train(small(spec, small_data), workdir, spec)
     out = capsys.readouterr()

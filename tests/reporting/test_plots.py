@@ -1,13 +1,12 @@
+import itertools
 import json
-import sys
 
 import numpy as np
 import pytest
 
 from lrd_jax.errors import UserError
-from lrd_jax.reporting import plots
-
-pytest.importorskip("matplotlib")
+from lrd_jax.metrics import ACCURACY, declarations
+from lrd_jax.reporting import figures, plots
 
 
 def write_run(folder, records):
@@ -113,7 +112,7 @@ def test_scores_of_trials_over_what_varied(tmp_path, drawn):
     np.testing.assert_allclose([panel.lines[1].get_xdata()[0] for panel in (cell, rate)], [0, 1e-2])
 
 
-def test_what_cannot_be_plotted_is_refused(tmp_path, run, monkeypatch):
+def test_what_cannot_be_plotted_is_refused(tmp_path, run):
     with pytest.raises(UserError, match="no run"):
         plots.plot_curves({}, tmp_path / "c.png")
     with pytest.raises(UserError, match="no metrics in"):
@@ -122,22 +121,96 @@ def test_what_cannot_be_plotted_is_refused(tmp_path, run, monkeypatch):
         plots.plot_curves({"r": run}, tmp_path / "c.png", curves=[("test", "accuracy")])
     with pytest.raises(UserError, match="cannot write the plot"):
         plots.plot_curves({"r": run}, tmp_path / "c.nonsense")
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(UserError, match=r"pip install lrd-jax\[bench\]"):
-        plots.plot_curves({"r": run}, tmp_path / "c.png")
 
 
 def test_pictures_stand_in_rows_under_headings(tmp_path, drawn):
     pictures = np.full((2, 3, 4, 1), 0.5)
     pictures[0, 1, 2] = np.nan
     columns = {"true": pictures, "colour": np.ones((2, 3, 4, 3))}
-    path = plots.plot_pictures(columns, tmp_path / "p.png", title="both")
+    path = plots.plot_pictures(columns, tmp_path / "p.png", title="both", note="blue: none")
     assert path.read_bytes().startswith(b"\x89PNG")
     (figure,) = drawn
-    assert len(figure.axes) == 4 and figure.get_suptitle() == "both"
+    assert (
+        figure.get_supxlabel() == "blue: none"
+        and len(figure.axes) == 4
+        and figure.get_suptitle() == "both"
+    )
     assert [panel.get_title() for panel in figure.axes[:2]] == ["true", "colour"]
     shown = figure.axes[0].images[0].get_array()
     np.testing.assert_allclose(shown[0, 0], 0.5)
     assert shown[1, 2, 2] > shown[1, 2, 0]  # what is missing is blue, which no grey is
     strips = plots.plot_pictures({"tokens": np.zeros((2, 1, 40, 1))}, tmp_path / "s.png")
     assert strips.exists()
+
+
+def test_a_figure_says_of_how_many_seeds_and_what_no_memory_scores(tmp_path, drawn):
+    def run(seeds):
+        records = [
+            {"step": step, "split": split, "seed": seed, "accuracy": 0.2 + 0.1 * seed, "loss": 1.0}
+            for seed in range(seeds)
+            for step in (10, 20)
+            for split in ("train", "valid")
+        ]
+        return plots.Run(records, {"baselines": {"accuracy": 0.125}})
+
+    plots.plot_curves({"`--` (tied)": run(3), "UR": run(3)}, tmp_path / "same.pdf")
+    plots.plot_curves({"`--` (tied)": run(3), "UR": run(5)}, tmp_path / "other.pdf")
+    same, other = (figure.legends[0] for figure in drawn)
+    assert [text.get_text() for text in same.get_texts()] == ["-- (tied)", "UR", plots.CHANCE]
+    assert "mean of 3 seeds" in same.get_title().get_text()
+    assert "standard deviation" in same.get_title().get_text()
+    labels = [text.get_text() for text in other.get_texts()]
+    assert labels == ["-- (tied) (3 seeds)", "UR (5 seeds)", plots.CHANCE]
+    accuracy, loss = drawn[0].axes
+    assert set(accuracy.lines[2].get_ydata()) == {12.5} and len(loss.lines) == 2
+    pdf = (tmp_path / "same.pdf").read_bytes()
+    assert b"/Font" in pdf and b"/Type3" not in pdf  # journals refuse fonts of Type 3
+
+
+@pytest.mark.parametrize(
+    ("steps", "shown"),
+    [
+        ([10, 20, 30, 33], [10, 20, 30]),
+        ([10, 20, 25, 30, 40], [10, 20, 40]),  # stopped at 25, and gone on
+        ([3], [3]),
+        ([10, 20], [10, 20]),
+    ],
+)
+def test_training_means_over_a_shorter_interval_are_left_out(tmp_path, drawn, steps, shown):
+    records = [{"step": s, "split": n, "loss": 1.0} for s in steps for n in ("train", "valid")]
+    curves = [("train", "loss"), ("valid", "loss")]
+    plots.plot_curves({"r": plots.Run(records, {})}, tmp_path / "c.png", curves=curves)
+    train, valid = drawn[0].axes
+    assert train.lines[0].get_xdata().tolist() == shown
+    assert valid.lines[0].get_xdata().tolist() == steps
+
+
+def test_equal_transfer_curves_can_be_told_apart(tmp_path, drawn):
+    rows = [
+        {
+            "delay": delay,
+            "baselines": {"accuracy": chance},
+            "seeds": [
+                {"seed": seed, "sweep": {"p_block": p}, "test": {"accuracy": 1.0 - 0.1 * seed}}
+                for p in (0.0, 0.5)
+                for seed in (0, 1)
+            ],
+        }
+        for delay, chance in ((200, 0.1), (100, 0.2))
+    ]
+    result = {"split": "test", "delays": rows, "metrics": declarations([ACCURACY])}
+    plots.plot_transfer(result, tmp_path / "t.png", trained=100)
+    (panel,) = drawn[0].axes
+    first, second, chance, trained = panel.lines
+    assert first.get_ydata().tolist() == second.get_ydata().tolist() == [95.0, 95.0]
+    assert chance.get_ydata().tolist() == [20.0, 10.0] and trained.get_xdata()[0] == 100
+    assert first.get_marker() != second.get_marker() and first.get_ms() > second.get_ms()
+    assert first.get_mfc() == "none" and first.get_linestyle() != second.get_linestyle()
+    assert "mean of 2 seeds" in drawn[0].legends[0].get_title().get_text()
+
+
+def test_the_palette_is_told_apart_without_colour():
+    looks = [figures.look(index, markers=True) for index in range(7)]
+    assert len({look["color"] for look in looks}) == len({look["marker"] for look in looks}) == 7
+    for one, other in itertools.pairwise(looks):
+        assert one["ls"] != other["ls"]
