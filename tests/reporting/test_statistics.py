@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from lrd_jax.errors import UserError
 from lrd_jax.metrics import ACCURACY
-from lrd_jax.reporting.statistics import by_value, over_seeds
+from lrd_jax.reporting.statistics import PAIRED, WELCH, by_value, difference, over_seeds
 
 
 def test_mean_deviation_and_interval():
@@ -58,3 +60,110 @@ def test_groups_by_swept_value():
     runs = [{"seed": s, "sweep": {"p_block": p}} for p in (0.0, 0.5) for s in (1, 2)]
     assert by_value(runs) == [({"p_block": 0.0}, runs[:2]), ({"p_block": 0.5}, runs[2:])]
     assert by_value([{"seed": 1}, {"seed": 2}]) == [({}, [{"seed": 1}, {"seed": 2}])]
+
+
+# ---- The difference of two settings -------------------------------------------------------------
+
+
+def compared(first, second, seeds_first=None, seeds_second=None, **rest):
+    return difference(
+        [*map(float, first)],
+        [*map(float, second)],
+        seeds_first=range(len(first)) if seeds_first is None else seeds_first,
+        seeds_second=range(len(second)) if seeds_second is None else seeds_second,
+        **rest,
+    )
+
+
+def test_shared_seeds_are_compared_in_pairs():
+    rng = np.random.default_rng(0)
+    first, second = rng.standard_normal((2, 6))
+    found = compared(first, second[::-1], seeds_second=[*range(6)][::-1])  # their order is free
+    wanted = stats.ttest_rel(second, first)
+    assert found["mean"] == pytest.approx(np.mean(second - first))
+    assert found["interval"] == pytest.approx(wanted.confidence_interval(0.95), rel=1e-9)
+    assert (found["seeds"], found["interval_method"]) == ([6, 6], PAIRED)
+
+
+def test_other_seeds_are_compared_by_welch():
+    rng = np.random.default_rng(1)
+    first, second = rng.standard_normal(4), 3 * rng.standard_normal(7)
+    found = compared(first, second, seeds_second=range(4, 11))
+    wanted = stats.ttest_ind(second, first, equal_var=False).confidence_interval(0.95)
+    assert found["mean"] == pytest.approx(np.mean(second) - np.mean(first))
+    assert found["interval"] == pytest.approx(wanted, rel=1e-9)
+    assert (found["seeds"], found["interval_method"]) == ([4, 7], WELCH)
+
+
+def test_what_is_shared_only_in_part_is_paired_where_that_is_enough():
+    first, second = [1.0, 2.0, 4.0, 9.0], [2.0, 4.0, 5.0, 0.0]
+    found = compared(first, second, [0, 1, 2, 3], [1, 2, 3, 4])
+    assert (found["seeds"], found["interval_method"]) == ([3, 3], PAIRED)
+    assert found["mean"] == pytest.approx(((2 - 2) + (4 - 4) + (5 - 9)) / 3)
+    found = compared(first, second, [0, 1, 2, 3], [2, 3, 4, 5])
+    assert (found["seeds"], found["interval_method"]) == ([4, 4], WELCH)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_interval_of_a_difference_covers_it_as_often_as_it_says(shared):
+    """Differences of normal draws around 0.5, of unequal spread; pairs share most of theirs."""
+    rng = np.random.default_rng(2)
+    held, tries = 0, 1500
+    for _ in range(tries):
+        common = 5 * rng.standard_normal(4) if shared else 0.0
+        first, second = rng.standard_normal(4) + common, 0.5 + 2 * rng.standard_normal(4) + common
+        found = compared(first, second, seeds_second=range(4) if shared else range(4, 8))
+        low, high = found["interval"]
+        held += low <= 0.5 <= high
+    # Welch's is known to be slightly off with so few; pairs are exact.
+    assert abs(held / tries - 0.95) < 5 * np.sqrt(0.95 * 0.05 / tries)
+
+
+def test_pairs_see_what_the_seeds_hide():
+    seeds = np.array([0.5, 0.9, 0.1, 0.7])
+    low, high = compared(seeds, seeds + 0.01 * np.array([1, 2, 1, 2]))["interval"]
+    assert 0 < low < high < 0.03
+    low, high = compared(seeds, seeds + 0.015, seeds_second=range(4, 8))["interval"]
+    assert low < 0 < high
+
+
+def test_a_difference_of_few_seeds_has_no_interval():
+    assert compared([0.5, 0.6], [0.75, 0.7]) == {
+        "mean": pytest.approx(0.175),
+        "seeds": [2, 2],
+        "values": pytest.approx([0.25, 0.1]),
+        "interval_method": PAIRED,
+    }
+    assert compared([0.5], [0.75]) == {
+        "mean": 0.25,
+        "seeds": [1, 1],
+        "interval_method": PAIRED,
+    }
+    assert compared([0.5, 0.7], [1.0], [0, 1], [2]) == {
+        "mean": pytest.approx(0.4),
+        "seeds": [2, 1],
+        "interval_method": WELCH,
+    }
+
+
+def test_a_difference_leaves_out_seeds_without_a_value():
+    found = compared([0.5, 0.5, 0.6, 0.7], [0.6, 0.5, 0.8, float("nan")])
+    assert found["mean"] == pytest.approx(0.1) and found["seeds"] == [3, 3]
+    nothing = difference([None], [0.5], seeds_first=[0], seeds_second=[0])
+    assert nothing["mean"] is None and "interval" not in nothing and nothing["seeds"] == [0, 1]
+
+
+def test_a_difference_ends_where_the_range_does():
+    first, second = [0.0, 0.0, 0.5], [1.0, 1.0, 0.5]
+    low, high = compared(first, second, metric=ACCURACY)["interval"]
+    assert high == 1.0 and -1 <= low < 0.5
+    assert compared(first, second)["interval"][1] > 1
+    assert compared([0.5] * 3, [0.75] * 3)["interval"] == [0.25, 0.25]
+    assert compared([0.5] * 3, [0.75] * 3, seeds_second=[4, 5, 6])["interval"] == [0.25, 0.25]
+
+
+def test_a_difference_needs_a_seed_for_each_value():
+    with pytest.raises(UserError, match="give a seed for each value"):
+        compared([0.5], [0.5, 0.6], seeds_second=[0])
+    with pytest.raises(UserError, match="all of them different"):
+        compared([0.5, 0.6], [0.5, 0.6], seeds_second=[0, 0])
