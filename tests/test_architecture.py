@@ -22,6 +22,7 @@ FLOORS = (
     {"objectives"},
     {"evaluation"},
     {"training"},
+    {"probe"},
     {"main"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,88 @@
+"""What every probe writes: a picture, the same as vectors, and its numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from lrd_jax.errors import UserError
+from lrd_jax.reporting import provenance
+from lrd_jax.reporting.figures import HEIGHT, legend, new_figure, save, title
+from lrd_jax.reporting.results import strict
+
+
+def panel_figure(count: int, *, narrow: bool, per_row: int = 3) -> tuple[Figure, list[Any]]:
+    """An empty figure with panels: side by side, or one below the other in a narrow one.
+
+    Args:
+      count: panels.
+      narrow: for one column of a paper.
+      per_row: at most so many side by side on a page.
+    """
+    across = 1 if narrow else min(count, per_row)
+    down = -(-count // across)
+    figure = new_figure(columns=1 if narrow else 2.1, height=down * HEIGHT)
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for panel in panels[count:]:
+        panel.remove()
+    return figure, panels[:count]
+
+
+def write(
+    stem: Path,
+    figure: Figure | None,
+    record: Mapping[str, Any],
+    *,
+    command: str,
+    heading: str = "",
+    note: str = "",
+) -> list[Path]:
+    """Writes `<stem>.png`, `<stem>.pdf` and `<stem>.json`, and prints where.
+
+    Args:
+      stem: path without a suffix; its folder is made if missing.
+      figure: None where there is nothing to draw.
+      record: the numbers; versions and commit are added.
+      command: that made them.
+      heading: above the figure.
+      note: above the legend.
+
+    Raises:
+      UserError: they cannot be written.
+    """
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make the folder {stem.parent}: {error.strerror}") from error
+    paths = []
+    if figure is not None:
+        title(figure, heading)
+        legend(figure, note=note)
+        paths = [save(figure, stem.with_name(f"{stem.name}.{kind}")) for kind in ("png", "pdf")]
+    whole = {
+        "command": command,
+        **record,
+        "versions": provenance.versions(),
+        "commit": provenance.commit(),
+    }
+    path = stem.with_name(f"{stem.name}.json")
+    try:
+        text = json.dumps(_short(strict(whole)), allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    print("wrote", *[*paths, path])
+    return [*paths, path]
+
+
+def _short(values: Any) -> Any:
+    """The same with eight digits a number, more than a float32 has."""
+    if isinstance(values, Mapping):
+        return {key: _short(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_short(value) for value in values]
+    return float(f"{values:.8g}") if isinstance(values, float) else values
