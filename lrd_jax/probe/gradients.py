@@ -272,6 +272,7 @@ def draw(entries: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figur
                 # What is blocked, or never reached, is 0: no place on a log scale.
                 there = median > 0
                 time, median, low, high = (v[there] for v in (time, median, low, high))
+                low = np.where(low > 0, low, median)
                 largest = max(largest, np.nanmax(high, initial=0.0))
             panel.fill_between(time, low, high, color=line["color"], alpha=0.15, lw=0)
             panel.plot(time, median, **line, label=plain(_name(entry, top)))
@@ -284,7 +285,7 @@ def draw(entries: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figur
         panel.set_xlim(1 - 0.01 * length, length * 1.01)
         panel.set_title(heading)
         panel.set_xlabel("time step $t$" + ("" if length < 10 else f", the last is {length}"))
-        panel.set_ylabel("part of the sum of norms" if key == "share" else "norm")
+        panel.set_ylabel("share of both norms" if key == "share" else "norm")
         style(panel)
     return figure
 

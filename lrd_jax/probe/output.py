@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from lrd_jax.errors import UserError
 from lrd_jax.reporting import provenance
 from lrd_jax.reporting.figures import HEIGHT, legend, new_figure, save, title
 from lrd_jax.reporting.results import strict
+
+_LETTERS = 18  # of a note, in an inch
 
 
 def panel_figure(count: int, *, narrow: bool, per_row: int = 3) -> tuple[Figure, list[Any]]:
@@ -61,7 +64,9 @@ def write(
     paths = []
     if figure is not None:
         title(figure, heading)
-        legend(figure, note=note)
+        lines = textwrap.wrap(note, int(figure.get_figwidth() * _LETTERS))
+        figure.set_figheight(figure.get_figheight() + 0.14 * max(len(lines) - 1, 0))
+        legend(figure, note="\n".join(lines))
         paths = [save(figure, stem.with_name(f"{stem.name}.{kind}")) for kind in ("png", "pdf")]
     whole = {
         "command": command,
