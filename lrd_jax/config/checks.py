@@ -28,6 +28,7 @@ _AT_LEAST = {
     "train.eval_every_steps": 0,
     "train.checkpoint_every_steps": 0,
     "train.log_every_steps": 1,
+    "train.inspect_every_steps": 0,
     "eval.batch_size": 0,
     "eval.sample_tokens": 0,
     "eval.temperature": 0,

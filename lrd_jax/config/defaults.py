@@ -147,6 +147,8 @@ def get_config() -> ml_collections.ConfigDict:
     train.eval_every_steps = 0  # 0 = once an epoch
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
     train.log_every_steps = 50
+    # every so many steps the gates of 16 validation examples go into gates.jsonl; 0 = never
+    train.inspect_every_steps = 0
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval

@@ -22,6 +22,7 @@ _CHANGEABLE = (
     "model.backend",
     "train.log_every_steps",
     "train.checkpoint_every_steps",
+    "train.inspect_every_steps",
     "train.stop_step",
 )
 
@@ -143,7 +144,8 @@ def check_same(
     """Refuses to continue a work directory with a config that would train something else.
 
     `devices.*`, `eval.*`, `data.data_dir`, `data.text_dir`, `model.backend`,
-    `train.log_every_steps`, `train.checkpoint_every_steps` and `train.stop_step` may differ.
+    `train.log_every_steps`, `train.checkpoint_every_steps`, `train.inspect_every_steps` and
+    `train.stop_step` may differ.
 
     Raises:
       UserError: Other keys differ; names them and their values.

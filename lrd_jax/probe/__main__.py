@@ -102,15 +102,37 @@ def _gradients(flags: Any, networks: list[words.Named], command: str) -> None:
     )
 
 
-def _add_gradients(to: ArgumentParser) -> None:
+def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
+    from lrd_jax.probe import output, timescales
+
+    entries = []
+    for subject in _subjects(flags, networks):
+        entries.append(timescales.measure(subject, split=flags.split, examples=flags.examples))
+        print(timescales.line(entries[-1]))
+    output.write(
+        words.stem(flags.out, "timescales", networks),
+        timescales.draw(entries, narrow=flags.width == "column"),
+        {"kind": "timescales", "split": flags.split, "settings": entries},
+        command=command,
+        heading=flags.title or "How long the gates keep",
+        note=timescales.NOTE,
+    )
+
+
+def _add_examples_32(to: ArgumentParser) -> None:
     _add_examples(to, 32)
 
 
 _PROBES = {
     "gradients": _Probe(
         "norms of dL/dh_t and dL/dc_t over time, and how far back they reach",
-        _add_gradients,
+        _add_examples_32,
         _gradients,
+    ),
+    "timescales": _Probe(
+        "values of forget and effective gates, and the time scales of the units",
+        _add_examples_32,
+        _timescales,
     ),
 }
 

@@ -19,17 +19,16 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation.inspection import main_recurrence
 from lrd_jax.objectives.base import Objective
 from lrd_jax.probe.output import panel_figure
 from lrd_jax.probe.subjects import Subject
-from lrd_jax.recurrence import Recurrence
 from lrd_jax.recurrence.perturbations import COLLECTION
 from lrd_jax.reporting.figures import look, plain, style
 from lrd_jax.reporting.results import strict
@@ -133,36 +132,22 @@ def _norms(gradients: Gradients) -> dict[str, dict[str, Any]]:
 
 
 def _zeros(objective: Objective, params: Any, batch: Any) -> Any:
-    """What to perturb the states of the main recurrence with.
+    """What to perturb the states of the main recurrence with; nothing is computed."""
+    found: list[Any] = []
 
-    Found by watching one call, so that no objective has to say where its recurrence stands.
-    """
-    seen: list[tuple[tuple[str, ...], tuple[Any, ...], bool]] = []
-
-    def watch(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        out = call(*args, **kwargs)
-        if isinstance(context.module, Recurrence) and context.method_name == "__call__":
-            seen.append((context.module.path, out.layers, context.module.bidirectional))
-        return out
-
-    def run() -> Any:
+    def run() -> None:
         carry = objective.initial_carry(len(batch["mask"]))
-        return objective.loss({"params": params}, carry, batch, None)[0]
+        found.append(
+            main_recurrence(lambda: objective.loss({"params": params}, carry, batch, None))
+        )
 
-    with nn.intercept_methods(watch):
-        jax.eval_shape(run)
-    if not seen:
-        raise UserError("this model has no Recurrence, so there is no state to look at")
-    path, layers, both = seen[0]
-    directions = ("", "_reverse") if both else ("",)
-    names = [
-        f"layer_{i // len(directions)}{directions[i % len(directions)]}" for i in range(len(layers))
-    ]
+    jax.eval_shape(run)
+    (seen,) = found
     tree: Any = {
         name: {leaf: jnp.zeros(s.shape, s.dtype) for leaf, s in state._asdict().items()}
-        for name, state in zip(names, layers, strict=True)
+        for name, state in zip(seen.names, seen.out.layers, strict=True)
     }
-    return functools.reduce(lambda inner, name: {name: inner}, reversed(path), tree)
+    return functools.reduce(lambda inner, name: {name: inner}, reversed(seen.path), tree)
 
 
 def _masks(objective: Any, step: StepContext, batch: Any) -> dict[str, np.ndarray]:

@@ -40,6 +40,7 @@ class Subject:
       params: of each seed, on the host.
       seeds: the seeds.
       steps: the optimizer steps behind each seed's parameters; zeros where it is untrained.
+      workdir: of a run; "" of an untrained network.
       notes: what a reader has to know, in lines.
     """
 
@@ -50,6 +51,7 @@ class Subject:
     params: Sequence[Any]
     seeds: Sequence[int]
     steps: Sequence[int]
+    workdir: str = ""
     notes: Sequence[str] = ()
 
     @property
@@ -187,6 +189,7 @@ def trained(
         params=[jax.tree.map(lambda leaf, i=i: leaf[i], best.params) for i in whole],
         seeds=[loaded.members[i].seed for i in whole],
         steps=[int(best.step[i]) for i in whole],
+        workdir=os.fspath(folder),
         notes=notes,
     )
 
