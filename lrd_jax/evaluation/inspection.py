@@ -9,6 +9,7 @@ about 1 / (1 - g) steps (Tallec and Ollivier 2018, arXiv:1804.11188, section 2).
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -210,8 +211,9 @@ class Snapshots:
         size = min(_EXAMPLES, dataset.eval_size("valid"))
         self._batch = next(iter(dataset.eval_batches("valid", size)))
         self._values = jax.jit(functools.partial(gate_values, objective))
-        self._file = MetricsFile(workdir / SNAPSHOTS)
-        self._file.truncate_after(resume_step if resume_step else -1)
+        self._path = workdir / SNAPSHOTS
+        with contextlib.closing(MetricsFile(self._path)) as file:
+            file.truncate_after(resume_step if resume_step else -1)
 
     def write(self, step: int, params: Any) -> None:
         """Adds a line for each member.
@@ -221,8 +223,9 @@ class Snapshots:
           params: leaves `(members, ...)`.
         """
         params = jax.device_get(params)
-        for place, label in enumerate(self._labels):
-            one = jax.tree.map(lambda leaf, i=place: leaf[i], params)
-            gates = summary(jax.device_get(self._values(one, self._batch)))
-            self._file.write({"step": step, **label, "layers": gates})
-        self._file.flush()  # before the checkpoint of this step is
+        with contextlib.closing(MetricsFile(self._path)) as file:
+            for place, label in enumerate(self._labels):
+                one = jax.tree.map(lambda leaf, i=place: leaf[i], params)
+                gates = summary(jax.device_get(self._values(one, self._batch)))
+                file.write({"step": step, **label, "layers": gates})
+            file.flush()  # on the disk before the checkpoint of this step is

@@ -8,7 +8,6 @@ Exit status: 0 done; 2 bad input.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -119,6 +118,28 @@ def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
     )
 
 
+def _model(flags: Any, networks: list[words.Named], command: str) -> None:
+    from lrd_jax.probe import model, output
+
+    if len(networks) > 1:
+        raise UserError("one model makes one drawing: name one --config or --workdir")
+    (subject,) = _subjects(flags, networks)
+    record = model.numbers(subject)
+    print(model.text_table(record["parameters"]))
+    output.write(
+        words.stem(flags.out, "model", networks),
+        model.draw(record, narrow=flags.width == "column"),
+        {"kind": "model", **record},
+        command=command,
+        heading=flags.title or f"One time step of {record['cell']}",
+        kinds=("png", "svg", "pdf"),
+    )
+
+
+def _add_seeds(to: ArgumentParser) -> None:
+    to.set_defaults(seeds=1)
+
+
 def _add_examples_32(to: ArgumentParser) -> None:
     _add_examples(to, 32)
 
@@ -134,14 +155,18 @@ _PROBES = {
         _add_examples_32,
         _timescales,
     ),
+    "model": _Probe(
+        "one time step of the cell as a graph, and every parameter with its shape",
+        _add_seeds,
+        _model,
+    ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
+    words.quiet()
     try:
         _run(argv)
     except (UserError, RunError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ def write(
     command: str,
     heading: str = "",
     note: str = "",
+    kinds: Sequence[str] = ("png", "pdf"),
 ) -> list[Path]:
     """Writes `<stem>.png`, `<stem>.pdf` and `<stem>.json`, and prints where.
 
@@ -53,6 +54,7 @@ def write(
       command: that made them.
       heading: above the figure.
       note: above the legend.
+      kinds: of pictures, their suffixes.
 
     Raises:
       UserError: they cannot be written.
@@ -67,7 +69,7 @@ def write(
         lines = textwrap.wrap(note, int(figure.get_figwidth() * _LETTERS))
         figure.set_figheight(figure.get_figheight() + 0.14 * max(len(lines) - 1, 0))
         legend(figure, note="\n".join(lines))
-        paths = [save(figure, stem.with_name(f"{stem.name}.{kind}")) for kind in ("png", "pdf")]
+        paths = [save(figure, stem.with_name(f"{stem.name}.{kind}")) for kind in kinds]
     whole = {
         "command": command,
         **record,
