@@ -136,6 +136,29 @@ def _model(flags: Any, networks: list[words.Named], command: str) -> None:
     )
 
 
+def _curves(flags: Any, networks: list[words.Named], command: str) -> None:
+    from lrd_jax.probe import curves, output
+
+    record = curves.read(flags.runs)
+    for run in record["runs"]:
+        for note in run["notes"]:
+            print(f"note: {run['label']}: {note}")
+    figure = curves.draw(record, narrow=flags.width == "column")
+    print(output.aligned(*curves.rows(record)))
+    output.write(
+        words.stem(flags.out, "curves", networks),
+        figure,
+        {"kind": "curves", **curves.numbers(record)},
+        command=command,
+        heading=flags.title,
+        note=curves.note(record),
+    )
+
+
+def _add_runs(to: ArgumentParser) -> None:
+    to.add_argument("runs", metavar="RUN", nargs="+", help="work directories")
+
+
 def _add_seeds(to: ArgumentParser) -> None:
     to.set_defaults(seeds=1)
 
@@ -154,6 +177,12 @@ _PROBES = {
         "values of forget and effective gates, and the time scales of the units",
         _add_examples_32,
         _timescales,
+    ),
+    "curves": _Probe(
+        "loss and score over steps and time, several runs in one figure, and how they differ",
+        _add_runs,
+        _curves,
+        networks=False,
     ),
     "model": _Probe(
         "one time step of the cell as a graph, and every parameter with its shape",

@@ -16,6 +16,7 @@ from matplotlib.path import Path
 from lrd_jax.evaluation.inspection import main_recurrence
 from lrd_jax.probe.graph import Node, trace
 from lrd_jax.probe.layout import arrange
+from lrd_jax.probe.output import aligned
 from lrd_jax.probe.subjects import Subject
 from lrd_jax.reporting.figures import COLUMN
 
@@ -60,14 +61,9 @@ def table(params: Any) -> list[dict[str, Any]]:
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The same for a terminal, with the sum."""
-    cells = [(row["name"], "x".join(map(str, row["shape"])), f"{row['size']:,}") for row in rows]
-    cells = [("parameter", "shape", "size"), *cells]
-    cells.append(("sum", "", f"{sum(row['size'] for row in rows):,}"))
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        f"{name:{widths[0]}}  {shape:{widths[1]}}  {size:>{widths[2]}}"
-        for name, shape, size in cells
-    )
+    cells = [[row["name"], "x".join(map(str, row["shape"])), f"{row['size']:,}"] for row in rows]
+    cells.append(["sum", "", f"{sum(row['size'] for row in rows):,}"])
+    return aligned(["parameter", "shape", "size"], cells)
 
 
 def numbers(subject: Subject) -> dict[str, Any]:

@@ -35,6 +35,15 @@ def panel_figure(count: int, *, narrow: bool, per_row: int = 3) -> tuple[Figure,
     return figure, panels[:count]
 
 
+def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal."""
+    widths = [max(map(len, column)) for column in zip(header, *body, strict=True)]
+    return "\n".join(
+        "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *body)
+    )
+
+
 def write(
     stem: Path,
     figure: Figure | None,
