@@ -118,6 +118,43 @@ def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
     )
 
 
+def _memory(flags: Any, networks: list[words.Named], command: str) -> None:
+    from lrd_jax.probe import memory, output
+    from lrd_jax.reporting.page import page, write_page
+
+    entries = [
+        memory.measure(
+            subject, split=flags.split, examples=flags.examples, delays=tuple(flags.delays)
+        )
+        for subject in _subjects(flags, networks)
+    ]
+    stem = words.stem(flags.out, "memory", networks)
+    figure = memory.draw(entries, narrow=flags.width == "column")
+    if figure is None:
+        whole = page(flags.title or "Surprise at each token", *map(memory.coloured, entries))
+        print("wrote", write_page(stem.with_name(f"{stem.name}.html"), whole))
+    output.write(
+        stem,
+        figure,
+        {"kind": "memory", "split": flags.split, "settings": entries},
+        command=command,
+        heading=flags.title or "What is remembered",
+        note=memory.NOTE,
+    )
+
+
+def _add_memory(to: ArgumentParser) -> None:
+    _add_examples(to, 250)
+    to.set_defaults(split="test")
+    to.add_argument(
+        "--delays",
+        type=words.whole_number(1),
+        nargs="*",
+        default=[],
+        help="of copying; default: from a quarter of the trained delay to four times",
+    )
+
+
 def _model(flags: Any, networks: list[words.Named], command: str) -> None:
     from lrd_jax.probe import model, output
 
@@ -177,6 +214,11 @@ _PROBES = {
         "values of forget and effective gates, and the time scales of the units",
         _add_examples_32,
         _timescales,
+    ),
+    "memory": _Probe(
+        "accuracy by position, delay or number of steps shown, saliency, surprise at tokens",
+        _add_memory,
+        _memory,
     ),
     "curves": _Probe(
         "loss and score over steps and time, several runs in one figure, and how they differ",

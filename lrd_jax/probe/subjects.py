@@ -74,7 +74,11 @@ class Subject:
 
         An auxiliary loss and the end of detaching (`detach.off_last_epochs`) are left out.
         """
-        return make_objective(_quiet(self.config), self.spec, Horizon(1, 1))
+        return self.objective_for(self.config, self.spec)
+
+    def objective_for(self, config: Any, spec: DataSpec) -> Objective:
+        """The same of another config and data, such as a longer delay."""
+        return make_objective(_quiet(config), spec, Horizon(1, 1))
 
     def about(self) -> dict[str, Any]:
         """What the numbers of a figure say of it."""
