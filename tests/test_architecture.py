@@ -23,6 +23,7 @@ FLOORS = (
     {"evaluation"},
     {"training"},
     {"probe"},
+    {"report"},
     {"main"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -44,6 +44,14 @@ def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     )
 
 
+def finish(figure: Figure, *, heading: str = "", note: str = "") -> None:
+    """Gives a drawn figure its title and its legend, with a note broken to its width."""
+    title(figure, heading)
+    lines = textwrap.wrap(note, int(figure.get_figwidth() * _LETTERS))
+    figure.set_figheight(figure.get_figheight() + 0.14 * max(len(lines) - 1, 0))
+    legend(figure, note="\n".join(lines))
+
+
 def write(
     stem: Path,
     figure: Figure | None,
@@ -74,10 +82,7 @@ def write(
         raise UserError(f"cannot make the folder {stem.parent}: {error.strerror}") from error
     paths = []
     if figure is not None:
-        title(figure, heading)
-        lines = textwrap.wrap(note, int(figure.get_figwidth() * _LETTERS))
-        figure.set_figheight(figure.get_figheight() + 0.14 * max(len(lines) - 1, 0))
-        legend(figure, note="\n".join(lines))
+        finish(figure, heading=heading, note=note)
         paths = [save(figure, stem.with_name(f"{stem.name}.{kind}")) for kind in kinds]
     whole = {
         "command": command,

@@ -26,7 +26,7 @@ class Html(str):
 
 Content = str | int | float | Html
 
-_EMPTY = {"br", "hr", "img", "meta"}  # elements without an end
+_EMPTY = {"br", "hr", "img", "meta", "source"}  # elements without an end
 # Pictures and plots stand on white in a dark browser too: their own colours are made for it.
 _STYLE = """
 :root{color-scheme:light dark;--text:#1a1a1a;--soft:#5a5a5a;--back:#fff;--line:#d8d8d8;
@@ -113,6 +113,7 @@ def picture(
     caption: Content = "",
     kind: str = "image/png",
     width: int = 0,
+    narrow: bytes = b"",
 ) -> Html:
     """An embedded picture with a caption.
 
@@ -122,6 +123,7 @@ def picture(
       caption: below it.
       kind: its media type; of a path it follows from the suffix.
       width: at most so many CSS pixels; 0 = its own.
+      narrow: content of the picture that is shown in its place on a narrow screen.
 
     Raises:
       UserError: the file cannot be read.
@@ -135,6 +137,9 @@ def picture(
     source = f"data:{kind};base64,{base64.b64encode(image).decode()}"
     size = {"style": f"width:{width}px"} if width else {}
     shown = tag("img", src=source, alt=alt, **size)
+    if narrow:
+        other = f"data:{kind};base64,{base64.b64encode(narrow).decode()}"
+        shown = tag("picture", tag("source", media="(max-width:40rem)", srcset=other), shown)
     return tag("figure", shown, *([tag("figcaption", caption)] if caption else []))
 
 
