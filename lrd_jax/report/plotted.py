@@ -87,6 +87,7 @@ def _add(plotly: Any, figure: Any, index: int, name: str, curve: Any, factor: fl
             scatter(
                 x=[*steps, *steps[::-1]],
                 y=[*(mean + spread), *(mean - spread)[::-1]],
+                mode="lines",
                 fill="toself",
                 fillcolor=f"rgba({red},{green},{blue},0.15)",
                 line={"width": 0},

@@ -48,6 +48,7 @@ pre,code{font-family:ui-monospace,monospace;font-size:.85rem}
 pre{background:var(--tint);padding:.7rem;border-radius:4px;white-space:pre-wrap;margin:.5rem 0}
 table{border-collapse:collapse;width:100%;font-size:.9rem;margin:1rem 0}
 th,td{text-align:left;vertical-align:top;padding:.3rem .6rem;border-bottom:1px solid var(--line)}
+tbody th{white-space:nowrap;width:1%}
 thead th{border-bottom:2px solid var(--line)}summary{cursor:pointer}
 @media(max-width:40rem){table.stack thead{display:none}table.stack tr{display:block;
 border-bottom:2px solid var(--line);padding:.4rem 0}table.stack td{display:grid;
