@@ -36,6 +36,23 @@ import ml_collections
 
 from lrd_jax.config import defaults
 
+_S4 = "Gu et al. (2021), arXiv:2111.00396, Table 12"
+# What `probe curves` and `report` draw as a line: row -> metric -> value, and who printed it.
+PUBLISHED = {
+    row: {"accuracy": value, "source": _S4}
+    for row, value in {
+        "G3": 0.9928,
+        "G4": 0.989,
+        "G5": 0.9696,
+        "G6": 0.9511,
+        "G7": 0.71,
+        "G8": 0.6301,
+        "G9": 0.9927,
+        "G10": 0.9651,
+        "G11": 0.744,
+    }.items()
+}
+
 LSTM_CODES = ("--", "C-", "O-", "U-", "-R", "OM", "UM", "OR", "UR")
 GRU_CODES = ("--", "U-", "-R", "UR")
 

@@ -37,6 +37,13 @@ import ml_collections
 
 from lrd_jax.config import defaults
 
+# What `probe curves` and `report` draw as a line: row -> metric -> value, and who printed it.
+PUBLISHED = {
+    "H10": {"accuracy": 0.986, "source": "report, reproducibility-challenge/iclr_2019"},
+    "H11": {"accuracy": 0.985, "source": "authors' README, best of about five seeds"},
+    "H12": {"accuracy": 0.923, "source": "authors' README, best of about five seeds"},
+}
+
 H_DETACH = {"detach.p_block": 0.25, "detach.off_last_epochs": 39}
 ROWS = {
     "H10": {"detach.p_block": 0.0},

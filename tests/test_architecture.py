@@ -22,6 +22,8 @@ FLOORS = (
     {"objectives"},
     {"evaluation"},
     {"training"},
+    {"probe"},
+    {"report"},
     {"main"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -30,6 +30,7 @@ _AT_LEAST = {
     "train.checkpoint_every_steps": 0,
     "train.log_every_steps": 1,
     "train.steps_per_call": 0,
+    "train.inspect_every_steps": 0,
     "eval.batch_size": 0,
     "eval.max_examples": 0,
     "eval.sample_tokens": 0,

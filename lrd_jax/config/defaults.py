@@ -154,6 +154,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Work directory of another run, whose best parameters this one starts from: one seed's for all,
     # or seed by seed; optimizer, schedule and step start anew. "" = parameters are drawn
     train.init_from = ""
+    # every so many steps the gates of 16 validation examples go into gates.jsonl; 0 = never
+    train.inspect_every_steps = 0
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval

@@ -22,6 +22,7 @@ _CHANGEABLE = (
     "model.backend",
     "train.log_every_steps",
     "train.checkpoint_every_steps",
+    "train.inspect_every_steps",
     "train.stop_step",
     "train.steps_per_call",
     "train.tensorboard",
@@ -168,9 +169,10 @@ def check_same(
     """Refuses to continue a work directory with a config that would train something else.
 
     `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`,
-    `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps`, `train.stop_step`,
-    `train.steps_per_call` and `train.tensorboard` may differ. Whether the length may (`LENGTH`)
-    depends on what follows it: `training.longer` knows.
+    `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps`,
+    `train.inspect_every_steps`, `train.stop_step`, `train.steps_per_call` and `train.tensorboard`
+    may differ. Whether the length may (`LENGTH`) depends on what follows it: `training.longer`
+    knows.
 
     Returns:
       Whether the length is the same.

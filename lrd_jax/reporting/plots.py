@@ -87,11 +87,11 @@ def plot_curves(
     if not runs:
         raise UserError("no run to plot: give at least one work directory")
     given = {n: run if isinstance(run, Run) else read_run(run) for n, run in runs.items()}
-    metrics = _declared(next(iter(given.values())))
+    metrics = declared_of(next(iter(given.values())))
     main = next(iter(metrics), "accuracy")
     lines = {}
     for name, run in given.items():
-        for swept, records in _by_value(run.records):
+        for swept, records in by_value(run.records):
             lines[" ".join(filter(None, (name, named(swept))))] = records
     figure = figures.new_figure(columns=len(curves))
     panels = np.atleast_1d(figure.subplots(1, len(curves), sharex=True))
@@ -101,20 +101,20 @@ def plot_curves(
         key = key or main
         metric = metrics.get(key, Metric(key))
         for index, (label, records) in enumerate(lines.items()):
-            steps, values = _curve(records, split, key)
+            steps, values = curve_of(records, split, key)
             if not len(steps):
                 raise UserError(f"run {label!r} has no {split} {key}: choose another metric")
             text = label if same else f"{label} ({_count(counts[label])})"
-            _line(panel, index, steps, metric.factor * values, text, markers=len(steps) == 1)
+            draw_line(panel, index, steps, metric.factor * values, text, markers=len(steps) == 1)
         known = [run.result.get("baselines", {}) for run in given.values()]
         for chance in sorted({baselines[key] for baselines in known if key in baselines}):
             panel.axhline(metric.factor * chance, label=CHANCE, **figures.REFERENCE)
         panel.set_xlabel("optimizer steps")
-        panel.set_ylabel(f"{_SPLITS.get(split, split)} {_axis_label(metric)}")
+        panel.set_ylabel(f"{_SPLITS.get(split, split)} {axis_label(metric)}")
         panel.margins(x=0.01)
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5), useMathText=True)
         figures.style(panel)
-    figures.legend(figure, note=_note(list(counts.values())))
+    figures.legend(figure, note=seeds_note(list(counts.values())))
     figures.title(figure, title)
     return figures.save(figure, path)
 
@@ -149,7 +149,7 @@ def plot_transfer(
     for number, (label, places) in enumerate(groups.items()):
         scores = [[row["seeds"][place][split][metric.name] for place in places] for row in rows]
         values = metric.factor * np.array([list(map(_number, row)) for row in scores])
-        _line(panel, number, delays, values, label or "this run", markers=True)
+        draw_line(panel, number, delays, values, label or "this run", markers=True)
     if metric.name in rows[0]["baselines"]:
         chance = [metric.factor * row["baselines"][metric.name] for row in rows]
         panel.plot(delays, chance, label=CHANCE, **figures.REFERENCE)
@@ -159,12 +159,12 @@ def plot_transfer(
     panel.set_xticks(delays, [str(delay) for delay in delays])
     panel.minorticks_off()
     panel.set_xlabel("delay (steps)")
-    panel.set_ylabel(f"{_SPLITS.get(split, split)} {_axis_label(metric)}")
+    panel.set_ylabel(f"{_SPLITS.get(split, split)} {axis_label(metric)}")
     low, high = (metric.factor * end for end in metric.range)
     if math.isfinite(low) and math.isfinite(high):
         panel.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     figures.style(panel)
-    figures.legend(figure, note=_note([len(places) for places in groups.values()]))
+    figures.legend(figure, note=seeds_note([len(places) for places in groups.values()]))
     return figures.save(figure, path)
 
 
@@ -209,7 +209,7 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
             panel.set_xscale("log")
         panel.set_xlabel(key)
         figures.style(panel)
-    panels[0].set_ylabel(f"best validation {_axis_label(metric)}")
+    panels[0].set_ylabel(f"best validation {axis_label(metric)}")
     figures.legend(figure, note="a point is a trial")
     return figures.save(figure, path)
 
@@ -257,11 +257,12 @@ def plot_pictures(
     return figures.save(figure, path)
 
 
-def _axis_label(metric: Metric) -> str:
+def axis_label(metric: Metric) -> str:
+    """What an axis of a metric is called, with the unit."""
     return metric.label + (f" ({metric.unit})" if metric.unit else "")
 
 
-def _declared(run: Run) -> dict[str, Metric]:
+def declared_of(run: Run) -> dict[str, Metric]:
     """The metrics of a run, those that choose first; a run under way has not declared them yet."""
     return declared(run.result, dict.fromkeys(key for record in run.records for key in record))
 
@@ -272,7 +273,7 @@ def _axis(varied: Mapping[str, Any]) -> tuple[Callable[[Any], float], Sequence[s
     return choices.index if choices else float, choices
 
 
-def _by_value(records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict, list[dict[str, Any]]]]:
+def by_value(records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict, list[dict[str, Any]]]]:
     """Yields the swept values with their records; {} with all of them without a sweep."""
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
@@ -291,7 +292,7 @@ def _count(seeds: int) -> str:
     return "1 seed" if seeds == 1 else f"{seeds} seeds"
 
 
-def _note(counts: Sequence[int]) -> str:
+def seeds_note(counts: Sequence[int]) -> str:
     """What the legend says of all lines: of how many seeds they are, and what the band is."""
     if max(counts) == 1:
         return "one seed"
@@ -299,7 +300,7 @@ def _note(counts: Sequence[int]) -> str:
     return f"line: mean{each}; band: ± 1 standard deviation over seeds"
 
 
-def _line(
+def draw_line(
     panel: Any, index: int, x: np.ndarray, values: np.ndarray, label: str, *, markers: bool
 ) -> None:
     """Draws the mean over seeds, and a band of one standard deviation.
@@ -324,7 +325,7 @@ def _number(value: float | None) -> float:
     return np.nan if value is None else value
 
 
-def _curve(
+def curve_of(
     records: Sequence[Mapping[str, Any]], split: str, key: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns steps `(steps,)` and values `(steps, seeds)`.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import numpy as np
 
 from lrd_jax.config import checks, command_line, record, source
 from lrd_jax.config.horizon import Horizon
+from lrd_jax.config.members import labels
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import prefetch
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, UserError
+from lrd_jax.evaluation.inspection import Snapshots
 from lrd_jax.metrics import CollectedMetric, finish, stored
 from lrd_jax.reporting import header, provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
@@ -318,7 +320,10 @@ def _train(
     with recorder:
         with interrupts.deferred() as own, processes.agreed(own) as caught:
             under_way = _Run(program, checkpoints, recorder, state, unevaluated, caught)
-            under_way.train(_agenda(under_way, config.train, horizon, end))
+            agenda = _agenda(under_way, config.train, horizon, end)
+            if steps := config.train.inspect_every_steps:
+                agenda.entries.insert(0, (every(steps), _inspection(under_way, workdir)))
+            under_way.train(agenda)
         if caught.signum:  # it came after the last step; everything is saved
             raise Interrupted(caught.signum)
         trained = under_way.state
@@ -370,6 +375,18 @@ def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
         (once(horizon.pretrain_steps), lambda: None),  # a border of the calls
     ]
     return Agenda(entries, end)
+
+
+def _inspection(run: _Run, workdir: Path) -> Callable[[], None]:
+    """What writes the gates of the run's parameters at a step; here, before the first one."""
+    program = run.program
+    if not processes.is_first():
+        return lambda: None
+    everyone = labels(program.members)
+    snapshots = Snapshots(workdir, program.objective, program.dataset, everyone, run.step)
+    if run.step == 0:
+        snapshots.write(0, run.state.params)
+    return lambda: snapshots.write(run.step, run.state.params)
 
 
 def _say_what_starts(

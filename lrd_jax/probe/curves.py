@@ -1,0 +1,249 @@
+"""Curves of runs over steps and over time, and what their settings and scores differ by."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lrd_jax.config import record
+from lrd_jax.config.members import SWEPT, named
+from lrd_jax.config.published import published
+from lrd_jax.config.values import flatten
+from lrd_jax.errors import UserError
+from lrd_jax.metrics import Metric
+from lrd_jax.probe.output import panel_figure
+from lrd_jax.reporting.figures import REFERENCE, style
+from lrd_jax.reporting.plots import (
+    CHANCE,
+    axis_label,
+    by_value,
+    curve_of,
+    declared_of,
+    draw_line,
+    read_run,
+    seeds_note,
+)
+from lrd_jax.reporting.statistics import difference, over_seeds
+
+PUBLISHED = "published"
+
+
+def _config(folder: str) -> tuple[dict[str, Any], str]:
+    """The values of a run's config, and why there are none."""
+    try:
+        return flatten(record.load_workdir(folder)), ""
+    except UserError as error:
+        return {}, f"{folder}: {error}"
+
+
+def read(folders: Sequence[str]) -> dict[str, Any]:
+    """Reads runs, each value of a sweep as a run of its own.
+
+    Args:
+      folders: work directories, of any version of the project and finished or not.
+
+    Returns:
+      `metric`: name of the one that chose the best steps; `runs`: of each its label, folder,
+      values of the config, curves, seeds, scores, published number and notes; `differing`: the keys
+      of the config in which they differ; `compared`: the split of the scores.
+
+    Raises:
+      UserError: no run, or one without metrics.
+    """
+    if not folders:
+        raise UserError("name at least one run: probe curves RUN [RUN ...]")
+    runs = []
+    for folder in folders:
+        run, (values, trouble) = read_run(folder), _config(folder)
+        for swept, records in by_value(run.records):
+            runs.append(
+                {
+                    "folder": os.fspath(folder),
+                    "label": ", ".join(filter(None, (Path(folder).resolve().name, named(swept)))),
+                    "config": values | {SWEPT[name]: value for name, value in swept.items()},
+                    "published": published(folder),
+                    "notes": [trouble] * bool(trouble) + _notes(run.result, records),
+                    "_records": records,
+                    "_result": run.result,
+                }
+            )
+    metrics = declared_of(read_run(folders[0]))
+    metric = next(iter(metrics.values()), Metric("loss"))
+    finished = all(run["_result"] for run in runs)
+    compared = "test" if finished else "valid"
+    for run in runs:
+        run["scores"] = _scores(run["_records"], metric, compared)
+        run["statistics"] = over_seeds([{metric.name: s} for s in run["scores"].values()], [metric])
+        run["curves"] = _curves(run["_records"], metric)
+        run["baseline"] = (run["_result"].get("baselines") or {}).get(metric.name)
+        del run["_records"], run["_result"]
+    for run in runs[1:]:
+        first = runs[0]["scores"]
+        run["difference"] = difference(
+            [*first.values()],
+            [*run["scores"].values()],
+            seeds_first=[*first],
+            seeds_second=[*run["scores"]],
+            metric=metric,
+        )
+    ignored = ("devices.", "data.data_dir", "train.inspect", "train.log", "train.checkpoint")
+    keys = sorted({key for run in runs for key in run["config"] if not key.startswith(ignored)})
+    known = [run["config"] for run in runs if run["config"]]
+    differing = [key for key in keys if len({repr(values.get(key)) for values in known}) > 1]
+    return {"metric": metric, "compared": compared, "differing": differing, "runs": runs}
+
+
+def _notes(result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
+    notes = []
+    if not result:
+        last = max((r["step"] for r in records), default=0)
+        notes.append(f"not finished: its last line is of step {last}")
+    for run in result.get("seeds") or ():
+        if isinstance(run, dict) and "first_nonfinite_step" in run:
+            notes.append(f"seed {run['seed']} stopped with NaN at {run['first_nonfinite_step']}")
+    return notes
+
+
+def _scores(
+    records: Sequence[Mapping[str, Any]], metric: Metric, split: str
+) -> dict[int, float | None]:
+    """The score of each seed: on test data, or the best on validation data."""
+    found: dict[int, list[float]] = {}
+    for line in records:
+        if line["split"] == split and metric.name in line:
+            value = line[metric.name]
+            values = found.setdefault(line.get("seed", 0), [])
+            if value is not None and math.isfinite(value):
+                values.append(value)
+    return {seed: max(v, key=metric.better) if v else None for seed, v in found.items()}
+
+
+def _curves(records: Sequence[Mapping[str, Any]], metric: Metric) -> dict[str, Any]:
+    """Curves by panel: steps, minutes of training, values `(points, seeds)`."""
+    clock = _clock(records)
+    found = {}
+    for split, name in (("valid", metric.name), ("train", "loss")):
+        steps, values = curve_of(records, split, name)
+        if len(steps):
+            minutes = np.interp(steps, *clock) / 60
+            found[f"{split} {name}"] = {
+                "steps": steps.tolist(),
+                "minutes": minutes.tolist(),
+                "values": values.tolist(),
+            }
+    return found
+
+
+def _clock(records: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds of training at steps: from the speed at each log line, evaluations left out."""
+    speeds = {r["step"]: r["steps_per_s"] for r in records if r.get("steps_per_s")}
+    steps = np.array([0, *sorted(speeds)])
+    each = [(b - a) / speeds[b] for a, b in itertools.pairwise(steps)]
+    return steps, np.cumsum([0.0, *each])
+
+
+def draw(record: Mapping[str, Any], *, narrow: bool = False) -> Figure:
+    """Draws the curves of `read`: a row a metric, over steps and over minutes of training.
+
+    Raises:
+      UserError: no run has been logged yet.
+    """
+    metric, runs = record["metric"], record["runs"]
+    keys = list(dict.fromkeys(key for run in runs for key in run["curves"]))
+    if not keys:
+        raise UserError("these runs have logged nothing yet: there is nothing to draw")
+    figure, panels = panel_figure(2 * len(keys), narrow=narrow, per_row=2)
+    for index, panel in enumerate(panels):
+        key, over = keys[index // 2], ("steps", "minutes")[index % 2]
+        split, name = key.split(" ", 1)
+        shown = metric if name == metric.name else Metric(name)
+        for number, run in enumerate(runs):
+            if curve := run["curves"].get(key):
+                values = shown.factor * np.array(curve["values"], float)
+                few = len(values) == 1
+                draw_line(panel, number, np.array(curve[over]), values, run["label"], markers=few)
+        if name == metric.name and split == "valid":
+            _references(panel, runs, metric)
+        panel.set_xlabel({"steps": "optimizer steps", "minutes": "minutes of training"}[over])
+        panel.set_ylabel(f"{'validation' if split == 'valid' else 'training'} {axis_label(shown)}")
+        panel.margins(x=0.01)
+        style(panel)
+    return figure
+
+
+def note(record: Mapping[str, Any]) -> str:
+    """What the legend says of all lines."""
+    return seeds_note([max(len(run["scores"]), 1) for run in record["runs"]])
+
+
+def _references(panel: Any, runs: Sequence[Mapping[str, Any]], metric: Metric) -> None:
+    """Lines of what models without memory score, and of published numbers."""
+    for value in sorted({run["baseline"] for run in runs if run["baseline"] is not None}):
+        panel.axhline(metric.factor * value, label=CHANCE, **REFERENCE)
+    numbers = {run["published"].get(metric.name): run["published"] for run in runs}
+    for value, source in numbers.items():
+        if value is not None:
+            text = f"{PUBLISHED}: {source.get('source', '')}".rstrip(": ")
+            dashed = REFERENCE | {"ls": (0, (6, 2))}
+            panel.axhline(metric.factor * value, label=text, **dashed)
+
+
+def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """The table: heading and a row a run, with what differs, the score and its difference."""
+    metric, differing = record["metric"], record["differing"]
+    score = f"{record['compared']} {metric.label}" + (f" ({metric.unit})" * bool(metric.unit))
+    names = [key.removeprefix("model.") for key in differing]
+    header = ["run", *names, score, "seeds", "difference to the first", "published"]
+    body = []
+    for run in record["runs"]:
+        found = run["statistics"].get(metric.name, {}) if run["statistics"] else {}
+        body.append(
+            [
+                run["label"],
+                *(str(run["config"].get(key, "?")) for key in differing),
+                _with_interval(found, metric),
+                str(found.get("seeds", 0)),
+                _with_interval(run["difference"], metric, "+") if "difference" in run else "",
+                metric.number(run["published"][metric.name])
+                if metric.name in run["published"]
+                else "",
+            ]
+        )
+    keep = [i for i, name in enumerate(header) if name != "published" or any(r[i] for r in body)]
+    return [header[i] for i in keep], [[row[i] for i in keep] for row in body]
+
+
+def _with_interval(found: Mapping[str, Any], metric: Metric, sign: str = "") -> str:
+    if found.get("mean") is None:
+        return "none"
+
+    def number(value: float) -> str:
+        return f"{value * metric.factor:{sign}.{metric.digits}f}"
+
+    text = number(found["mean"])
+    if "interval" in found:
+        return f"{text} [{', '.join(map(number, found['interval']))}]"
+    if "values" in found:
+        return f"{text} ({', '.join(map(number, found['values']))})"
+    return text
+
+
+def numbers(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the file beside the figure says."""
+    runs = [
+        {
+            **{key: value for key, value in run.items() if key != "config"},
+            "settings": {key: run["config"].get(key) for key in record["differing"]},
+            "scores": {str(seed): score for seed, score in run["scores"].items()},
+        }
+        for run in record["runs"]
+    ]
+    metric = record["metric"].name
+    return {"metric": metric, "compared": record["compared"], "runs": runs}

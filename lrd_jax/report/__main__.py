@@ -1,0 +1,54 @@
+"""Writes a page about runs: `python -m lrd_jax.report RUN [RUN ...] --out=DIR`.
+
+Exit status: 0 done; 2 bad input.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from lrd_jax.config.command_line import ArgumentParser
+from lrd_jax.config.paths import expand_user
+from lrd_jax.errors import RunError, UserError, one_line
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = ArgumentParser(
+        prog="python -m lrd_jax.report",
+        description="Writes DIR/report.html, one file that needs no network: settings, scores,"
+        " curves, what the models do, and how each run can be made again.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="work directories")
+    parser.add_argument("--out", default="report", metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--no-figures",
+        action="store_true",
+        help="leave out what needs the model and its data: seconds instead of minutes",
+    )
+    try:
+        flags = parser.parse_args(argv)
+        from lrd_jax.probe.command_line import quiet
+        from lrd_jax.report.build import build
+        from lrd_jax.reporting.page import write_page
+
+        quiet()
+
+        def say(line: str) -> None:
+            print(f"note: {line}")
+
+        runs = [str(expand_user(run)) for run in flags.runs]
+        whole = build(runs, figures=not flags.no_figures, say=say)
+        print("wrote", write_page(expand_user(flags.out) / "report.html", whole))
+    except (UserError, RunError) as error:
+        print("lrd_jax: error:", one_line(str(error)), file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
