@@ -113,7 +113,7 @@ class AttendingCell(RecurrentCell):
         return self.inner.blocks()
 
     @nn.nowrap
-    def init_kernel(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    def init_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:
         """As the cell's."""
         assert self.inner is not None
         return self.inner.init_kernel(key, shape, dtype)

@@ -161,7 +161,7 @@ class CaptionDataset:
         )
 
     def _by_split(self, use_restval: bool) -> dict[str, np.ndarray]:
-        names = {split: (split,) for split in SPLITS}
+        names: dict[str, tuple[str, ...]] = {split: (split,) for split in SPLITS}
         if use_restval:
             names["train"] = ("train", "restval")
         return {

@@ -162,6 +162,11 @@ def prepared_names() -> tuple[str, ...]:
     return tuple(n for n, entry in DATASETS.items() if entry.task or entry.builder)
 
 
+def caption_names() -> tuple[str, ...]:
+    """Returns the names of the sets of pictures with captions that are prepared from files."""
+    return tuple(n for n, entry in DATASETS.items() if entry.captions and n != "shapes")
+
+
 def load(where: Any) -> Any:
     """Returns what is called "module:name", or the object itself."""
     if not isinstance(where, str):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -150,6 +152,6 @@ class Captioner(nn.Module):
         Returns:
           The state after it, and the logits of the next word, `(rows, vocabulary)`.
         """
-        asked = {} if memory is None else {"context": memory}
+        asked: Any = {} if memory is None else {"context": memory}
         carries = self.recurrence.advance(carries, self.words[words], **asked)
         return carries, self._readout().logits(carries[-1].h)
