@@ -200,7 +200,8 @@ def _extract(
         "att_shape": list(encoder.att_shape) if att else None,
         "names": names,
     }
-    shapes = {"fc": ((count, encoder.att_shape[1]), np.dtype(np.float32))}
+    shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
+    shapes["fc"] = ((count, encoder.att_shape[1]), np.dtype(np.float32))
     if att:
         shapes["att"] = ((count, *encoder.att_shape), np.dtype(np.float16))
     done, unreadable = _progress(unfinished, plan)

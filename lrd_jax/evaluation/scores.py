@@ -25,13 +25,7 @@ def run(loaded: Loaded) -> dict[str, Any]:
       auxiliary loss the `baselines` of the split.
     """
     assert loaded.dataset is not None
-    split = loaded.split
-    result: dict[str, Any] = {
-        "split": split,
-        "overrides": dict(loaded.overrides),
-        "seeds": loaded.scores(),
-        "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
-    }
+    split, result = loaded.split, measure(loaded)
     if auxiliary := loaded.config.aux.kind != "none":
         result["baselines"] = dict(loaded.objective.baselines(loaded.dataset, split))
     result = strict(result)
@@ -40,6 +34,16 @@ def run(loaded: Loaded) -> dict[str, Any]:
     if auxiliary:
         pictures.draw(loaded, result, target)
     return result
+
+
+def measure(loaded: Loaded) -> dict[str, Any]:
+    """Evaluates every member on the split that is asked for: what `run` writes."""
+    return {
+        "split": loaded.split,
+        "overrides": dict(loaded.overrides),
+        "seeds": loaded.scores(),
+        "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
+    }
 
 
 def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path:

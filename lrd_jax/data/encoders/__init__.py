@@ -61,6 +61,6 @@ def make_encoder(name: str, grid: int = 14) -> Encoder:
         return torchvision.TorchvisionResNet(name, grid)
     raise UserError(
         f"{name!r} is no encoder that can look at pictures: use {DEFAULT}, or, e.g.,"
-        f" {TORCHVISION}resnet152 where torch and torchvision are installed; features of your own come in"
-        " with --features=DIR"
+        f" {TORCHVISION}resnet152 where torch and torchvision are installed; features of your"
+        " own come in with --features=DIR"
     )

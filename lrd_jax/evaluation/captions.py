@@ -1,0 +1,250 @@
+"""Captions of a split, or of pictures of one's own: scores, COCO's result format, and a page."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lrd_jax.arrays import Array
+from lrd_jax.config.paths import expand_user
+from lrd_jax.data.captions import CaptionDataset, read_caption
+from lrd_jax.data.encoders import make_encoder
+from lrd_jax.data.pictures import PictureFolder, thumbnail
+from lrd_jax.data.pipeline import pad_rows
+from lrd_jax.data.spec import Batch
+from lrd_jax.errors import UserError, check_choice
+from lrd_jax.evaluation.loaded import Loaded
+from lrd_jax.evaluation.scores import measure, write_evaluation
+from lrd_jax.metrics import Metric, declarations
+from lrd_jax.objectives.base import encode
+from lrd_jax.objectives.captioning import Captioning
+from lrd_jax.reporting import meteor, summary
+from lrd_jax.reporting.caption_metrics import CaptionScorer
+from lrd_jax.reporting.page import write_page
+from lrd_jax.reporting.results import strict
+from lrd_jax.reporting.sheet import Entry, pillow, sheet
+from lrd_jax.reporting.workdir import write_json
+
+logger = logging.getLogger(__name__)
+
+METEOR = Metric("meteor", digits=3, higher_is_better=True, range=(0.0, 1.0))
+
+
+def check(workdir: Path, config: Any) -> None:
+    """Raises UserError for what cannot be, before anything is loaded."""
+    del workdir
+    options = config.eval
+    check_choice("eval.meteor", options.meteor, meteor.WAYS)
+    if options.image_dir:
+        with PictureFolder(options.image_dir) as files:
+            if not list(files):
+                raise UserError(f"eval.image_dir={options.image_dir} holds no pictures")
+
+
+def run(loaded: Loaded) -> Any:
+    """Decodes as `config.eval` says, and writes into `eval/`.
+
+    Of a split: `<split>.json` with the scores of every seed, and of the seed that validated best
+    `<split>_captions.json`, a list of `{"image_id", "caption"}` that COCO's tools read, and
+    `<split>.html`. Of pictures in `eval.image_dir`: `pictures_captions.json`, where entries have a
+    `file_name` too, and `pictures.html`.
+
+    Returns:
+      What the first of these holds.
+    """
+    assert isinstance(loaded.objective, Captioning)
+    if loaded.config.eval.image_dir:
+        return _of_own_pictures(loaded)
+    dataset, split = loaded.dataset, loaded.split
+    assert isinstance(dataset, CaptionDataset)
+    places = dataset.places(split)
+    if len(places) == 1:
+        logger.warning("the split %s has one picture: its CIDEr is 0", split)
+    references = [dataset.pictures[place].scored for place in places]
+    result = measure(loaded)
+    result["decoding"] = loaded.objective.how._asdict()
+    if meteor.wanted(loaded.config.eval.meteor):
+        for index, entry in enumerate(result["seeds"]):
+            params = jax.tree.map(lambda leaf, i=index: leaf[i], loaded.best.params)
+            said = [words for words, _ in _captions(loaded, params, _of_split(loaded))]
+            entry[split]["meteor"] = meteor.meteor(said, references)
+        result["metrics"] |= declarations([METEOR])
+    result = strict(result)
+    target = write_evaluation(loaded.workdir, split, result)
+    print(summary.evaluation(result, target))
+
+    _, params, chosen = loaded.choose()
+    found = list(_captions(loaded, params, _of_split(loaded)))
+    cider = [each["cider"] for each in CaptionScorer(references).each([w for w, _ in found])]
+    pictures = [dataset.pictures[place] for place in places]
+    written = [
+        {"image_id": picture.number, "caption": " ".join(words)}
+        for picture, (words, _) in zip(pictures, found, strict=True)
+    ]
+    shown = min(len(found), loaded.config.eval.sheet_images)
+    looks = _attention(loaded, params, _of_split(loaded), shown)
+    entries = [
+        Entry(
+            pictures[i].name,
+            *found[i],
+            references=pictures[i].scored,
+            pixels=dataset.draw(int(places[i])),
+            attention=looks[i],
+            note=f"CIDEr {cider[i]:.2f}",
+        )
+        for i in range(shown)
+    ]
+    _write(target.with_suffix(""), written, entries, _about(loaded, chosen))
+    return result
+
+
+def _of_split(loaded: Loaded) -> Iterator[Batch]:
+    assert loaded.dataset is not None
+    size = min(_batch_size(loaded), loaded.dataset.eval_size(loaded.split))
+    return loaded.dataset.eval_batches(loaded.split, size)
+
+
+def _batch_size(loaded: Loaded) -> int:
+    return loaded.config.eval.batch_size or loaded.config.data.batch_size
+
+
+def _captions(
+    loaded: Loaded, params: Any, batches: Iterator[Batch]
+) -> Iterator[tuple[list[str], float]]:
+    """Words and log probability of every picture."""
+    objective, vocabulary = loaded.objective, loaded.spec.vocabulary
+    assert isinstance(objective, Captioning) and vocabulary is not None
+    decoded = jax.jit(objective.decoded)
+    for batch in batches:
+        found = jax.device_get(decoded(params, _without_words(batch)))
+        for words, score, real in zip(found.words, found.score, batch["mask"], strict=True):
+            if real:
+                yield read_caption(vocabulary, words), float(score)
+
+
+def _without_words(batch: Batch) -> Batch:
+    return {"inputs": {k: v for k, v in batch["inputs"].items() if k != "words"}}
+
+
+def _attention(
+    loaded: Loaded, params: Any, batches: Iterator[Batch], count: int
+) -> list[np.ndarray | None]:
+    """Where the model looked at each word of the first pictures, (words and end, parts)."""
+    objective = loaded.objective
+    assert isinstance(objective, Captioning)
+    if not objective.model.attends or not count:
+        return [None] * count
+    look, looks = jax.jit(functools.partial(_look, objective)), []
+    for batch in batches:
+        words, weights = jax.device_get(look(params, _without_words(batch)))
+        looks += [w[: int((row != 0).sum()) + 1] for row, w in zip(words, weights, strict=True)]
+        if len(looks) >= count:
+            break
+    return looks[:count]
+
+
+def _look(objective: Captioning, params: Any, batch: Batch) -> tuple[Array, Array]:
+    """The words of a batch, and the attention before each of them, in one more pass over them."""
+    words = objective.decoded(params, batch).words
+    read = jax.numpy.pad(words[:, None], ((0, 0), (0, 0), (1, 0)))
+    inputs = {**encode(batch["inputs"], objective.spec), "words": read}
+    return words, objective.model.apply({"params": params}, inputs, method="attention")
+
+
+def _of_own_pictures(loaded: Loaded) -> list[dict[str, Any]]:
+    folder = expand_user(loaded.config.eval.image_dir)
+    with PictureFolder(folder) as files:
+        names = _readable(files)
+        batches = list(_encoded(loaded, files, names))
+        _, params, chosen = loaded.choose()
+        found = list(_captions(loaded, params, iter(batches)))
+        shown = min(len(names), loaded.config.eval.sheet_images)
+        looks = _attention(loaded, params, iter(batches), shown)
+        entries = [
+            Entry(names[i], *found[i], (), thumbnail(files.open(names[i])), looks[i])
+            for i in range(shown)
+        ]
+    written = [
+        {"image_id": number, "caption": " ".join(words), "file_name": name}
+        for number, (name, (words, _)) in enumerate(zip(names, found, strict=True))
+    ]
+    for entry in written:
+        print(f"{entry['file_name']}: {entry['caption']}")
+    _write(loaded.workdir / "eval" / "pictures", written, entries, _about(loaded, chosen, folder))
+    return written
+
+
+def _readable(files: PictureFolder) -> list[str]:
+    names = []
+    for name in files:
+        try:
+            files.open(name)
+            names.append(name)
+        except UserError as error:
+            if pillow() is None:
+                raise
+            logger.warning("%s: left out", error)
+    if not names:
+        raise UserError("none of the pictures in eval.image_dir can be read")
+    return names
+
+
+def _encoded(loaded: Loaded, files: PictureFolder, names: Sequence[str]) -> Iterator[Batch]:
+    """Features of pictures as a data set would give them, in batches of equal size."""
+    inputs, data = loaded.spec.inputs, loaded.config.data
+    att = inputs.get("att")
+    grid = math.isqrt(att.shape[0]) if att else 14
+    encoder = make_encoder("pixels" if data.name == "shapes" else data.encoder, grid)
+    if encoder.att_shape[1] != (att or inputs["fc"]).features and data.name != "shapes":
+        raise UserError(
+            f"{encoder.name} makes {encoder.att_shape[1]} features, and the model was trained with"
+            f" {inputs['fc'].features}: they are of another encoder"
+        )
+    size, rows = min(_batch_size(loaded), len(names)), {"fc": [], "att": []}
+    step = encoder.batch_size
+    for start in range(0, len(names), step):
+        read = [encoder.read(files.open(name)) for name in names[start : start + step]]
+        count = len(read)
+        fc, parts = encoder.encode(np.stack(read + [np.zeros_like(read[0])] * (step - count)))
+        rows["fc"] += list(fc[:count])
+        rows["att"] += list(parts[:count].astype(np.float16))  # as they are stored
+    for start in range(0, len(names), size):
+        here = {name: np.stack(each[start : start + size]) for name, each in rows.items()}
+        here["picture"] = np.arange(start, start + len(here["fc"]), dtype=np.int32)
+        padding = size - len(here["fc"])
+        mask = pad_rows(np.ones(len(here["fc"]), np.float32), padding)
+        wanted = {name: pad_rows(here[name], padding) for name in here if name in inputs}
+        yield {"inputs": wanted, "mask": mask}
+
+
+def _about(loaded: Loaded, chosen: str, where: Path | None = None) -> str:
+    objective, config = loaded.objective, loaded.config
+    assert isinstance(objective, Captioning)
+    how = objective.how
+    if how.temperature is None:
+        way = f"beam of {how.beam_size}" if how.beam_size > 1 else "greedy"
+    else:
+        way = f"drawn at temperature {how.temperature:g}"
+    if how.banned >= 0:
+        way += ", without UNK"
+    what = where or f"{config.data.name}, {loaded.split}"
+    return ", ".join([config.model.caption, str(what), way, *([chosen] if chosen else [])])
+
+
+def _write(base: Path, written: Any, entries: Sequence[Entry], about: str) -> None:
+    """Writes captions and page beside each other, and says so."""
+    captions = base.with_name(f"{base.name}_captions.json")
+    write_json(captions, written)
+    html = write_page(base.with_name(f"{base.name}.html"), sheet("Captions", about, entries))
+    print(f"captions in {captions}\npage in {html}")
+    if pillow() is None:
+        print("the page has no pictures: pip install 'lrd-jax[captioning]' for Pillow")
+    elif any(entry.pixels is None for entry in entries):
+        print("the page lacks pictures: their files are not where they were when prepared")
