@@ -201,7 +201,7 @@ def _extract(
         "names": names,
     }
     shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
-    shapes["fc"] = ((count, encoder.att_shape[1]), np.dtype(np.float32))
+    shapes["fc"] = ((count, encoder.fc_size), np.dtype(np.float32))
     if att:
         shapes["att"] = ((count, *encoder.att_shape), np.dtype(np.float16))
     done, unreadable = _progress(unfinished, plan)

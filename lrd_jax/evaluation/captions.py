@@ -202,9 +202,9 @@ def _encoded(loaded: Loaded, files: PictureFolder, names: Sequence[str]) -> Iter
     att = inputs.get("att")
     grid = math.isqrt(att.shape[0]) if att else 14
     encoder = make_encoder("pixels" if data.name == "shapes" else data.encoder, grid)
-    if encoder.att_shape[1] != (att or inputs["fc"]).features and data.name != "shapes":
+    if encoder.fc_size != inputs["fc"].features:
         raise UserError(
-            f"{encoder.name} makes {encoder.att_shape[1]} features, and the model was trained with"
+            f"{encoder.name} makes {encoder.fc_size} features, and the model was trained with"
             f" {inputs['fc'].features}: they are of another encoder"
         )
     size, rows = min(_batch_size(loaded), len(names)), {"fc": [], "att": []}

@@ -18,12 +18,14 @@ class Encoder(Protocol):
     Attributes:
         name: as `data.encoder` calls it.
         weights: what is known of them, e.g. their sha256.
-        att_shape: (P, F) of one picture.
+        fc_size: F of `fc`.
+        att_shape: (P, F) of `att`, of one picture.
         batch_size: pictures that it takes at a time.
     """
 
     name: str
     weights: str
+    fc_size: int
     att_shape: tuple[int, int]
     batch_size: int
 

@@ -47,6 +47,7 @@ class EfficientNetLite0:
 
     name = DEFAULT
     weights = SHA256
+    fc_size: int = _WIDTH
     att_shape: tuple[int, int] = (49, _WIDTH)
     batch_size = 16
 

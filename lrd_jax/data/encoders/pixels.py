@@ -12,6 +12,7 @@ class Pixels:
 
     name = "pixels"
     weights = "none"
+    fc_size: int = 768
     att_shape: tuple[int, int] = (16, 200)
     batch_size = 64
 

@@ -52,9 +52,10 @@ class TorchvisionResNet:
         self._torch, self._grid = torch, grid
         model.fc, model.avgpool = torch.nn.Identity(), torch.nn.Identity()
         self._model = model.eval()
-        self.att_shape = (grid * grid, model.layer4[-1].bn2.num_features)
-        if hasattr(model.layer4[-1], "bn3"):
-            self.att_shape = (grid * grid, model.layer4[-1].bn3.num_features)
+        last = model.layer4[-1]
+        norm = last.bn3 if hasattr(last, "bn3") else last.bn2
+        self.fc_size: int = norm.num_features
+        self.att_shape: tuple[int, int] = (grid * grid, self.fc_size)
 
     def read(self, picture: Any) -> np.ndarray:
         """Returns the picture in its own size, normalised as ImageNet, (3, height, width)."""
