@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import re
+import sys
 import tarfile
 import zipfile
 
@@ -356,17 +357,33 @@ def test_unknown_encoder():
         make_encoder("brought")
 
 
-def test_torchvision_resnet_with_random_weights():
+def test_torchvision_resnet():
+    """Shapes and orientation, of a network with the parts of torchvision's ResNets."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    torchvision = pytest.importorskip("torchvision", reason="torchvision is not installed")
     from lrd_jax.data.encoders.torchvision import TorchvisionResNet
 
     torch.manual_seed(0)
-    model = TorchvisionResNet("torchvision:resnet18", 3, torchvision.models.resnet18(weights=None))
+    model, nn = torch.nn.Module(), torch.nn
+    block = nn.Module()
+    block.bn2 = nn.BatchNorm2d(5)
+    block.conv = nn.Conv2d(4, 5, 3, 2, 1)
+    block.forward = lambda x: torch.relu(block.bn2(block.conv(x)))
+    parts = (nn.Conv2d(3, 4, 7, 2, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
+    for name, part in zip(("conv1", "bn1", "relu", "maxpool"), parts, strict=True):
+        setattr(model, name, part)
+    model.layer1, model.layer2, model.layer3 = (nn.Identity() for _ in range(3))
+    model.layer4 = nn.Sequential(block)
+    encoder = TorchvisionResNet("torchvision:resnet18", 3, model)
     pixels = np.zeros((64, 96, 3), np.uint8)
     pixels[:, 48:] = 255
-    fc, att = model.encode(model.read(Image.fromarray(pixels))[None])
-    assert fc.shape == (1, 512) and att.shape == (1, 9, 512) == (1, *model.att_shape)
-    rows = att.reshape(3, 3, 512)
+    fc, att = encoder.encode(encoder.read(Image.fromarray(pixels))[None])
+    assert fc.shape == (1, encoder.fc_size) == (1, 5) and att.shape == (1, 9, 5)
+    rows = att.reshape(3, 3, 5)
     # What changes from left to right changes along the second axis of the grid.
     assert np.abs(rows[1, 0] - rows[1, 2]).max() > np.abs(rows[0, 1] - rows[2, 1]).max()
+
+
+def test_torchvision_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(UserError, match=r"needs torch and torchvision .* --encoder=effic.*--feat"):
+        make_encoder("torchvision:resnet152")

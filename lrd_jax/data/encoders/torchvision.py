@@ -29,26 +29,11 @@ class TorchvisionResNet:
             UserError: torch or torchvision is not installed, there is no such network, or its
                 weights are neither here nor to be had.
         """
-        ways_out = f"use --encoder={DEFAULT}, or bring features of your own with --features=DIR"
         if grid < 1:
             raise UserError(f"--grid={grid} must be at least 1")
-        try:
-            torch, torchvision = map(importlib.import_module, ("torch", "torchvision"))
-        except ImportError as error:
-            raise UserError(f"{name} needs torch and torchvision ({error}); {ways_out}") from error
-        which = name.removeprefix(TORCHVISION)
-        if model is None:
-            if not which.startswith(("resnet", "resnext", "wide_resnet")):
-                raise UserError(
-                    f"{which!r} is no ResNet of torchvision, e.g. resnet152; {ways_out}"
-                )
-            try:
-                model = torchvision.models.get_model(which, weights="DEFAULT")
-            except Exception as error:  # no such name, no connection, a damaged cache
-                raise UserError(
-                    f"{name} is not to be had ({one_line(str(error))}); {ways_out}"
-                ) from error
-        self.name, self.weights = name, f"torchvision {torchvision.__version__}, {which}"
+        model = model or _load(name)
+        torch = importlib.import_module("torch")
+        self.name, self.weights = name, f"torch {torch.__version__}, {name}"
         self._torch, self._grid = torch, grid
         model.fc, model.avgpool = torch.nn.Identity(), torch.nn.Identity()
         self._model = model.eval()
@@ -73,3 +58,21 @@ class TorchvisionResNet:
             att = torch.nn.functional.adaptive_avg_pool2d(x, self._grid)
         att = att.permute(0, 2, 3, 1).reshape(len(x), *self.att_shape)
         return fc.numpy(), att.numpy()
+
+
+def _load(name: str) -> Any:
+    """The network with its weights, from the user's cache or torchvision's server."""
+    ways_out = f"use --encoder={DEFAULT}, or bring features of your own with --features=DIR"
+    try:
+        models = importlib.import_module("torchvision.models")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: built for another torch
+        reason = one_line(str(error))
+        raise UserError(f"{name} needs torch and torchvision ({reason}); {ways_out}") from error
+    which = name.removeprefix(TORCHVISION)
+    if not which.startswith(("resnet", "resnext", "wide_resnet")):
+        raise UserError(f"{which!r} is no ResNet of torchvision, e.g. resnet152; {ways_out}")
+    try:
+        return models.get_model(which, weights="DEFAULT")
+    except Exception as error:  # no such name, no connection, a damaged cache
+        reason = one_line(str(error))
+        raise UserError(f"{name} is not to be had ({reason}); {ways_out}") from error
