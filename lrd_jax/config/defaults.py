@@ -183,6 +183,8 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.decode = "beam"  # beam | sample (at eval.temperature)
     evaluation.beam_size = 2  # captions kept at every word; 1 = greedy
     evaluation.length_power = 0.0  # a caption's log probability is divided by its words^this
+    # one caption by all seeds together (the mean of their probabilities), beside the scores of each
+    evaluation.ensemble = False
     evaluation.allow_unknown = True  # False: UNK is never chosen
     evaluation.image_dir = ""  # write captions of the pictures in this folder instead
     evaluation.sheet_images = 60  # pictures on the page that is written, at most

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lrd_jax.arrays import Array
+from lrd_jax.config.members import members
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.captions import CaptionDataset, read_caption
 from lrd_jax.data.encoders import make_encoder
@@ -42,6 +44,8 @@ def check(workdir: Path, config: Any) -> None:
     del workdir
     options = config.eval
     check_choice("eval.meteor", options.meteor, meteor.WAYS)
+    if options.ensemble and len(members(config)) < 2:
+        raise UserError("eval.ensemble=True needs a run of several seeds (num_seeds): leave it out")
     if options.image_dir:
         with PictureFolder(options.image_dir) as files:
             if not list(files):
@@ -55,6 +59,9 @@ def run(loaded: Loaded) -> Any:
     `<split>_captions.json`, a list of `{"image_id", "caption"}` that COCO's tools read, and
     `<split>.html`. Of pictures in `eval.image_dir`: `pictures_captions.json`, where entries have a
     `file_name` too, and `pictures.html`.
+
+    With `eval.ensemble` captions are made by all seeds together; their scores stand under
+    `ensemble` beside those of the seeds.
 
     Returns:
       What the first of these holds.
@@ -73,23 +80,33 @@ def run(loaded: Loaded) -> Any:
     if meteor.wanted(loaded.config.eval.meteor):
         for index, entry in enumerate(result["seeds"]):
             params = jax.tree.map(lambda leaf, i=index: leaf[i], loaded.best.params)
-            said = [words for words, _ in _captions(loaded, params, _of_split(loaded))]
+            one = _Speaker(loaded.objective, params, "")
+            said = [words for words, _ in _captions(one, _of_split(loaded))]
             entry[split]["meteor"] = meteor.meteor(said, references)
         result["metrics"] |= declarations([METEOR])
+    speaker = _speaker(loaded)
+    found = list(_captions(speaker, _of_split(loaded)))
+    scorer, said = CaptionScorer(references), [words for words, _ in found]
+    if loaded.config.eval.ensemble:
+        together = speaker.objective.scores.of(said, places)
+        if meteor.wanted(loaded.config.eval.meteor):
+            together["meteor"] = meteor.meteor(said, references)
+        result["ensemble"] = together
     result = strict(result)
     target = write_evaluation(loaded.workdir, split, result)
     print(summary.evaluation(result, target))
-
-    _, params, chosen = loaded.choose()
-    found = list(_captions(loaded, params, _of_split(loaded)))
-    cider = [each["cider"] for each in CaptionScorer(references).each([w for w, _ in found])]
+    if together := result.get("ensemble"):
+        known = {metric.name: metric for metric in (*speaker.objective.metrics, METEOR)}
+        shown = (known[n].labelled(known[n].text(value)) for n, value in together.items())
+        print(f"ensemble    {', '.join(shown)}")
+    cider = [each["cider"] for each in scorer.each(said)]
     pictures = [dataset.pictures[place] for place in places]
     written = [
         {"image_id": picture.number, "caption": " ".join(words)}
         for picture, (words, _) in zip(pictures, found, strict=True)
     ]
     shown = min(len(found), loaded.config.eval.sheet_images)
-    looks = _attention(loaded, params, _of_split(loaded), shown)
+    looks = _attention(speaker, _of_split(loaded), shown)
     entries = [
         Entry(
             pictures[i].name,
@@ -101,7 +118,7 @@ def run(loaded: Loaded) -> Any:
         )
         for i in range(shown)
     ]
-    _write(target.with_suffix(""), written, entries, _about(loaded, chosen))
+    _write(target.with_suffix(""), written, entries, _about(loaded, speaker))
     return result
 
 
@@ -115,15 +132,38 @@ def _batch_size(loaded: Loaded) -> int:
     return loaded.config.eval.batch_size or loaded.config.data.batch_size
 
 
-def _captions(
-    loaded: Loaded, params: Any, batches: Iterator[Batch]
-) -> Iterator[tuple[list[str], float]]:
+class _Speaker(NamedTuple):
+    """Who makes the captions that are written.
+
+    Attributes:
+      objective: holds the model and how it decodes.
+      params: of one seed, or of all of them.
+      name: of the seed, where there are several.
+    """
+
+    objective: Captioning
+    params: Any
+    name: str
+
+
+def _speaker(loaded: Loaded) -> _Speaker:
+    """The seed that validated best, or all of them together."""
+    objective = loaded.objective
+    assert isinstance(objective, Captioning)
+    if not loaded.config.eval.ensemble:
+        _, params, name = loaded.choose()
+        return _Speaker(objective, params, name)
+    together = copy.copy(objective)
+    together.how = objective.how._replace(ensemble=True)
+    return _Speaker(together, loaded.best.params, f"{len(loaded.members)} runs together")
+
+
+def _captions(speaker: _Speaker, batches: Iterator[Batch]) -> Iterator[tuple[list[str], float]]:
     """Words and log probability of every picture."""
-    objective, vocabulary = loaded.objective, loaded.spec.vocabulary
-    assert isinstance(objective, Captioning) and vocabulary is not None
-    decoded = jax.jit(objective.decoded)
+    vocabulary, decoded = speaker.objective.spec.vocabulary, jax.jit(speaker.objective.decoded)
+    assert vocabulary is not None
     for batch in batches:
-        found = jax.device_get(decoded(params, _without_words(batch)))
+        found = jax.device_get(decoded(speaker.params, _without_words(batch)))
         for words, score, real in zip(found.words, found.score, batch["mask"], strict=True):
             if real:
                 yield read_caption(vocabulary, words), float(score)
@@ -133,17 +173,13 @@ def _without_words(batch: Batch) -> Batch:
     return {"inputs": {k: v for k, v in batch["inputs"].items() if k != "words"}}
 
 
-def _attention(
-    loaded: Loaded, params: Any, batches: Iterator[Batch], count: int
-) -> list[np.ndarray | None]:
+def _attention(speaker: _Speaker, batches: Iterator[Batch], count: int) -> list[np.ndarray | None]:
     """Where the model looked at each word of the first pictures, (words and end, parts)."""
-    objective = loaded.objective
-    assert isinstance(objective, Captioning)
-    if not objective.model.attends or not count:
+    if not speaker.objective.model.attends or not count:
         return [None] * count
-    look, looks = jax.jit(functools.partial(_look, objective)), []
+    look, looks = jax.jit(functools.partial(_look, speaker.objective)), []
     for batch in batches:
-        words, weights = jax.device_get(look(params, _without_words(batch)))
+        words, weights = jax.device_get(look(speaker.params, _without_words(batch)))
         looks += [w[: int((row != 0).sum()) + 1] for row, w in zip(words, weights, strict=True)]
         if len(looks) >= count:
             break
@@ -155,7 +191,13 @@ def _look(objective: Captioning, params: Any, batch: Batch) -> tuple[Array, Arra
     words = objective.decoded(params, batch).words
     read = jax.numpy.pad(words[:, None], ((0, 0), (0, 0), (1, 0)))
     inputs = {**encode(batch["inputs"], objective.spec), "words": read}
-    return words, objective.model.apply({"params": params}, inputs, method="attention")
+
+    def attention(params: Any) -> Array:
+        return objective.model.apply({"params": params}, inputs, method="attention")
+
+    if objective.how.ensemble:
+        return words, jax.vmap(attention)(params).mean(0)
+    return words, attention(params)
 
 
 def _of_own_pictures(loaded: Loaded) -> list[dict[str, Any]]:
@@ -163,10 +205,10 @@ def _of_own_pictures(loaded: Loaded) -> list[dict[str, Any]]:
     with PictureFolder(folder) as files:
         names = _readable(files)
         batches = list(_encoded(loaded, files, names))
-        _, params, chosen = loaded.choose()
-        found = list(_captions(loaded, params, iter(batches)))
+        speaker = _speaker(loaded)
+        found = list(_captions(speaker, iter(batches)))
         shown = min(len(names), loaded.config.eval.sheet_images)
-        looks = _attention(loaded, params, iter(batches), shown)
+        looks = _attention(speaker, iter(batches), shown)
         entries = [
             Entry(names[i], *found[i], (), thumbnail(files.open(names[i])), looks[i])
             for i in range(shown)
@@ -177,7 +219,7 @@ def _of_own_pictures(loaded: Loaded) -> list[dict[str, Any]]:
     ]
     for entry in written:
         print(f"{entry['file_name']}: {entry['caption']}")
-    _write(loaded.workdir / "eval" / "pictures", written, entries, _about(loaded, chosen, folder))
+    _write(loaded.workdir / "eval" / "pictures", written, entries, _about(loaded, speaker, folder))
     return written
 
 
@@ -224,10 +266,8 @@ def _encoded(loaded: Loaded, files: PictureFolder, names: Sequence[str]) -> Iter
         yield {"inputs": wanted, "mask": mask}
 
 
-def _about(loaded: Loaded, chosen: str, where: Path | None = None) -> str:
-    objective, config = loaded.objective, loaded.config
-    assert isinstance(objective, Captioning)
-    how = objective.how
+def _about(loaded: Loaded, speaker: _Speaker, where: Path | None = None) -> str:
+    how, config = speaker.objective.how, loaded.config
     if how.temperature is None:
         way = f"beam of {how.beam_size}" if how.beam_size > 1 else "greedy"
     else:
@@ -235,7 +275,9 @@ def _about(loaded: Loaded, chosen: str, where: Path | None = None) -> str:
     if how.banned >= 0:
         way += ", without UNK"
     what = where or f"{config.data.name}, {loaded.split}"
-    return ", ".join([config.model.caption, str(what), way, *([chosen] if chosen else [])])
+    return ", ".join(
+        [config.model.caption, str(what), way, *([speaker.name] if speaker.name else [])]
+    )
 
 
 def _write(base: Path, written: Any, entries: Sequence[Entry], about: str) -> None:

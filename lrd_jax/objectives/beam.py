@@ -24,6 +24,8 @@ class Decoding(NamedTuple):
       banned: a word that is never chosen; -1: none.
       temperature: where captions are drawn: logits are divided by it. None: the likeliest.
       seed: of the draws.
+      ensemble: parameters are of several seeds, leaves `(seeds, ...)`; the next word's probability
+        is the mean of theirs.
     """
 
     beam_size: int
@@ -32,6 +34,7 @@ class Decoding(NamedTuple):
     banned: int = -1
     temperature: float | None = None
     seed: int = 0
+    ensemble: bool = False
 
 
 class Found(NamedTuple):
@@ -53,7 +56,7 @@ def decode(
 
     Args:
       model: holds the layers.
-      params: of one seed.
+      params: of one seed, or of several (`how.ensemble`).
       inputs: `fc` and perhaps `att`, as the network sees them.
       how: greedy, beam or drawn.
       pictures: a number of each, on which alone its draws depend, `(pictures,)`.
@@ -63,17 +66,34 @@ def decode(
     return _beam(model, params, inputs, how)
 
 
-def _next(model: Captioner, params: Any, how: Decoding, *state: Any) -> tuple[Any, Array, Array]:
+def _begin(
+    model: Captioner, params: Any, how: Decoding, inputs: dict[str, Array], copies: int
+) -> Any:
+    """State and memory before the first word; seeds are the second axis of the state."""
+
+    def begin(params: Any) -> Any:
+        return model.apply({"params": params}, inputs, copies, method=Captioner.begin)
+
+    return jax.vmap(begin, out_axes=(1, 0))(params) if how.ensemble else begin(params)
+
+
+def _next(
+    model: Captioner, params: Any, how: Decoding, carries: Any, memory: Any, words: Array
+) -> tuple[Any, Array, Array]:
     """The next state, its log probabilities, and the same without what is banned."""
-    variables = {"params": params}
-    new: Any = model.apply(variables, *state, method=Captioner.next)
-    carries, logits = new
-    logp = jax.nn.log_softmax(logits)
+
+    def read(params: Any, carries: Any, memory: Any) -> Any:
+        variables = {"params": params}
+        new: Any = model.apply(variables, carries, memory, words, method=Captioner.next)
+        carries, logits = new
+        return carries, jax.nn.log_softmax(logits)
+
+    if how.ensemble:
+        carries, each = jax.vmap(read, in_axes=(0, 1, 0), out_axes=1)(params, carries, memory)
+        logp = jax.nn.logsumexp(each, axis=1) - jnp.log(each.shape[1])
+    else:
+        carries, logp = read(params, carries, memory)
     return carries, logp, logp if how.banned < 0 else logp.at[:, how.banned].set(-jnp.inf)
-
-
-def _begin(model: Captioner, params: Any, inputs: dict[str, Array], copies: int) -> Any:
-    return model.apply({"params": params}, inputs, copies, method=Captioner.begin)
 
 
 def _beam(model: Captioner, params: Any, inputs: dict[str, Array], how: Decoding) -> Found:
@@ -86,7 +106,7 @@ def _beam(model: Captioner, params: Any, inputs: dict[str, Array], how: Decoding
     """
     size, power, most = how.beam_size, how.length_power, how.max_words
     pictures = len(inputs["fc"])
-    carries, memory = _begin(model, params, inputs, size)
+    carries, memory = _begin(model, params, how, inputs, size)
 
     def rows(leaf: Array) -> Array:  # (pictures * K, ...) -> (pictures, K, ...)
         return leaf.reshape(pictures, size, *leaf.shape[1:])
@@ -133,7 +153,7 @@ def _sample(
     """Draws words one after the other; temperature 0 takes the likeliest."""
     temperature = how.temperature
     assert temperature is not None
-    carries, memory = _begin(model, params, inputs, 1)
+    carries, memory = _begin(model, params, how, inputs, 1)
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(how.seed), pictures)
 

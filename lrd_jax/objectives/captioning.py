@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -39,6 +39,7 @@ class Captioning(SequenceObjective):
     Attributes:
       reads_several: see `SequenceObjective`.
       how: decoding; greedy in training, what `config.eval` says in an evaluation.
+      scores: scores captions.
     """
 
     reads_several = True
@@ -61,10 +62,10 @@ class Captioning(SequenceObjective):
         super().__init__(config, spec, horizon, model)
         banned = -1 if config.eval.allow_unknown else spec.captions.unknown
         self.how = Decoding(1, spec.length - 1, banned=banned)
-        scores = _Scores(spec)
+        self.scores = _Scores(spec)
 
         def metric(name: str, digits: int = 4, unit: str = "", top: float = 1.0) -> CollectedMetric:
-            finish = functools.partial(scores, name)
+            finish = functools.partial(self.scores, name)
             return CollectedMetric(name, unit, digits, True, (0.0, top), finish=finish)
 
         right = [metric("exact", 2, "%")] if spec.captions.complete else []
@@ -134,12 +135,16 @@ class _Scores:
         key = (words.tobytes(), pictures.tobytes())
         if self._last is None or self._last[0] != key:
             captions = [read_caption(self._vocabulary, row) for row in words]
-            scorer = self._references(pictures)
-            scores = scorer(captions)
-            if self._captions.complete:
-                scores["exact"] = exact(captions, scorer.references)
-            self._last = (key, scores)
+            self._last = (key, self.of(captions, pictures))
         return self._last[1][name]
+
+    def of(self, captions: Sequence[Sequence[str]], pictures: np.ndarray) -> dict[str, float]:
+        """All scores of captions, one for each of some pictures, by name of the metric."""
+        scorer = self._references(pictures)
+        scores = scorer(captions)
+        if self._captions.complete:
+            scores = {"exact": exact(captions, scorer.references), **scores}
+        return scores
 
     def _references(self, pictures: np.ndarray) -> CaptionScorer:
         key = pictures.tobytes()

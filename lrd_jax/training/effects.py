@@ -298,6 +298,7 @@ _RULES = (
             "eval.beam_size",
             "eval.length_power",
             "eval.allow_unknown",
+            "eval.ensemble",
             "eval.image_dir",
             "eval.sheet_images",
             "eval.meteor",

@@ -259,6 +259,18 @@ def test_ending_first_gives_the_empty_caption(small):
     assert values["cider"] == 0 and values["rouge_l"] == 0 and values["bleu_1"] < 1e-6
 
 
+def test_equal_seeds_together_say_what_one_says(small):
+    """An ensemble of equals is the one; of others its score is the mean probability."""
+    how = Decoding(2, 3)
+    one = decoded(small, how)
+    both = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), small.params)
+    together = decoded(
+        SimpleNamespace(**vars(small) | {"params": both}), how._replace(ensemble=True)
+    )
+    np.testing.assert_array_equal(together.words, one.words)
+    np.testing.assert_allclose(together.score, one.score, atol=1e-5)
+
+
 def test_length_power_prefers_longer_captions(small):
     counts = [
         (decoded(small, Decoding((small.vocabulary - 1) ** 3, 3, power)).words > 0).sum()
