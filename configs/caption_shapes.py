@@ -33,13 +33,13 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.model.hidden_size = 128
     c.model.embedding_size = 64
     c.model.attention_size = 64
-    c.model.output_dropout = 0.1
+    c.model.output_dropout = 0.2
     c.detach.p_block = 0.25
-    c.optim.learning_rate = 3e-3
+    c.optim.learning_rate = 4e-3
     c.optim.schedule = "cosine"
     c.optim.clip_value = 0.1
     c.optim.clip_norm = 0.0
     c.train.num_steps = 2000
-    c.train.eval_every_steps = 200
+    c.train.eval_every_steps = 100
     c.eval.batch_size = 100
     return defaults.finish(c, arg, ROWS)
