@@ -284,6 +284,10 @@ class CaptionDataset:
         """Returns where the pictures of a split stand among all, in the order of evaluation."""
         return self._split(split)
 
+    def features_of(self, places: np.ndarray) -> np.ndarray:
+        """Returns `fc` of pictures, as stored, (pictures, F)."""
+        return np.asarray(self._features.fc[self._rows[places]])
+
     def describe(self) -> str:
         """Returns name, vocabulary, how much of the text it knows, and the splits' sizes."""
         sizes = " / ".join(f"{self.eval_size(split)}" for split in SPLITS)

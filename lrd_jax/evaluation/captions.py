@@ -80,12 +80,12 @@ def run(loaded: Loaded) -> Any:
     if meteor.wanted(loaded.config.eval.meteor):
         for index, entry in enumerate(result["seeds"]):
             params = jax.tree.map(lambda leaf, i=index: leaf[i], loaded.best.params)
-            one = _Speaker(loaded.objective, params, "")
-            said = [words for words, _ in _captions(one, _of_split(loaded))]
+            one = Speaker(loaded.objective, params, "")
+            said = [words for words, _ in captions_of(one, loaded)]
             entry[split]["meteor"] = meteor.meteor(said, references)
         result["metrics"] |= declarations([METEOR])
-    speaker = _speaker(loaded)
-    found = list(_captions(speaker, _of_split(loaded)))
+    speaker = speaker_of(loaded, loaded.config.eval.ensemble)
+    found = list(captions_of(speaker, loaded))
     scorer, said = CaptionScorer(references), [words for words, _ in found]
     if loaded.config.eval.ensemble:
         together = speaker.objective.scores.of(said, places)
@@ -132,7 +132,7 @@ def _batch_size(loaded: Loaded) -> int:
     return loaded.config.eval.batch_size or loaded.config.data.batch_size
 
 
-class _Speaker(NamedTuple):
+class Speaker(NamedTuple):
     """Who makes the captions that are written.
 
     Attributes:
@@ -146,23 +146,25 @@ class _Speaker(NamedTuple):
     name: str
 
 
-def _speaker(loaded: Loaded) -> _Speaker:
+def speaker_of(loaded: Loaded, together: bool) -> Speaker:
     """The seed that validated best, or all of them together."""
     objective = loaded.objective
     assert isinstance(objective, Captioning)
-    if not loaded.config.eval.ensemble:
+    if not together:
         _, params, name = loaded.choose()
-        return _Speaker(objective, params, name)
-    together = copy.copy(objective)
-    together.how = objective.how._replace(ensemble=True)
-    return _Speaker(together, loaded.best.params, f"{len(loaded.members)} runs together")
+        return Speaker(objective, params, name)
+    mean = copy.copy(objective)
+    mean.how = objective.how._replace(ensemble=True)
+    return Speaker(mean, loaded.best.params, f"{len(loaded.members)} runs together")
 
 
-def _captions(speaker: _Speaker, batches: Iterator[Batch]) -> Iterator[tuple[list[str], float]]:
-    """Words and log probability of every picture."""
+def captions_of(
+    speaker: Speaker, loaded: Loaded, batches: Iterator[Batch] | None = None
+) -> Iterator[tuple[list[str], float]]:
+    """Words and log probability of every picture of the split, or of other batches."""
     vocabulary, decoded = speaker.objective.spec.vocabulary, jax.jit(speaker.objective.decoded)
     assert vocabulary is not None
-    for batch in batches:
+    for batch in batches or _of_split(loaded):
         found = jax.device_get(decoded(speaker.params, _without_words(batch)))
         for words, score, real in zip(found.words, found.score, batch["mask"], strict=True):
             if real:
@@ -173,7 +175,7 @@ def _without_words(batch: Batch) -> Batch:
     return {"inputs": {k: v for k, v in batch["inputs"].items() if k != "words"}}
 
 
-def _attention(speaker: _Speaker, batches: Iterator[Batch], count: int) -> list[np.ndarray | None]:
+def _attention(speaker: Speaker, batches: Iterator[Batch], count: int) -> list[np.ndarray | None]:
     """Where the model looked at each word of the first pictures, (words and end, parts)."""
     if not speaker.objective.model.attends or not count:
         return [None] * count
@@ -205,8 +207,8 @@ def _of_own_pictures(loaded: Loaded) -> list[dict[str, Any]]:
     with PictureFolder(folder) as files:
         names = _readable(files)
         batches = list(_encoded(loaded, files, names))
-        speaker = _speaker(loaded)
-        found = list(_captions(speaker, iter(batches)))
+        speaker = speaker_of(loaded, loaded.config.eval.ensemble)
+        found = list(captions_of(speaker, loaded, iter(batches)))
         shown = min(len(names), loaded.config.eval.sheet_images)
         looks = _attention(speaker, iter(batches), shown)
         entries = [
@@ -266,7 +268,7 @@ def _encoded(loaded: Loaded, files: PictureFolder, names: Sequence[str]) -> Iter
         yield {"inputs": wanted, "mask": mask}
 
 
-def _about(loaded: Loaded, speaker: _Speaker, where: Path | None = None) -> str:
+def _about(loaded: Loaded, speaker: Speaker, where: Path | None = None) -> str:
     how, config = speaker.objective.how, loaded.config
     if how.temperature is None:
         way = f"beam of {how.beam_size}" if how.beam_size > 1 else "greedy"

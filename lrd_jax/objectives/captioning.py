@@ -62,7 +62,7 @@ class Captioning(SequenceObjective):
         super().__init__(config, spec, horizon, model)
         banned = -1 if config.eval.allow_unknown else spec.captions.unknown
         self.how = Decoding(1, spec.length - 1, banned=banned)
-        self.scores = _Scores(spec)
+        self.scores = Scores(spec)
 
         def metric(name: str, digits: int = 4, unit: str = "", top: float = 1.0) -> CollectedMetric:
             finish = functools.partial(self.scores, name)
@@ -120,7 +120,7 @@ class Captioning(SequenceObjective):
         return {"words": words, "picture": jnp.asarray(batch["inputs"]["picture"])}
 
 
-class _Scores:
+class Scores:
     """Scores of captions; those of one member are made once for all metrics."""
 
     def __init__(self, spec: DataSpec) -> None:
@@ -131,6 +131,7 @@ class _Scores:
         self._last: tuple[Any, dict[str, float]] | None = None
 
     def __call__(self, name: str, outputs: Mapping[str, np.ndarray]) -> float:
+        """One score of what `Captioning.collect` gave, for a `CollectedMetric`."""
         words, pictures = outputs["words"], outputs["picture"]
         key = (words.tobytes(), pictures.tobytes())
         if self._last is None or self._last[0] != key:
