@@ -227,7 +227,11 @@ class RecurrentCell(nn.RNNCellBase):
         self.recurrent_kernel = self.param(
             "recurrent_kernel", self.init_recurrent_kernel, shape, self.param_dtype
         )
-        self.bias = self.param("bias", self.init_bias, (width,), self.param_dtype)
+        self.bias = self.make_bias(width)
+
+    def make_bias(self, width: int) -> Array:
+        """The parameter `bias`; called once, by `setup`."""
+        return self.param("bias", self.init_bias, (width,), self.param_dtype)
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:

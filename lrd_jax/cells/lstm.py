@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import LSTMCarry, materialise
 from lrd_jax.cells.forms import AdditiveCell
-from lrd_jax.errors import check_choice
+from lrd_jax.errors import UserError, check_choice
 
 BIAS_INITS = ("zeros", "two_uniform")
 
@@ -35,16 +35,32 @@ class LSTMCell(AdditiveCell):
       forget_bias: added to the initial bias of the forget gate.
       bias_init: `zeros`, or `two_uniform`: the sum of two draws from U(-1/sqrt d, 1/sqrt d), the
         distribution of Arpit et al. (2019), "h-detach", arXiv 1810.03023.
+      use_bias: whether there is a bias at all; without one `forget_bias` must be 0.
     """
 
     forget_bias: float = 1.0
     bias_init: str = "zeros"
+    use_bias: bool = True
 
     carry_type: ClassVar[type[Any]] = LSTMCarry
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("bias_init", self.bias_init, BIAS_INITS)
+        if not self.use_bias and self.forget_bias:
+            raise UserError(
+                f"model.use_bias=False leaves no bias that model.forget_bias={self.forget_bias}"
+                " could be added to: set that to 0"
+            )
+
+    @nn.nowrap
+    def without_effect(self) -> dict[str, str]:
+        """See `RecurrentCell.without_effect`."""
+        return {} if self.use_bias else {"bias_init": "use_bias=False"}
+
+    def make_bias(self, width: int) -> Array:
+        """See `RecurrentCell.make_bias`; zeros without parameters if there is no bias."""
+        return super().make_bias(width) if self.use_bias else jnp.zeros(width, self.param_dtype)
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:

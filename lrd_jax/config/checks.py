@@ -19,6 +19,7 @@ _AT_LEAST = {
     "data.batch_size": 1,
     "model.head_hidden": 1,
     "optim.clip_norm": 0,
+    "optim.clip_value": 0,
     "optim.weight_decay": 0,
     "optim.warmup_steps": 0,
     "optim.decay_every_epochs": 0,
@@ -36,6 +37,9 @@ _AT_LEAST = {
     "eval.sample_tokens": 0,
     "eval.temperature": 0,
     "eval.sample_seed": 0,
+    "eval.beam_size": 1,
+    "eval.length_power": 0,
+    "eval.sheet_images": 0,
     "devices.cpu_devices": 0,
 }
 

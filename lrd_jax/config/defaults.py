@@ -29,10 +29,11 @@ def get_config() -> ml_collections.ConfigDict:
 
     data: Any = _group(c, "data")
     # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text |
-    # recall
+    # recall | shapes | flickr8k | coco (pictures with captions)
     data.name = "digits"
     data.data_dir = "~/tensorflow_datasets"  # where prepared data sets live
-    data.batch_size = 64  # examples (of text: parallel streams) per step over all devices
+    # examples (of text: parallel streams; of captions: pictures) per step over all devices
+    data.batch_size = 64
     data.permutation = "none"  # none | 92916 | bitreverse | seed:<n>; the same for every run seed
     data.order = "pixel"  # pixel: one pixel a step; row: one image row a step
     data.pixels_per_step = 1  # pixels grouped into one step, after the permutation
@@ -50,6 +51,16 @@ def get_config() -> ml_collections.ConfigDict:
     data.encoding = "preset"  # copy: preset (what the preset's paper used) | scalar | onehot
     data.steps_per_epoch = 1000  # copy, adding, recall: training batches that are called one epoch
 
+    # Captions; shapes has features of its own and no restval.
+    data.encoder = "efficientnet_lite0"  # flickr8k, coco: folder of the features to read
+    data.captions_per_image = 5  # of each picture in a batch
+    data.max_words = 16  # longer captions are cut
+    data.min_count = 5  # words are kept that occur more often than this, others become UNK
+    data.vocabulary_from = "train"  # train | all: splits whose words are counted
+    data.use_restval = True  # coco: the pictures of the split restval train
+    # features less their mean, over their deviation, each of training pictures
+    data.standardise = False
+
     model: Any = _group(c, "model")
     model.cell = "lstm"  # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm
     model.gates = "UR"  # gated cells: -- | C- | O- | U- | -R | OM | UM | OR | UR
@@ -59,6 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.forget_bias = 1.0  # lstm, gated_lstm: initial bias of plain sigmoid forget gates
     # lstm: zeros; two_uniform: sum of two U(-1/sqrt d, 1/sqrt d) (h-detach)
     model.bias_init = "zeros"
+    model.use_bias = True  # lstm: False = no bias at all (needs forget_bias=0)
     model.activation = "tanh"  # rnn: tanh | relu
     model.recurrent_init = "kernel_init"  # rnn: kernel_init | identity (identity with relu: IRNN)
     # neg_forget | zero: shift of the refine gate (UR; GRU always zero)
@@ -83,7 +95,9 @@ def get_config() -> ml_collections.ConfigDict:
     # language: one parameter embeds tokens and reads them out, without a bias
     model.tie_embeddings = False
     model.embedding_dropout = 0.0  # language: rate on the embedded tokens
-    model.output_dropout = 0.0  # language: rate on the output of the last layer
+    model.output_dropout = 0.0  # language, captions: rate on the output of the last layer
+    model.caption = "show_tell"  # captions: show_tell | show_attend_tell
+    model.attention_size = 512  # show_attend_tell: width of the attention's hidden layer
     model.compute_dtype = "float32"  # float32 | bfloat16: operands of the matrix products in time
     model.backend = "auto"  # auto | scan | fused: how time is unrolled
     model.recompute = False  # fused: less memory, one more product a step in the backward pass
@@ -93,6 +107,8 @@ def get_config() -> ml_collections.ConfigDict:
     detach.c_block = 0.0  # the same through c
     detach.scope = "batch"  # batch: one draw for the mini-batch | example: one for each example
     detach.stack_mask = "shared"  # shared: one draw for all layers | per_layer
+    # show_attend_tell: the attention's query too sees the h whose gradient is blocked
+    detach.attention_query = False
     detach.off_last_epochs = 0  # blocking is off in the last N epochs
 
     truncate: Any = _group(c, "truncate")
@@ -122,6 +138,9 @@ def get_config() -> ml_collections.ConfigDict:
     optim.name = "adam"  # adam | adamw | rmsprop | sgd
     optim.learning_rate = 1e-3  # peak
     optim.clip_norm = 1.0  # global gradient norm; 0 = no clipping
+    optim.clip_value = (
+        0.0  # each element of the gradient is cut to +-this, before clip_norm; 0 = off
+    )
     optim.clip_scope = "all"  # all | cell: which parameters the norm covers
     optim.weight_decay = 0.0  # adamw; never on biases
     optim.groups = True  # rates and decays that a cell names for its parameters are in force
@@ -171,7 +190,17 @@ def get_config() -> ml_collections.ConfigDict:
     # of the sample: logits are divided by it; 0 = always the likeliest token
     evaluation.temperature = 1.0
     evaluation.prompt = ""  # what the sample goes on from
-    evaluation.sample_seed = 0  # another one draws another text
+    evaluation.sample_seed = 0  # another one draws another text, or other captions
+    # Captions; training validates greedily, and reads allow_unknown alone.
+    evaluation.decode = "beam"  # beam | sample (at eval.temperature)
+    evaluation.beam_size = 2  # captions kept at every word; 1 = greedy
+    evaluation.length_power = 0.0  # a caption's log probability is divided by its words^this
+    # one caption by all seeds together (the mean of their probabilities), beside the scores of each
+    evaluation.ensemble = False
+    evaluation.allow_unknown = True  # False: UNK is never chosen
+    evaluation.image_dir = ""  # write captions of the pictures in this folder instead
+    evaluation.sheet_images = 60  # pictures on the page that is written, at most
+    evaluation.meteor = "auto"  # auto: where it can run | off | on
 
     devices: Any = _group(c, "devices")
     # JAX devices on a CPU, without effect on a GPU; 0 = the most cores that divide what is split

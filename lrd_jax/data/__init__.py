@@ -9,6 +9,7 @@ from typing import Any
 from lrd_jax.data.registry import (
     DATASETS,
     Entry,
+    has_captions,
     known_keys,
     make,
     reads_text,
@@ -24,6 +25,7 @@ __all__ = [
     "Entry",
     "InputSpec",
     "dataset_names",
+    "has_captions",
     "known_keys",
     "make_dataset",
     "reads_text",
@@ -39,10 +41,14 @@ def dataset_names() -> tuple[str, ...]:
 def make_dataset(config: Any) -> Dataset:
     """Builds the data set that `config.data` describes; `config.seed` is not read.
 
+    Of pictures with captions, what `model.caption` does not look at is not read.
+
     Args:
         config: a config with the keys of `lrd_jax/config/defaults.py`.
 
     Raises:
         UserError: a bad value, or data that is neither there nor to be had.
     """
-    return make(config.data)
+    if not has_captions(config.data.name):
+        return make(config.data)
+    return make(config.data, att=config.model.caption == "show_attend_tell")

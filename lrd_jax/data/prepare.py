@@ -2,7 +2,8 @@ r"""Prepares data sets on disk; on the command line, also from files that are al
 
     python -m lrd_jax.data.prepare NAME [--from_dir=DIR] [--data_dir=DIR]
 
-Without `--from_dir` the source files are downloaded. Training does the same by itself.
+Without `--from_dir` the source files are downloaded. Training does the same by itself. Pictures
+with captions are never downloaded; of them features are made too (`--encoder`, `--features`).
 """
 
 import contextlib
@@ -23,10 +24,11 @@ from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders import Builder
 from lrd_jax.data.builders.sources import DownloadError, download
-from lrd_jax.data.registry import find_builder, prepared_names
+from lrd_jax.data.encoders import DEFAULT
+from lrd_jax.data.registry import caption_names, find_builder, prepared_names
 from lrd_jax.errors import RunError, UserError
 from lrd_jax.runtime import terminal
-from lrd_jax.runtime.locks import lock
+from lrd_jax.runtime.locks import locked_folder
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 logger = stdlogging.getLogger(__name__)
@@ -116,7 +118,7 @@ def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Build
     if from_dir and not any(expand_user(from_dir).glob("*")):
         raise UserError(f"there is no directory {from_dir}, or nothing in it")
     folder = Path(builder.data_dir).parent
-    with _locked(folder):
+    with locked_folder(folder):
         builder = open_builder(name, data_dir)  # another process may have prepared it meanwhile
         if is_prepared(builder):
             return builder
@@ -211,39 +213,44 @@ def _generate(builder: Builder, downloads: Path, source_dir: Path) -> None:
         )
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Holds the lock of a folder, which is made if need be; the lock of a killed process is free.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w", encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"cannot write to {folder} ({error.strerror}): choose another data_dir"
-        ) from error
-    with file:
-        lock(file, wait=True)
-        yield
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = ArgumentParser(
         prog="python -m lrd_jax.data.prepare",
         description="Prepares a data set, from source files on disk or by downloading them.",
     )
-    parser.add_argument("name", metavar="NAME", help=", ".join(prepared_names()))
+    names = (*prepared_names(), *caption_names())
+    parser.add_argument("name", metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "--from_dir", default="", help="folder of the source files, packed (.gz) or unpacked"
     )
     parser.add_argument("--data_dir", default=DEFAULT_DATA_DIR, help="default: %(default)s")
+    captions = parser.add_argument_group("pictures with captions")
+    captions.add_argument(
+        "--encoder",
+        default="",
+        help=f"network that looks at the pictures: {DEFAULT} (default), torchvision:resnet152 and"
+        " the like; with --features a name for them",
+    )
+    captions.add_argument(
+        "--features", default="", metavar="DIR2", help="folder or file of features made elsewhere"
+    )
+    captions.add_argument(
+        "--grid", type=int, default=14, help="torchvision: parts on a side (default: %(default)s)"
+    )
+    captions.add_argument(
+        "--no_att", action="store_true", help="only what Show & Tell needs: no features of parts"
+    )
     logging.use_absl_handler()
     try:
         flags = parser.parse_args(argv)
+        if flags.name in caption_names():
+            return _prepare_captions(flags)
+        if flags.encoder or flags.features or flags.no_att:
+            raise UserError(
+                f"--encoder, --features and --no_att are for {' and '.join(caption_names())}, not"
+                f" for {flags.name}: leave them out"
+            )
         was_prepared = is_prepared(open_builder(flags.name, flags.data_dir))
         builder = prepare(flags.name, flags.data_dir, flags.from_dir)
     except (UserError, RunError) as error:
@@ -256,6 +263,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     sizes += f" {builder.RECORDS}" if builder.RECORDS else ""
     state = "was already prepared" if was_prepared else "is prepared"
     print(f"{flags.name} {state} in {builder.data_dir}: {sizes}")
+    return 0
+
+
+def _prepare_captions(flags: Any) -> int:
+    from lrd_jax.data import caption_prepare
+
+    encoder = flags.encoder or ("brought" if flags.features else DEFAULT)
+    folder = caption_prepare.prepare(
+        flags.name,
+        flags.data_dir,
+        flags.from_dir,
+        encoder=encoder,
+        features=flags.features,
+        grid=flags.grid,
+        att=not flags.no_att,
+    )
+    print(f"{flags.name} is prepared in {folder}: train with --config.data.encoder={encoder}")
     return 0
 
 

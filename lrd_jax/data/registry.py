@@ -25,12 +25,14 @@ class Entry:
         builder: the TFDS builder that prepares it on disk, None where there is none. (Every task
             has one, made of its draws.)
         text: whether it is running text, which a language model reads.
+        captions: whether it is pictures with captions.
     """
 
     task: Any = None
     maker: Any = None
     builder: Any = None
     text: bool = False
+    captions: bool = False
 
 
 _BUILDERS = "lrd_jax.data.builders"
@@ -38,6 +40,10 @@ _BUILDERS = "lrd_jax.data.builders"
 
 def _image(builder: str) -> Entry:
     return Entry(maker="lrd_jax.data.images:make_dataset", builder=f"{_BUILDERS}.{builder}")
+
+
+def _captions(maker: str) -> Entry:
+    return Entry(maker=f"lrd_jax.data.caption_sets:{maker}", captions=True)
 
 
 def _wikitext(builder: str) -> Entry:
@@ -48,11 +54,14 @@ def _wikitext(builder: str) -> Entry:
 DATASETS = {
     "adding": Entry("lrd_jax.data.adding:Adding"),
     "cifar10": _image("cifar:LrdCifar10"),
+    "coco": _captions("make_coco"),
     "copy": Entry("lrd_jax.data.copying:Copying"),
     "digits": _image("digits:LrdDigits"),
     "fashion_mnist": _image("mnist:LrdFashionMnist"),
+    "flickr8k": _captions("make_flickr8k"),
     "mnist": _image("mnist:LrdMnist"),
     "recall": Entry("lrd_jax.data.recall:Recall"),
+    "shapes": _captions("make_shapes"),
     "text": Entry(maker="lrd_jax.data.text:make_text", text=True),
     "wikitext103": _wikitext("LrdWikitext103"),
     "wikitext2": _wikitext("LrdWikitext2"),
@@ -79,12 +88,17 @@ def known_keys(name: str) -> frozenset[str]:
     entry = _find(name)
     makers = [entry.maker] if entry.task is None else [entry.task, _FOR_TASKS]
     found = COMMON_KEYS.union(*(_options(load(maker)) for maker in makers))
-    return found - {"task"}
+    return found - {"task", "att"}
 
 
 def reads_text(name: str) -> bool:
     """Tells whether a data set is running text; UserError for an unknown name."""
     return _find(name).text
+
+
+def has_captions(name: str) -> bool:
+    """Tells whether a data set is pictures with captions; UserError for an unknown name."""
+    return _find(name).captions
 
 
 def varied_key(name: str) -> str:
@@ -97,15 +111,19 @@ def varied_key(name: str) -> str:
     return "" if entry.task is None else load(entry.task).VARIES
 
 
-def make(data: Any) -> Any:
+def make(data: Any, **others: Any) -> Any:
     """Builds the data set that a config's group `data` describes.
+
+    Args:
+        data: that group.
+        **others: arguments of its maker that are no options.
 
     Raises:
         UserError: a bad value, or data that is neither there nor to be had.
     """
     entry = _find(data.name)
     if entry.task is None:
-        return call(load(entry.maker), data)
+        return call(load(entry.maker), data, **others)
     return call(load(_FOR_TASKS), data, task=make_task(data))
 
 
@@ -142,6 +160,11 @@ def find_builder(name: str) -> Any:
 def prepared_names() -> tuple[str, ...]:
     """Returns the names of the data sets that have a builder, without importing any."""
     return tuple(n for n, entry in DATASETS.items() if entry.task or entry.builder)
+
+
+def caption_names() -> tuple[str, ...]:
+    """Returns the names of the sets of pictures with captions that are prepared from files."""
+    return tuple(n for n, entry in DATASETS.items() if entry.captions and n != "shapes")
 
 
 def load(where: Any) -> Any:

@@ -41,6 +41,23 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
+class CaptionSpec:
+    """What captions are scored against.
+
+    Attributes:
+        references: of each picture its captions, in words.
+        per_image: captions of a picture in a batch.
+        unknown: number of the word that stands for all others.
+        complete: the references are all that is right, so that `exact` means something.
+    """
+
+    references: tuple[tuple[tuple[str, ...], ...], ...]
+    per_image: int
+    unknown: int
+    complete: bool = False
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """Sizes and scaling of one data set.
 
@@ -51,7 +68,8 @@ class DataSpec:
         kind: what is predicted. "classify": one label per sequence, targets (batch,) int32;
             "tag": a label for each of the last `scored` steps, targets (batch, scored), whole;
             "regress": one number after the last step, targets (batch,) float32;
-            "language": the next token after each step, targets (batch, time) int32.
+            "language": the next token after each step, targets (batch, time) int32;
+            "caption": captions of a picture, targets (batch, captions, time) int32.
         length: time steps of a sequence.
         features: width of one time step.
         classes: width of the network's output.
@@ -65,7 +83,8 @@ class DataSpec:
         scored: "tag": this many last steps may have a label; those of -1 are not scored.
         recalled: "tag": accuracy counts the labels of this many last steps; 0: all.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
-        vocabulary: "language": what the numbers stand for.
+        vocabulary: "language", "caption": what the numbers stand for.
+        captions: "caption": what they are scored against.
         inputs: name -> its spec, where an example has several inputs; what is said above of one
             input then means nothing.
     """
@@ -83,6 +102,7 @@ class DataSpec:
     recalled: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    captions: CaptionSpec | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
 
 

@@ -14,9 +14,13 @@ from lrd_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-UNITS = ("char", "word")
+CAPTION = "caption"
+UNITS = ("char", "word")  # of running text
 END_OF_LINE = "<eos>"
 UNKNOWN = "<unk>"
+# Of captions: number 0, which also begins them and fills them up; and the last number.
+END_OF_CAPTION = "<end>"
+UNKNOWN_WORD = "UNK"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,8 @@ class Vocabulary:
     """The symbols that a language model reads and writes.
 
     Attributes:
-        unit: `char`, or `word`: what stands between white space, and `<eos>` after each line.
+        unit: `char`, or `word`: what stands between white space, and `<eos>` after each line; or
+            `caption`: words of captions, see `lrd_jax.data.captions`.
         symbols: by their numbers, the most frequent one first.
         texts: sha256 of the numbers of each split's text, by split; tells a changed text.
     """
@@ -86,8 +91,8 @@ class Vocabulary:
         except (KeyError, TypeError, RecursionError) as error:
             raise ValueError(f"not a vocabulary: {error}") from error
         check_symbols(symbols)
-        if vocabulary.unit not in UNITS or not isinstance(texts, dict):
-            raise ValueError(f"not a vocabulary of {' or '.join(UNITS)} with its texts")
+        if vocabulary.unit not in (*UNITS, CAPTION) or not isinstance(texts, dict):
+            raise ValueError(f"not a vocabulary of {', '.join((*UNITS, CAPTION))} with its texts")
         if content.get("sha256", kept := vocabulary._checksum()) != kept:
             raise ValueError("its checksum is another one")
         return vocabulary

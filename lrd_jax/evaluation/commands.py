@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lrd_jax.config import checks, record
-from lrd_jax.evaluation import sampling, scores, transfer
+from lrd_jax.data import has_captions
+from lrd_jax.evaluation import captions, sampling, scores, transfer
 from lrd_jax.evaluation.loaded import Loaded, load
 
 
@@ -33,6 +34,9 @@ COMMANDS = {
         lambda config: config.eval.sample_tokens > 0, sampling.check, sampling.run, with_data=False
     ),
     "transfer": Command(lambda config: bool(config.eval.delays), transfer.check, transfer.run),
+    "captions": Command(
+        lambda config: has_captions(config.data.name), captions.check, captions.run
+    ),
     "scores": Command(lambda config: True, lambda *_: None, scores.run),
 }
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lrd_jax.arrays import Array
+from lrd_jax.data import reads_text
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.evaluation.scores import NOWHERE
@@ -22,10 +23,10 @@ from lrd_jax.reporting.workdir import keep, read_vocabulary
 def check(workdir: Path, config: Any) -> None:
     """Raises UserError for another task, or a prompt with a symbol that the model does not know."""
     vocabulary, options = read_vocabulary(workdir), config.eval
-    if vocabulary is None:
+    if vocabulary is None or not reads_text(config.data.name):
         raise UserError(
             f"eval.sample_tokens={options.sample_tokens} is for trained language models, and"
-            f" {workdir} holds no vocabulary (data.name={config.data.name})"
+            f" {workdir} holds no vocabulary of one (data.name={config.data.name})"
         )
     vocabulary.encode(options.prompt)
 

@@ -212,6 +212,7 @@ def collect_step(
     """
 
     def one(params: Any) -> tuple[dict[str, Array], Array]:
-        return objective.collect(params, batch), batch["mask"]
+        mask = batch["mask"]
+        return objective.collect(params, batch), mask.reshape(len(mask), -1).max(axis=-1)
 
     return over_members(one, one_by_one)(params)

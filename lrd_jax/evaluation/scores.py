@@ -27,15 +27,7 @@ def run(loaded: Loaded) -> dict[str, Any]:
       auxiliary loss the `baselines` of the split, and `evaluated` where that is not all of it.
     """
     assert loaded.dataset is not None
-    split = loaded.split
-    seeds, cut = loaded.scores()
-    result: dict[str, Any] = {
-        "split": split,
-        "overrides": dict(loaded.overrides),
-        "seeds": seeds,
-        "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
-        **cut,
-    }
+    split, result = loaded.split, measure(loaded)
     if auxiliary := loaded.config.aux.kind != "none":
         result["baselines"] = dict(loaded.objective.baselines(loaded.dataset, split))
     result = strict(result)
@@ -44,6 +36,18 @@ def run(loaded: Loaded) -> dict[str, Any]:
     if auxiliary and target:
         pictures.draw(loaded, result, target)
     return result
+
+
+def measure(loaded: Loaded) -> dict[str, Any]:
+    """Evaluates every member on the split that is asked for: what `run` writes."""
+    seeds, cut = loaded.scores()
+    return {
+        "split": loaded.split,
+        "overrides": dict(loaded.overrides),
+        "seeds": seeds,
+        "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
+        **cut,
+    }
 
 
 def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path | None:

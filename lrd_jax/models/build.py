@@ -10,7 +10,9 @@ from typing import Any
 import flax.linen as nn
 
 from lrd_jax.cells import RecurrentCell, bfloat16_dot, make_cell
+from lrd_jax.cells.attention import AttendingCell
 from lrd_jax.errors import UserError, check_choice
+from lrd_jax.models.captioner import CAPTIONERS, Captioner
 from lrd_jax.models.decoder import Decoder
 from lrd_jax.models.embedding import Table
 from lrd_jax.models.language import LanguageModel
@@ -56,19 +58,21 @@ def supervised_reach(config: Any, length: int) -> int | None:
     return int(value)
 
 
-def network_options(language: bool) -> frozenset[str]:
+def network_options(network: str) -> frozenset[str]:
     """Returns the keys of `config.model` that the network around the cell knows, by its fields.
 
     Args:
-      language: of a `LanguageModel`; else of a `SequenceModel`, whose embedding and head are
-        modules with keys of their own.
+      network: `language`, of a `LanguageModel`; `caption`, of a `Captioner`; else of a
+        `SequenceModel`, whose embedding and head are modules with keys of their own.
     """
 
     def fields(module: type[nn.Module], prefix: str = "") -> set[str]:
         return {prefix + f.name for f in dataclasses.fields(module) if f.init}
 
-    if language:
+    if network == "language":
         return frozenset(fields(Recurrence) | fields(LanguageModel))
+    if network == "caption":
+        return frozenset(fields(Recurrence) | fields(Captioner) | {"caption", "attention_size"})
     own = fields(Recurrence) | fields(SequenceModel) | fields(Head, "head_")
     return frozenset(own | {"embedding_size"})
 
@@ -168,6 +172,61 @@ def _make_cell(model: Mapping[str, Any], length: int) -> RecurrentCell:
             f" {type(cell).__name__} has none; set it to float32"
         )
     return cell.clone(dot=bfloat16_dot)
+
+
+def make_captioner(
+    config: Any, *, vocabulary_size: int, length: int, fc_features: int, att_features: int
+) -> Captioner:
+    """Builds the network of `model.caption`.
+
+    Args:
+      config: the run's config.
+      vocabulary_size: different words, the end among them.
+      length: words of a caption and its end.
+      fc_features: width of `fc`.
+      att_features: width of `att`; 0 where there is none.
+
+    Raises:
+      UserError: a value that is unknown or does not fit.
+    """
+    model = config.model
+    check_choice("model.caption", model.caption, CAPTIONERS)
+    attends = model.caption == "show_attend_tell"
+    refused = {
+        "model.bidirectional": model.bidirectional and "would read the words that are to be said",
+        "model.learn_initial": model.learn_initial
+        and attends
+        and "has no effect: the picture makes the initial state",
+        "truncate.steps": config.truncate.steps and "is for long sequences, a caption is short",
+        "truncate.supervised": config.truncate.supervised != "same"
+        and "is for long sequences, a caption is short",
+    }
+    for key, reason in refused.items():
+        if reason:
+            group, _, name = key.partition(".")
+            raise UserError(f"{key}={config[group][name]!r} {reason}; leave it out")
+    if model.embedding_size < 0:
+        raise UserError(f"model.embedding_size={model.embedding_size} must be 0 or more")
+    recurrence = make_recurrence(config, length)
+    if attends:
+        cell = recurrence.cell
+        attending = AttendingCell(
+            cell.hidden_size,
+            param_dtype=cell.param_dtype,
+            inner=cell,
+            attention_size=model.attention_size,
+            stop_query=config.detach.attention_query,
+        )
+        recurrence = recurrence.clone(cell=attending)
+        recurrence.check()
+    return Captioner(
+        recurrence,
+        vocabulary_size=vocabulary_size,
+        embedding_size=model.embedding_size or model.hidden_size,
+        fc_features=fc_features,
+        att_features=att_features if attends else 0,
+        output_dropout=model.output_dropout,
+    )
 
 
 def make_recurrence(config: Any, length: int) -> Recurrence:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from lrd_jax.arrays import Array
 
 
-def _uniform(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+def uniform_table(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+    """The initial rows of a table, U(-0.1, 0.1)."""
     return jax.random.uniform(key, shape, dtype, -0.1, 0.1)
 
 
@@ -31,6 +32,6 @@ class Table(nn.Module):
     def __call__(self, ids: Array) -> Array:
         """Maps whole numbers `(..., channels)` to `(..., width)`."""
         channels = ids.shape[-1]
-        table = self.param("table", _uniform, (channels * self.values, self.width))
+        table = self.param("table", uniform_table, (channels * self.values, self.width))
         rows = ids.astype(jnp.int32) + self.values * jnp.arange(channels)
         return jnp.take(table, rows, axis=0).sum(-2)

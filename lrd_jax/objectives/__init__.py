@@ -10,6 +10,7 @@ from lrd_jax.errors import UserError
 from lrd_jax.objectives.auxiliary import Auxiliary
 from lrd_jax.objectives.auxiliary_options import KINDS, check_options
 from lrd_jax.objectives.base import Objective, Sums
+from lrd_jax.objectives.captioning import Captioning
 from lrd_jax.objectives.language import Language
 from lrd_jax.objectives.segments import Segments
 from lrd_jax.objectives.sequence import Classification, Regression, Tagging
@@ -17,6 +18,7 @@ from lrd_jax.objectives.sequence import Classification, Regression, Tagging
 __all__ = ["Objective", "Sums", "make_evaluated", "make_objective"]
 
 OBJECTIVES = {
+    "caption": Captioning,
     "classify": Classification,
     "language": Language,
     "regress": Regression,
@@ -41,6 +43,11 @@ def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:
             "auxiliary losses and truncate.supervised are for sequences with an end, and"
             f" {config.data.name} is running text: set aux.kind=none and truncate.supervised=same"
         )
+    if spec.kind == "caption" and KINDS[config.aux.kind]:
+        raise UserError(
+            f"auxiliary losses are for long sequences, and {config.data.name} has"
+            " captions: set aux.kind=none"
+        )
     task = OBJECTIVES[spec.kind](config, spec, horizon)
     return Auxiliary(config, task) if KINDS[config.aux.kind] else task
 
@@ -64,4 +71,7 @@ def make_evaluated(config: Any, spec: DataSpec) -> Objective:
     if config.aux.kind != "none":
         longest = Segments.longest(spec.length, config.aux.gap)
         config.aux.segment_length = min(config.aux.segment_length, longest)
-    return make_objective(config, spec, Horizon(1, 1))
+    objective = make_objective(config, spec, Horizon(1, 1))
+    if isinstance(objective, Captioning):
+        objective.decode_as(config.eval)
+    return objective

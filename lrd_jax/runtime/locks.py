@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
 import logging
 import os
+from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
+
+from lrd_jax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -41,3 +46,22 @@ def _tell_lockless(folder: str, reason: str) -> None:
     logger.warning(
         "%s cannot be locked (%s): see to it yourself that no two runs use it", folder, reason
     )
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Holds the lock of a folder, which is made if need be; the lock of a killed process is free.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}): choose another data_dir"
+        ) from error
+    with file:
+        lock(file, wait=True)
+        yield

@@ -21,7 +21,7 @@ from lrd_jax.cells import CELLS, cell_options, make_cell
 from lrd_jax.config import defaults
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.values import flatten, put, typed
-from lrd_jax.data import dataset_names, known_keys, reads_text
+from lrd_jax.data import dataset_names, has_captions, known_keys, reads_text
 from lrd_jax.errors import UserError, check_choice, did_you_mean
 from lrd_jax.models import network_options
 from lrd_jax.recurrence.unroll import choose_backend
@@ -120,14 +120,15 @@ def _slots(config: Any) -> Iterator[_Slot]:
     cell, data, schedule = config.model.cell, config.data.name, config.optim.schedule
     check_choice("data.name", data, dataset_names())
     cells = {name: cell_options(name) for name in CELLS} | {cell: cell_options(cell)}
-    networks = {language: network_options(language) for language in (True, False)}
+    networks = {name: network_options(name) for name in ("sequence", "language", "caption")}
+    network = "language" if reads_text(data) else "caption" if has_captions(data) else "sequence"
     datasets = {name: known_keys(name) for name in dataset_names()}
     schedules = {name: schedule_options(name) for name in SCHEDULES} | {
         schedule: schedule_options(schedule)
     }
     for group, key, options, name in (
         ("model", f"model.cell={cell}", cells, cell),
-        ("model", f"data.name={data}", networks, reads_text(data)),
+        ("model", f"data.name={data}", networks, network),
         ("data", f"data.name={data}", datasets, data),
         ("optim", f"optim.schedule={schedule}", schedules, schedule),
     ):
@@ -271,13 +272,44 @@ _RULES = (
         ("eval.",),
         lambda _, mode: mode == "train",
         "training does not read it, --mode=eval does",
-        but=("eval.batch_size", "eval.max_examples"),
+        but=("eval.batch_size", "eval.max_examples", "eval.allow_unknown"),
         given=True,
     ),
     _Rule(
         ("eval.temperature", "eval.prompt", "eval.sample_seed"),
-        lambda c, mode: mode == "eval" and not c.eval.sample_tokens,
+        lambda c, mode: (
+            mode == "eval" and not c.eval.sample_tokens and not has_captions(c.data.name)
+        ),
         "eval.sample_tokens=0",
+    ),
+    _Rule(
+        ("eval.temperature", "eval.sample_seed"),
+        lambda c, mode: mode == "eval" and has_captions(c.data.name) and c.eval.decode == "beam",
+        "eval.decode=beam",
+    ),
+    _Rule(
+        ("eval.beam_size", "eval.length_power"),
+        lambda c, mode: mode == "eval" and has_captions(c.data.name) and c.eval.decode != "beam",
+        "eval.decode=sample",
+    ),
+    _Rule(
+        (
+            "eval.decode",
+            "eval.beam_size",
+            "eval.length_power",
+            "eval.allow_unknown",
+            "eval.ensemble",
+            "eval.image_dir",
+            "eval.sheet_images",
+            "eval.meteor",
+        ),
+        lambda c, _: not has_captions(c.data.name),
+        "data.name is no set of pictures with captions",
+    ),
+    _Rule(
+        ("model.attention_size", "detach.attention_query"),
+        lambda c, _: not has_captions(c.data.name) or c.model.caption != "show_attend_tell",
+        "model.caption is not show_attend_tell",
     ),
     _Rule(
         ("eval.split", "eval.batch_size", "eval.max_examples", "eval.delays"),

@@ -196,6 +196,8 @@ def make_optimizer(
             clip = optax.clip_by_global_norm(optim.clip_norm)
         else:
             clip = optax.identity()
+        if optim.clip_value:
+            clip = optax.chain(optax.clip(optim.clip_value), clip)
         if optim.clip_scope == "cell":
             clip = optax.masked(clip, _in_cell)
         schedule = make_schedule(optim, horizon, learning_rate)

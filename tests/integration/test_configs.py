@@ -13,18 +13,23 @@ from configs import (
     auxiliary_embeddings,
     auxiliary_images,
     auxiliary_short,
+    caption_flickr8k,
+    caption_shapes,
     gating_images,
     gating_synthetic,
     gating_wikitext103,
+    hdetach_captioning,
     hdetach_copying,
     hdetach_mnist,
     recall_mqar,
 )
 from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.horizon import make_horizon
-from lrd_jax.data import DATASETS, copying, make_dataset, prepare, synthetic, text
+from lrd_jax.data import DATASETS, caption_sets, copying, make_dataset, prepare, synthetic, text
 from lrd_jax.data.adding import Adding
 from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
+from lrd_jax.data.caption_store import StoredCaptions
+from lrd_jax.data.captions import Features, Picture
 from lrd_jax.data.recall import Recall
 from lrd_jax.data.registry import find_builder
 from lrd_jax.data.registry import load as find
@@ -40,9 +45,12 @@ TABLES = {
     "auxiliary_embeddings": auxiliary_embeddings.ROWS,
     "auxiliary_images": auxiliary_images.ROWS,
     "auxiliary_short": auxiliary_short.ROWS,
+    "caption_flickr8k": caption_flickr8k.ROWS,
+    "caption_shapes": caption_shapes.ROWS,
     "gating_images": gating_images.ROWS,
     "gating_synthetic": gating_synthetic.ROWS,
     "gating_wikitext103": gating_wikitext103.ROWS,
+    "hdetach_captioning": hdetach_captioning.ROWS,
     "hdetach_copying": hdetach_copying.ROWS,
     "hdetach_mnist": hdetach_mnist.ROWS,
     "recall_mqar": recall_mqar.ROWS,
@@ -88,6 +96,21 @@ def imitations(monkeypatch):
     monkeypatch.setattr(prepare, "prepared", prepared)
     monkeypatch.setattr(synthetic, "_fixed_examples", fixed_examples)
 
+    def open_features(name, data_dir, encoder, *, att):
+        count = len(captions.pictures)
+        parts = np.zeros((count, 4, 2048), np.float16) if att else None
+        rows = {picture.name: row for row, picture in enumerate(captions.pictures)}
+        return Features(np.zeros((count, 2048), np.float32), parts, rows, encoder)
+
+    captions = StoredCaptions(
+        tuple(
+            Picture.of_raw(f"{i}.jpg", i, split, ["a dog"] * 10)
+            for i, split in enumerate(["train"] * 20 + ["valid", "test"])
+        )
+    )
+    monkeypatch.setattr(caption_sets, "read_captions", lambda name, data_dir: captions)
+    monkeypatch.setattr(caption_sets, "open_features", open_features)
+
 
 def build(spec):
     """Config, horizon, and the shapes of the parameters."""
@@ -110,13 +133,19 @@ def test_no_file_is_forgotten():
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
     prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_")
-    prefixes += ("recall_", "wikitext")
+    prefixes += ("recall_", "wikitext", "caption_")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in TABLES if n not in ("auxiliary_short", "gating_wikitext103", "recall_mqar")]
+    "name",
+    [
+        name
+        for name in TABLES
+        if name not in ("auxiliary_short", "gating_wikitext103", "recall_mqar")
+        and "caption" not in name
+    ],
 )
 def test_rows_by_name_are_the_rows(name):
     module = command_line.load_module(FOLDER / f"{name}.py")
@@ -204,6 +233,20 @@ def test_settings_of_the_h_detach_tables(imitations):
     assert load("hdetach_mnist.py:H20").optim.learning_rate == 5e-4
     twelve = load("hdetach_mnist.py:H12")
     assert twelve.data.permutation == f"seed:{twelve.seed}" == "seed:150"
+
+
+def test_settings_of_the_captioning_table(imitations):
+    for row, (caption, p_block) in {
+        "H21": ("show_tell", 0.25),
+        "H22": ("show_attend_tell", 0.4),
+        "H21-none": ("show_tell", 0.0),
+        "H22-none": ("show_attend_tell", 0.0),
+    }.items():
+        config, horizon, _ = build(f"hdetach_captioning.py:{row}")
+        assert (config.model.caption, config.detach.p_block) == (caption, p_block)
+        assert horizon.num_epochs == 30 and not config.model.use_bias
+        assert (config.optim.clip_value, config.optim.clip_norm) == (0.1, 0.0)
+        assert (config.optim.learning_rate, config.train.eval_every_steps) == (1e-4, 6000)
 
 
 def test_settings_of_the_auxiliary_tables(imitations):

@@ -1,0 +1,179 @@
+"""What the captions of a run are worth beside captions that need no model, or see no picture.
+
+    python scripts/caption_controls.py RUN --out=results/caption_flickr8k_controls.json
+
+RUN is the work directory of a run on pictures with captions. All scores are of its test split (or
+`--split`), with the decoding of `--mode=eval`; of a model those of every seed, and of all seeds
+together where there are several. CIDEr and BLEU are fractions, papers print them times 100.
+
+| control | what it is |
+|---|---|
+| random | a training caption drawn for each picture |
+| constant | one caption for all, of 200 drawn that with the best validation CIDEr |
+| nearest | the first caption of the training picture whose `fc` is nearest (cosine) |
+| consensus | of the captions of the 10 nearest, the one most like the others (words, bigrams) |
+| hidden | the model with all features 0: they are the mean where they are standardised |
+| shuffled | the model with the features of another picture |
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from lrd_jax.config import checks, record
+from lrd_jax.data.captions import CaptionDataset
+from lrd_jax.data.spec import Batch
+from lrd_jax.errors import UserError
+from lrd_jax.evaluation.captions import captions_of, speaker_of
+from lrd_jax.evaluation.loaded import Loaded, load
+from lrd_jax.objectives.captioning import Captioning, Scores
+from lrd_jax.reporting import provenance
+from lrd_jax.reporting.results import strict
+from lrd_jax.reporting.workdir import write_json
+
+_NEIGHBOURS, _DRAWN, _BEAMS = 10, 200, (1, 2, 3, 5)
+Words = Sequence[str]
+
+
+class Changed:
+    """A data set whose `fc` and `att` are changed before they are seen."""
+
+    def __init__(self, dataset: CaptionDataset, change: str) -> None:
+        """Keeps the data set; `change` is "hidden" or "shuffled"."""
+        self._dataset, self._change, self.spec = dataset, change, dataset.spec
+        self.num_train = dataset.num_train
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dataset, name)
+
+    def eval_batches(
+        self, split: str, batch_size: int, rows: slice = slice(None)
+    ) -> Iterator[Batch]:
+        """As of the data set, with other features."""
+        for batch in self._dataset.eval_batches(split, batch_size, rows):
+            inputs = dict(batch["inputs"])
+            for name in inputs.keys() & {"fc", "att"}:
+                if self._change == "hidden":
+                    # What the network sees as 0.
+                    mean = np.asarray(self.spec.inputs[name].offset, inputs[name].dtype)
+                    inputs[name] = np.zeros_like(inputs[name]) + mean
+                else:
+                    inputs[name] = np.roll(inputs[name], 1, axis=0)
+            yield {**batch, "inputs": inputs}
+
+
+def copied(dataset: CaptionDataset, split: str) -> dict[str, list[Words]]:
+    """Captions that need no model, one for each picture of a split, by control."""
+    rng = np.random.default_rng(0)
+    train, places = dataset.places("train"), dataset.places(split)
+    captions = [dataset.pictures[place].scored for place in train]
+    pool: list[Words] = [words for each in captions for words in each]
+    near = _neighbours(dataset, train, places)
+    return {
+        "random": [pool[i] for i in rng.integers(len(pool), size=len(places))],
+        "constant": [_constant(dataset, pool, rng)] * len(places),
+        "nearest": [captions[row[0]][0] for row in near],
+        "consensus": [_consensus([words for i in row for words in captions[i]]) for row in near],
+    }
+
+
+def _neighbours(dataset: CaptionDataset, train: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Places among the training pictures of the nearest ones, nearest first."""
+
+    def unit(split: np.ndarray) -> np.ndarray:
+        fc = dataset.features_of(split)
+        return fc / np.maximum(np.linalg.norm(fc, axis=1, keepdims=True), 1e-9)
+
+    return np.argsort(-(unit(places) @ unit(train).T), axis=1)[:, :_NEIGHBOURS]
+
+
+def _constant(dataset: CaptionDataset, pool: Sequence[Words], rng: np.random.Generator) -> Words:
+    places = dataset.places("valid")
+    scores = Scores(dataset.spec).of
+    chosen = rng.choice(len(pool), min(_DRAWN, len(pool)), replace=False).tolist()
+    drawn = [pool[i] for i in chosen]
+    return max(drawn, key=lambda words: scores([words] * len(places), places)["cider"])
+
+
+def _consensus(captions: Sequence[Words]) -> Words:
+    """The caption with the highest mean overlap with the others, of words and pairs of them."""
+    counts = [Counter([*words, *itertools.pairwise(words)]) for words in captions]
+
+    def likeness(a: Counter, b: Counter) -> float:
+        return 2 * (a & b).total() / max(1, a.total() + b.total())
+
+    def worth(i: int) -> float:
+        return sum(likeness(counts[i], other) for j, other in enumerate(counts) if j != i)
+
+    return captions[max(range(len(captions)), key=worth)]
+
+
+def controls(loaded: Loaded, split: str) -> dict[str, Any]:
+    """Scores of every control, and of the model at several widths of the beam."""
+    dataset, objective = loaded.dataset, loaded.objective
+    assert isinstance(dataset, CaptionDataset) and isinstance(objective, Captioning)
+    places = dataset.places(split)
+    score = Scores(dataset.spec).of
+    found: dict[str, Any] = {
+        name: score(captions, places) for name, captions in copied(dataset, split).items()
+    }
+    for change in ("hidden", "shuffled"):
+        changed: Any = Changed(dataset, change)
+        seeds = dataclasses.replace(loaded, dataset=changed).scores()
+        found[change] = [seed[split] for seed in seeds]
+    for beam in _BEAMS:
+        objective.how = objective.how._replace(beam_size=beam)
+        found[f"beam {beam}"] = [seed[split] for seed in loaded.scores()]
+        if len(loaded.members) > 1:
+            speaker = speaker_of(loaded, together=True)
+            said = [words for words, _ in captions_of(speaker, loaded)]
+            found[f"beam {beam}, seeds together"] = score(said, places)
+    return found
+
+
+_SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Which pictures.")
+_OUT = flags.DEFINE_string("out", "", "File to write; empty: print alone.")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command line."""
+    if len(arguments) != 2:
+        raise UserError("name one work directory of a run on pictures with captions")
+    workdir = checks.expand_user(arguments[1])
+    config: Any = record.load_workdir(workdir).copy_and_resolve_references()
+    config.eval.split = _SPLIT.value
+    loaded = load(workdir, config, {})
+    if not isinstance(loaded.dataset, CaptionDataset):
+        raise UserError(f"{workdir} is no run on pictures with captions")
+    found = controls(loaded, _SPLIT.value)
+    for name, scores in found.items():
+        each = scores if isinstance(scores, list) else [scores]
+        shown = {key: np.mean([one[key] for one in each]) for key in each[0]}
+        print(f"{name:26}", ", ".join(f"{key} {value:.3f}" for key, value in shown.items()))
+    if _OUT.value:
+        result = {
+            "split": _SPLIT.value,
+            "pictures": len(loaded.dataset.places(_SPLIT.value)),
+            "config": config.to_dict(),
+            "controls": found,
+            "versions": provenance.versions(),
+            "commit": provenance.commit(),
+            "device": provenance.device_description(),
+        }
+        write_json(Path(_OUT.value), strict(result))
+
+
+if __name__ == "__main__":
+    try:
+        main(flags.FLAGS(sys.argv))
+    except (UserError, flags.Error) as error:
+        sys.exit(f"caption_controls: error: {error}")
