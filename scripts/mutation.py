@@ -7,8 +7,8 @@ The faults are those of Cosmic Ray (cosmic-ray.readthedocs.io): another operator
 number or condition, a loop that never starts, a decorator less. There are too many to try all, so
 
 - the tree is copied from the last commit; nothing here is touched;
-- every test file of the folder (`tests/mutation.toml`) runs once under coverage.py, which tells what
-  lines each test runs, and how long it takes; it runs anew when it changes;
+- every test file of the folder (`tests/mutation.toml`) runs once under coverage.py, which tells
+  what lines each test runs, and how long it takes; it runs anew when it changes;
 - of all places where a fault fits, a seeded sample is drawn, and one fault for each. Left out are
   annotations, f-strings (messages) and operators that no number here has;
 - each fault is tried by the tests that run its line, those first that saw the most, then the
@@ -58,7 +58,7 @@ BUDGET_S, GRACE_S, SLACK = 60.0, 120.0, 4.0
 # Replacing + by << is an error at once, and tells nothing of the tests.
 STRANGE = re.compile(
     r"ReplaceBinaryOperator_\w+_(FloorDiv|Mod|Pow|RShift|LShift|BitOr|BitAnd|BitXor)$"
-    r"|ReplaceUnaryOperator_\w+_(UAdd|Invert)$|ReplaceComparisonOperator_\w+_(Is|IsNot)$"
+    r"|ReplaceUnaryOperator_\w+_(UAdd|Invert|Not)$|ReplaceComparisonOperator_\w+_(Is|IsNot)$"
 )
 
 
@@ -145,7 +145,8 @@ def run_tests(files, watcher):
     """Runs test files here, to the first failure; status, the test that failed, times."""
     sys.dont_write_bytecode = True
     os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
-    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    arguments += ["-W", "ignore::pytest.PytestAssertRewriteWarning", *files]  # of what is preloaded
     status = int(pytest.main(arguments, plugins=[watcher]))
     return {"status": status, "failed": watcher.failed, "seconds": dict(watcher.seconds)}
 
@@ -333,6 +334,8 @@ def run_folder(folder, state, size, minutes, again):
     results = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     files = [str(f) for t in table["tests"] for f in sorted(Path().glob(t))]
     lines = Lines(folder, files, state)
+    if not lines.seconds:
+        sys.exit("no test could be run; see " + str(state))
     drawn, places = draw(folder, size)
     saw = collections.Counter(r["by"] for r in results.values() if r["outcome"] == "killed")
     for fault in drawn:
@@ -349,12 +352,9 @@ def run_folder(folder, state, size, minutes, again):
         found |= {k: fault[k] for k in ("source", "line", "old", "new", "operator")}
         results[name] = found | {"commit": commit, "seconds": time.monotonic() - started}
         kept.write_text(json.dumps(results, indent=1), encoding="utf-8")
-        print(
-            f"{found['outcome']:8} {found['source']}:{found['line']} {time.monotonic() - started:.0f} s"
-            f" of {found['tests']} tests\n    - {found['old']}\n    + {found['new']}\n"
-            f"    {found['by'] or ''}",
-            flush=True,
-        )
+        place = f"{found['source']}:{found['line']} {time.monotonic() - started:.0f} s"
+        print(f"{found['outcome']:8} {place} of {found['tests']} tests, {found['by']}")
+        print(f"    - {found['old']}\n    + {found['new']}", flush=True)
     (state / f"{folder}.places").write_text(str(places), encoding="utf-8")
 
 
