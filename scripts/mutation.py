@@ -53,8 +53,7 @@ PRELOADED = (flax.linen, np, optax, orbax.checkpoint)  # imported once, for all 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "tests" / "mutation.toml"
 SEED = 0
-# A test set is cut after so many seconds (by what was measured), and killed after some times more.
-BUDGET_S, GRACE_S, SLACK = 60.0, 120.0, 4.0
+GRACE_S, SLACK = 120.0, 4.0  # tests are killed after so much more and so many times their seconds
 # Replacing + by << is an error at once, and tells nothing of the tests.
 STRANGE = re.compile(
     r"ReplaceBinaryOperator_\w+_(FloorDiv|Mod|Pow|RShift|LShift|BitOr|BitAnd|BitXor)$"
@@ -274,7 +273,7 @@ def draw(folder, size):
     return drawn, len(order)
 
 
-def try_out(fault, lines, extra, saw, state):
+def try_out(fault, lines, extra, saw, state, budget_s):
     """Tries one fault; `killed`, `survived` or `timeout`, the test that saw it, how many ran."""
     path = Path(fault["source"])
     code = path.read_text(encoding="utf-8")
@@ -283,7 +282,7 @@ def try_out(fault, lines, extra, saw, state):
     chosen, spent = [], 0.0
     for test in order:
         spent += lines.seconds.get(test, 0)
-        if chosen and spent > BUDGET_S:
+        if chosen and spent > budget_s:
             break
         chosen.append(test)
     if not chosen and not extra:
@@ -296,7 +295,7 @@ def try_out(fault, lines, extra, saw, state):
             found = in_fork(
                 lambda files=files, ranks=ranks: run_tests(files, Watcher(ranks)),
                 state / "log",
-                GRACE_S + SLACK * min(spent, BUDGET_S),
+                GRACE_S + SLACK * min(spent, budget_s),
             )
             if isinstance(found, str):
                 outcome = {"crash": "killed"}.get(found, found)
@@ -325,8 +324,13 @@ def copy_of_commit(state):
     return git("rev-parse", "--short", "HEAD").decode().strip()
 
 
-def run_folder(folder, state, size, minutes, again):
-    table = tomllib.loads(CONFIG.read_text(encoding="utf-8"))["folders"][folder]
+def explained(config):
+    return {(r["source"], r["old"], r["new"]): r["reason"] for r in config.get("survivor", ())}
+
+
+def run_folder(folder, state, size, minutes, again, budget_s):
+    config = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
+    table, reasons = config["folders"][folder], explained(config)
     end = time.monotonic() + 60 * minutes
     commit = copy_of_commit(state)
     (state / "lines").mkdir(exist_ok=True)
@@ -341,14 +345,15 @@ def run_folder(folder, state, size, minutes, again):
     for fault in drawn:
         name = f"{fault['source']}:{fault['line']} {fault['operator']}#{fault['occurrence']}"
         before = results.get(name)
-        if before and not (again and before["outcome"] == "survived"):
+        known = (fault["source"], fault["old"], fault["new"]) in reasons
+        if before and (before["outcome"] != "survived" or known or not again):
             continue
         if time.monotonic() > end:
             print("the time is up")
             break
         extra = table.get("extra", {}).get(fault["source"], [])
         started = time.monotonic()
-        found = try_out(fault, lines, extra, saw, state)
+        found = try_out(fault, lines, extra, saw, state, budget_s)
         found |= {k: fault[k] for k in ("source", "line", "old", "new", "operator")}
         results[name] = found | {"commit": commit, "seconds": time.monotonic() - started}
         kept.write_text(json.dumps(results, indent=1), encoding="utf-8")
@@ -361,21 +366,19 @@ def run_folder(folder, state, size, minutes, again):
 def report(state, out):
     """Writes the table, and every survivor with its reason."""
     config = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
-    reasons = {(r["source"], r["old"], r["new"]): r["reason"] for r in config["survivor"]}
+    reasons = explained(config)
     rows, survivors = [], []
     for folder in config["folders"]:
         path = state / f"{folder}.json"
         found = list(json.loads(path.read_text(encoding="utf-8")).values()) if path.exists() else []
         left = [f for f in found if f["outcome"] == "survived"]
         survivors += left
-        explained = sum((f["source"], f["old"], f["new"]) in reasons for f in left)
+        known = sum((f["source"], f["old"], f["new"]) in reasons for f in left)
         killed = len(found) - len(left)
         places = (state / f"{folder}.places").read_text() if found else "?"
-        share = f"{100 * killed / max(1, len(found) - explained):.1f} %"
+        share = f"{100 * killed / max(1, len(found) - known):.1f} %"
         hung = sum(f["outcome"] == "timeout" for f in found)
-        rows.append(
-            (folder, places, len(found), killed, hung, explained, len(left) - explained, share)
-        )
+        rows.append((folder, places, len(found), killed, hung, known, len(left) - known, share))
     print("| folder | places | tried | killed | of them hung | explained | not | score |", file=out)
     print("|---|---|---|---|---|---|---|---|", file=out)
     for row in rows:
@@ -394,6 +397,7 @@ def main():
     parser.add_argument("--state", type=Path, default=Path("mutation"), help="where results stay")
     parser.add_argument("--sample", type=int, default=100, help="how many faults")
     parser.add_argument("--minutes", type=float, default=60, help="when to stop")
+    parser.add_argument("--budget", type=float, default=60, help="seconds of tests for each")
     parser.add_argument("--again", action="store_true", help="try survivors again")
     parser.add_argument("--report", action="store_true", help="write the table to stdout")
     flags = parser.parse_args()
@@ -404,7 +408,7 @@ def main():
         report(state, text)
         print(text.getvalue(), end="")
     else:
-        run_folder(flags.folder, state, flags.sample, flags.minutes, flags.again)
+        run_folder(flags.folder, state, flags.sample, flags.minutes, flags.again, flags.budget)
 
 
 if __name__ == "__main__":
