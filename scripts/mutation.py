@@ -11,8 +11,8 @@ number or condition, a loop that never starts, a decorator less. There are too m
   what lines each test runs, and how long it takes; it runs anew when it changes;
 - of all places where a fault fits, a seeded sample is drawn, and one fault for each. Left out are
   annotations, f-strings (messages) and operators that no number here has;
-- each fault is tried by the tests that run its line, those first that saw the most, then the
-  fastest, until one fails. Each try is a fork of this process, which has imported JAX but started
+- each fault is tried by the tests that run its line, the likeliest to see it in little time first,
+  until one fails. Each try is a fork of this process, which has imported JAX but started
   no backend. A fault that hangs is killed, and counts so.
 
 A fault that survives stays in DIR; `--again` tries it anew after tests were written. One that no
@@ -155,6 +155,7 @@ class Lines:
 
     def __init__(self, folder, tests, state):
         self.seconds, self._tests = {}, {}  # of a test; of (source, line)
+        self._count = collections.Counter()  # lines of each test
         for test in tests:
             digest = hashlib.sha256(Path(test).read_bytes()).hexdigest()[:12]
             kept = state / "lines" / f"{folder}-{test.replace('/', '.')}-{digest}.json"
@@ -174,6 +175,8 @@ class Lines:
                     for context in contexts:
                         everyone = found["seconds"] if context == test else (context,)
                         here.update(everyone if context else ())
+        for tests in self._tests.values():
+            self._count.update(tests)
 
     @staticmethod
     def _measure(test, folder):
@@ -188,6 +191,10 @@ class Lines:
                 for path in data.measured_files()
             }
         }
+
+    def share(self, test):
+        """Which part of the source's lines a test runs."""
+        return self._count[test] / max(1, len(self._tests))
 
     def of(self, source, line, tree):
         """Tests that run a line; of a signature, its body; of a module's line, any of its lines."""
@@ -278,7 +285,8 @@ def try_out(fault, lines, extra, saw, state, budget_s):
     path = Path(fault["source"])
     code = path.read_text(encoding="utf-8")
     tests = lines.of(fault["source"], fault["line"], ast.parse(code))
-    order = sorted(tests, key=lambda test: (-saw[test], lines.seconds.get(test, 0)))
+    # By chance of seeing it, per second: what saw others, and what runs much of the source.
+    order = sorted(tests, key=lambda t: -(saw[t] + lines.share(t)) / (1 + lines.seconds.get(t, 0)))
     chosen, spent = [], 0.0
     for test in order:
         spent += lines.seconds.get(test, 0)
