@@ -58,6 +58,10 @@ def test_what_the_component_does_not_know_is_refused_on_the_command_line(spec, o
         ("aux.weight=2.0 aux.loss=ce", ["aux.loss=ce, aux.weight=2.0 have no effect: aux.kind=no"]),
         ("eval.split=valid", ["eval.split=valid has no effect: training does not read it"]),
         ("train.num_epochs=2", ["train.num_epochs=2.0 has no effect: train.num_steps wins"]),
+        (
+            "train.num_steps=1 train.num_epochs=2",
+            ["train.num_epochs=2.0 has no effect: train.num_steps wins"],
+        ),
         ("model.chunk_size=4", ["model.chunk_size=4 has no effect: model.gates=UR has no use"]),
         ("optim.clip_norm=0 optim.clip_scope=cell", ["optim.clip_scope=cell has no effect"]),
         ("optim.pretrain_decay=0.5", ["optim.pretrain_decay=0.5 has no effect: there is no pre-"]),
@@ -71,6 +75,7 @@ def test_what_the_component_does_not_know_is_refused_on_the_command_line(spec, o
         ("sweep.p_block=(0.5,) detach.scope=example", []),
         ("model.num_layers=2 model.dropout=0.5", []),
         ("aux.kind=reconstruct aux.weight=2.0 aux.loss=mse", []),
+        ("aux.kind=reconstruct aux.pretrain_epochs=1 optim.pretrain_decay=0.5", []),
         ("optim.schedule=step optim.decay_rate=0.1 optim.decay_every_epochs=1", []),
         ("eval.batch_size=10", []),
         ("model.cell=gated_lstm model.gates=OM model.chunk_size=4", []),

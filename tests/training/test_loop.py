@@ -1,5 +1,7 @@
 """A run inside this process: what happens at which step, and where it goes on."""
 
+import contextlib
+import io
 import json
 
 import pytest
@@ -36,10 +38,12 @@ def run(digits_dir, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("loop") / "run"
     parts = []
     for stop in (STOP, 0):
-        result = train(make_config(digits_dir, train__stop_step=stop), workdir)
+        shown = io.StringIO()
+        with contextlib.redirect_stdout(shown):
+            result = train(make_config(digits_dir, train__stop_step=stop), workdir)
         records = read_metrics(workdir / "metrics.jsonl")
         saved = {int(path.name) for path in (workdir / "checkpoints").iterdir()}
-        parts.append((result, records, saved))
+        parts.append((result, records, saved, shown.getvalue()))
     return workdir, *parts
 
 
@@ -49,7 +53,7 @@ def events(records):
 
 def test_what_happens_at_which_step(run):
     """At multiples and at the end, where a budget ends it too."""
-    _, (first, before, saved_before), (result, after, saved) = run
+    _, (first, before, saved_before, _), (result, after, saved, _) = run
     assert events(before) == [(5, "train"), (6, "valid"), (7, "test"), (7, "train"), (7, "valid")]
     assert saved_before <= {4, STOP} and STOP in saved_before
     # The test score is that of the last part alone.
@@ -62,13 +66,19 @@ def test_what_happens_at_which_step(run):
     assert result["wall_time_s"] > first["wall_time_s"] > 0  # goes on counting
 
 
+def test_it_says_where_it_begins_and_where_it_will_stop(run):
+    first, then = (part[3] for part in run[1:])
+    assert f"at step {STOP} (train.stop_step)" in first and "resuming" not in first
+    assert f"resuming at step {STOP} of {END}" in then and "train.stop_step" not in then
+
+
 def test_the_epoch_of_a_line_is_its_step_over_those_of_an_epoch(run):
     for record in run[2][1]:
         assert record["epoch"] == record["step"] / 21  # 1297 examples, 64 a step
 
 
 def test_the_result_is_of_the_best_validation_and_the_last_test(run):
-    workdir, _, (result, records, _) = run
+    workdir, _, (result, records, *_) = run
     valid = [r for r in records if r["split"] == "valid"]
     best = max(valid, key=lambda r: (r["accuracy"], -r["loss"], -r["step"]))
     assert result["best"]["step"] == best["step"]
