@@ -126,7 +126,7 @@ def try_out(fault, lines, extra, first, saw, state, budget_s):
     # By chance of seeing it, per second: what the table names, what saw others, what runs much.
     def rank_of(test):
         named = any(test.startswith(name) for name in first)
-        return -(named + saw[test] + lines.share(test)) / (1 + lines.seconds.get(test, 0))
+        return -(named + saw[test] + lines.share(test)) / (0.05 + lines.seconds.get(test, 0))
 
     order = sorted(tests, key=rank_of)
     chosen, spent = [], 0.0
