@@ -33,6 +33,7 @@ import subprocess
 import sys
 import time
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 from cosmic_ray import plugins  # pyright: ignore[reportMissingImports]
@@ -194,6 +195,7 @@ def run_folder(folder, state, size, minutes, again, budget_s):
     if not lines.seconds:
         sys.exit("no test could be run; see " + str(state))
     drawn, places = draw(folder, size)
+    (state / f"{folder}.places").write_text(str(places), encoding="utf-8")
     saw = collections.Counter(r["by"] for r in results.values() if r["outcome"] == "killed")
     for fault in drawn:
         name = f"{fault['source']}:{fault['line']} {fault['operator']}#{fault['occurrence']}"
@@ -213,11 +215,26 @@ def run_folder(folder, state, size, minutes, again, budget_s):
         place = f"{found['source']}:{found['line']} {time.monotonic() - started:.0f} s"
         print(f"{found['outcome']:8} {place} of {found['tests']} tests, {found['by']}")
         print(f"    - {found['old']}\n    + {found['new']}", flush=True)
-    (state / f"{folder}.places").write_text(str(places), encoding="utf-8")
+
+
+PAGE = """# Faults put in by a tool, and what the tests see of them
+
+`scripts/mutation.py` (its head says how; {tool}) puts one small fault at a time into
+a copy of the source, and runs the default tests that reach it. A seeded sample (seed {seed}) of all
+places where a fault fits was tried, one fault each:
+
+    python scripts/mutation.py FOLDER --sample=N
+    python scripts/mutation.py FOLDER --sample=N --again    # survivors, after tests were written
+    python scripts/mutation.py --report > docs/mutation.md
+
+"explained" are faults that no test can see, or none should: the second table has each with its
+reason. The score leaves them out: killed / (tried - explained).
+"""
 
 
 def report(state, out):
     """Writes the table, and every survivor with its reason."""
+    print(PAGE.format(tool=f"Cosmic Ray {version('cosmic-ray')}", seed=SEED), file=out)
     config = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
     reasons = explained(config)
     rows, survivors = [], []
@@ -228,14 +245,14 @@ def report(state, out):
         survivors += left
         known = sum((f["source"], f["old"], f["new"]) in reasons for f in left)
         killed = len(found) - len(left)
-        places = (state / f"{folder}.places").read_text() if found else "?"
+        places = (state / f"{folder}.places").read_text(encoding="utf-8") if found else "?"
         share = f"{100 * killed / max(1, len(found) - known):.1f} %"
         hung = sum(f["outcome"] == "timeout" for f in found)
-        rows.append((folder, places, len(found), killed, hung, known, len(left) - known, share))
-    print("| folder | places | tried | killed | of them hung | explained | not | score |", file=out)
-    print("|---|---|---|---|---|---|---|---|", file=out)
-    for row in rows:
-        print("| " + " | ".join(f"`{x}/`" if x is row[0] else str(x) for x in row) + " |", file=out)
+        commits = " ".join(sorted({f["commit"] for f in found}))
+        row = (places, len(found), killed, hung, known, len(left) - known, share, commits)
+        rows.append(" | ".join((f"| `{folder}/`", *map(str, row))) + " |")
+    head = ("folder", "places", "tried", "killed", "of them hung", "explained", "not", "score")
+    print("| " + " | ".join((*head, "commits")) + " |", "|---" * 9 + "|", *rows, sep="\n", file=out)
     print("\n| file | line | with the fault | why no test sees it |\n|---|---|---|---|", file=out)
     for f in sorted(survivors, key=lambda f: (f["source"], f["line"])):
         cells = [f"`{f[k]}`" if f[k] else "(removed)" for k in ("old", "new")]
