@@ -6,6 +6,7 @@ from absl import flags
 from lrd_jax.cells import CELLS, LSTMCell
 from lrd_jax.config import checks, command_line, defaults
 from lrd_jax.config.horizon import Horizon
+from lrd_jax.data.registry import DATASETS, Entry
 from lrd_jax.errors import UserError
 from lrd_jax.training import effects
 from tests.integration.test_configs import FOLDER, SPECS
@@ -212,3 +213,18 @@ def test_a_warm_up_longer_than_the_run():
     assert effects.never_reached(config, Horizon(31, 10)) == []
     (line,) = effects.never_reached(config, Horizon(30, 10))
     assert "optim.warmup_steps=30 covers all 30 steps" in line
+
+
+def test_a_key_of_ones_own_data_set_has_nothing_to_do_with_the_cells(leaky, monkeypatch):
+    """Though it is called like a field of a cell, and holds something else."""
+
+    def make(length, leak):
+        raise NotImplementedError
+
+    monkeypatch.setitem(DATASETS, "drops", Entry(maker=make))
+    config = own()
+    config.data.name = "drops"
+    with config.unlocked():
+        config.data.leak = "a little"
+    config, notes = effects.judge(config, {})
+    assert config.data.leak == "a little" and notes == []
