@@ -3,13 +3,16 @@
 import contextlib
 import io
 import json
+import os
+import signal
 
 import pytest
 
 from lrd_jax.config import defaults
-from lrd_jax.errors import UserError
+from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.training.loop import train
+from lrd_jax.training.recorder import Recorder
 
 STOP, END = 7, 14
 
@@ -97,3 +100,29 @@ def test_a_run_that_is_done_stays_as_it_is(run, digits_dir, capsys):
 def test_a_folder_of_another_config_is_refused(digits_dir, run):
     with pytest.raises(UserError, match="hidden_size"):
         train(make_config(digits_dir, model__hidden_size=5), run[0])
+
+
+def test_bad_input_leaves_no_folder_behind(digits_dir, tmp_path):
+    """Though it shows no earlier than in the data."""
+    with pytest.raises(UserError, match=r"data\.batch_size=5000 is more than the 1297"):
+        train(make_config(digits_dir, data__batch_size=5000), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("saves_every", [4, 5])
+def test_a_signal_is_obeyed_after_the_step(digits_dir, tmp_path, monkeypatch, capsys, saves_every):
+    """It is saved, once: also where a checkpoint of this very step is due."""
+    record = Recorder.train
+
+    def and_send(self, step, values):
+        record(self, step, values)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Recorder, "train", and_send)
+    options = {"train__checkpoint_every_steps": saves_every, "train__eval_every_steps": END}
+    with pytest.raises(Interrupted):
+        train(make_config(digits_dir, **options), tmp_path / "run")
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert saved == ({"4", "5"} if saves_every == 4 else {"5"})
+    assert "saved at step 5" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "result.json").exists()

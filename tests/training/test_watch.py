@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from lrd_jax.errors import RunError
+from lrd_jax.training import watch as module
 from lrd_jax.training.watch import Watch
 
 
@@ -44,3 +45,23 @@ def test_without_a_finite_member_the_run_ends(said, steps, words):
     with pytest.raises(RunError, match=words):
         looks.check(state(*steps))
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("step_s", "waits"),
+    [
+        (0.1, [1, 3, 7, 15, 24, 33]),  # ever more steps, up to those of a second
+        (0.3, [1, 3, 6, 9, 12, 15]),
+        (5.0, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_the_loop_is_a_second_ahead_at_most(monkeypatch, step_s, waits):
+    """It waits for the devices in so many calls alone, however long a step takes."""
+    clock, waited = types.SimpleNamespace(now=10.0), []
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(module.jax, "block_until_ready", waited.append)
+    pace = module.Pace()
+    for call in range(1, waits[-1] + 1):
+        clock.now += step_s * 1.0001  # no rounding at the border
+        pace.wait(call)
+    assert waited == waits
