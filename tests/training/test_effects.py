@@ -99,6 +99,11 @@ def test_an_evaluation_is_told_of_its_own_keys_alone():
         judge(DIGITS, "data.delay=5", "eval")
 
 
+def test_a_sample_needs_nothing_of_a_score():
+    told, _ = judge(DIGITS, "eval.sample_tokens=5 eval.split=valid eval.temperature=0.5", "eval")
+    assert told == ["eval.split=valid has no effect: eval.sample_tokens asks for a text"]
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_quick_adds_no_note_to_a_row(spec):
     name, colon, row = spec.partition(":")
