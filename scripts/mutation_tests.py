@@ -163,19 +163,22 @@ class Lines:
         return self._count[test] / max(1, len(self._tests))
 
     def of(self, source, line, tree):
-        """Tests that run a line; of a signature, its body; of a module's line, any of its lines."""
+        """Tests that run a line of a function; of a signature, its body; of others, any line.
+
+        What is outside of a body runs as a file is imported, by whichever test is the first.
+        """
         found = self._tests.get((source, line), set())
         inside = [
             node
             for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if isinstance(node, ast.FunctionDef)
             and min([node.lineno] + [d.lineno for d in node.decorator_list]) <= line
-            and line <= node.end_lineno
+            and line <= (node.end_lineno or 0)
         ]
-        for node in reversed(inside):  # the innermost first
-            if not found:
-                body = range(node.body[0].lineno, (node.end_lineno or 0) + 1)
-                found = set().union(*(self._tests.get((source, n), set()) for n in body))
-        if not found and not any(isinstance(node, ast.FunctionDef) for node in inside):
-            found = set().union(*(t for (path, _), t in self._tests.items() if path == source))
-        return found
+        if not inside:
+            return set().union(*(t for (path, _), t in self._tests.items() if path == source))
+        body = inside[-1].body  # of the innermost function
+        if line >= body[0].lineno and found:
+            return found
+        lines = range(body[0].lineno, (body[-1].end_lineno or 0) + 1)
+        return found.union(*(self._tests.get((source, n), set()) for n in lines))
