@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from lrd_jax.config import defaults
+from lrd_jax.config.horizon import Horizon
+from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
+from lrd_jax.objectives import make_evaluated
+from lrd_jax.objectives.auxiliary import Auxiliary
 from lrd_jax.objectives.auxiliary_options import check_options
 from lrd_jax.objectives.segments import Segments
 
@@ -64,3 +68,28 @@ def test_anchors_of_an_evaluation(segments, anchors, starts):
     found = segments.spread(3)
     np.testing.assert_array_equal(found[0], anchors)
     np.testing.assert_array_equal(found[1], starts)
+
+
+@pytest.mark.parametrize(("asked", "length"), [(600, 10), (4, 4)])
+def test_what_is_evaluated_alone_limits_no_gradient(asked, length):
+    """And a segment is as long as fits: here 12 steps less the anchor and the gap."""
+    config = defaults.get_config()
+    config.update_from_flattened_dict(
+        {
+            "truncate.steps": 3,
+            "truncate.supervised": "stop",
+            "detach.p_block": 0.5,
+            "detach.off_last_epochs": 9,
+            "aux.kind": "reconstruct",
+            "aux.gap": 1,
+            "aux.segment_length": asked,
+        }
+    )
+    before = config.to_json()
+    objective = make_evaluated(config, DataSpec("classify", 12, 2, 4))
+    assert isinstance(objective, Auxiliary) and config.to_json() == before
+    assert objective.segments["reconstruct"] == Segments("reconstruct", 12, length, 1)
+    assert objective.aux.segment_length == length
+    task = objective.task
+    assert task.model.recurrence.truncate_steps == task.off_last_epochs == 0
+    assert objective.horizon == Horizon(1, 1)
