@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lrd_jax.data.images import to_sequences
@@ -51,6 +51,9 @@ def test_images_are_gathered_not_scattered():
     assert not np.array_equal(got[:, :, 0], scattered)
 
 
+@example("bitreverse", 1)
+@example("bitreverse", 256)
+@example("bitreverse", 257)  # one more bit
 @given(
     st.one_of(
         st.sampled_from(["none", "92916", "bitreverse"]),

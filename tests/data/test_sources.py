@@ -14,6 +14,7 @@ from lrd_jax.errors import UserError
 
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()
+PAUSE_S = sources._PAUSE_S
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -27,8 +28,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.send_error(404)
         if self.path == "/busy-twice" and tries < 3:
             return self.send_error(503)
-        if self.path == "/busy":
-            return self.send_error(503)
+        if self.path in ("/busy", "/failing", "/too-many"):
+            return self.send_error({"/busy": 503, "/failing": 500, "/too-many": 429}[self.path])
         self.send_response(200)
         if self.path != "/endless":
             self.send_header("Content-Length", str(len(BODY)))
@@ -76,6 +77,14 @@ def test_download(server, tmp_path, path, tries):
     assert len(server.requests) == tries  # it is there
 
 
+def test_pauses_before_further_attempts_grow(server, tmp_path, monkeypatch):
+    slept = []
+    monkeypatch.setattr(sources, "_PAUSE_S", PAUSE_S)
+    monkeypatch.setattr(sources.time, "sleep", slept.append)
+    download(source(server, "busy-twice"), tmp_path)
+    assert slept == [PAUSE_S, 2 * PAUSE_S] and PAUSE_S > 0
+
+
 def test_a_damaged_earlier_download_is_fetched_again(server, tmp_path):
     (tmp_path / "file.gz").write_bytes(BODY[:-1])
     assert download(source(server, "right"), tmp_path).read_bytes() == BODY
@@ -100,6 +109,8 @@ def test_a_damaged_earlier_download_is_fetched_again(server, tmp_path):
         ),
         ("missing", DownloadError, "/missing: the server answers 404", 1),
         ("busy", DownloadError, "/busy: the server answers 503", 3),
+        ("failing", DownloadError, "/failing: the server answers 500", 3),
+        ("too-many", DownloadError, "/too-many: the server answers 429", 3),
     ],
 )
 def test_bad_answers_leave_nothing(server, tmp_path, path, error, message, tries):
@@ -136,6 +147,12 @@ def test_an_unknown_host_is_noticed_at_once(tmp_path):
     gone = SourceFile("file.gz", "http://no-such-host.invalid/file.gz", SHA256)
     with pytest.raises(DownloadError, match=r"no-such-host\.invalid/file\.gz: no connection: "):
         download(gone, tmp_path)
+
+
+def test_labels_of_all_images_are_counted():
+    for builder in (mnist.LrdMnist, mnist.LrdFashionMnist):
+        counts = {split: sum(each) for split, each in builder.LABEL_COUNTS.items()}
+        assert counts == {"train": 60_000, "test": 10_000}
 
 
 def test_the_sources_are_those_of_tfds():

@@ -15,7 +15,7 @@ from lrd_jax.data.adding import Adding
 from lrd_jax.data.copying import Copying
 from lrd_jax.data.prepare import main, prepare, read_records
 from lrd_jax.data.synthetic import SyntheticDataset
-from lrd_jax.data.task import stream
+from lrd_jax.data.task import Task, stream
 from lrd_jax.errors import UserError
 from lrd_jax.objectives import make_objective
 from lrd_jax.objectives.base import encode
@@ -393,3 +393,24 @@ def test_prepare_on_the_command_line(tmp_path, capsys):
 def test_arrays_go_to_the_device_unchanged(data_dir):
     batch = jax.tree.map(jnp.asarray, whole(make(data_dir, "adding"), size=3))
     np.testing.assert_array_equal(encode(batch["inputs"], Adding(12).spec), batch["inputs"])
+
+
+def test_published_sizes():
+    """Of the codes that the presets are of; one without training examples streams them."""
+    held_out = {"validation": 5_000, "test": 5_000}
+    assert Copying("hdetach", 7).splits == {"train": 100_000, **held_out}
+    assert Copying("gu", 7).splits == Copying("marker", 7).splits == held_out
+
+
+def test_every_encoding_has_ten_symbols():
+    """Eight to remember, the blank and the marker, whatever the preset."""
+    for preset in ("hdetach", "gu", "marker"):
+        spec = Copying(preset, 7, "onehot").spec
+        assert spec.values == spec.features == 10
+        assert spec.classes == (10 if preset == "gu" else 9)
+
+
+def test_what_a_task_of_ones_own_has_to_say():
+    """A class without one of them cannot be instantiated, whatever else it has."""
+    members = {"variant", "of_variant", "splits", "spec", "draw", "expand"}
+    assert Task.__abstractmethods__ == members

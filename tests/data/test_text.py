@@ -245,6 +245,15 @@ def test_any_text_files_and_what_is_held_out(tmp_path):
     assert text_of(one, "train") == "second\r"
 
 
+@pytest.mark.parametrize(
+    ("count", "shown"), [(4, "0.txt, 1.txt, 2.txt, 3.txt;"), (5, "2.txt, 3.txt and 1 more;")]
+)
+def test_of_many_files_the_first_are_named(tmp_path, count, shown):
+    for number in range(count):
+        (tmp_path / f"{number}.txt").write_text("a few words\n")
+    assert shown in from_folder(tmp_path).describe()
+
+
 def test_a_validation_file_alone_is_the_test_too(tmp_path):
     for split in ("train", "valid"):
         (tmp_path / f"x.{split}.txt").write_text(f"abc {split}\n")

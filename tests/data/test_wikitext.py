@@ -13,6 +13,7 @@ import pytest
 
 from configs.base import get_config
 from lrd_jax.data import make_dataset
+from lrd_jax.data.builders import wikitext
 from lrd_jax.data.builders.sources import SourceFile
 from lrd_jax.data.builders.wikitext import LrdWikitext2, LrdWikitext103
 from lrd_jax.data.prepare import main
@@ -79,6 +80,14 @@ def test_unpacked_files(files, tmp_path, capsys, names, inside):
     assert prepare(tmp_path / "from", tmp_path / "data") == 0
     out, err = capsys.readouterr()
     assert out.endswith("train 1, validation 1, test 1 blocks of 65536 tokens\n") and err == ""
+    check_contents(tmp_path / "data")
+
+
+@pytest.mark.parametrize("size", [1, 4, 6])  # 18 tokens train, 6 validate, 6 test
+def test_several_blocks_are_one_text(files, tmp_path, monkeypatch, size):
+    monkeypatch.setattr(wikitext, "_BLOCK", size)
+    write(tmp_path / "from")
+    assert prepare(tmp_path / "from", tmp_path / "data") == 0
     check_contents(tmp_path / "data")
 
 

@@ -638,3 +638,25 @@ def test_running_text_is_refused(change):
     spec = DataSpec("language", T, 5, 5)
     with pytest.raises(UserError, match=r"running text: set aux\.kind=none and"):
         make_objective(make_config(**change), spec, Horizon(20, 10))
+
+
+def test_labels_of_many_steps_are_cut_into_windows(x64, monkeypatch):
+    """That of one step reaches the start of its own window, counted from the end; see ORC-19."""
+    monkeypatch.setattr(build, "make_cell", lambda *a: make_cell(*a).clone(param_dtype=jnp.float64))
+    spec = DataSpec("tag", T, 2, 4, scored=T, recalled=4)
+    options = {"truncate.supervised": "4", "aux.kind": "predict"}
+    objective, params, batch = make_case(spec, **options)
+
+    @jax.jit
+    def reached(scored):
+        targets = jnp.where(jnp.arange(T) == scored, batch["targets"], -1)
+
+        def loss(inputs):
+            changed = batch | {"inputs": inputs, "targets": targets}
+            return objective.loss({"params": params}, (), changed, DRAWS)[1][0]["loss"][0]
+
+        return jnp.abs(jax.grad(loss)(batch["inputs"])).max(-1) > 0
+
+    for scored, first in ((T - 1, 8), (8, 8), (7, 4), (1, 0)):
+        expected = (np.arange(T) >= first) & (np.arange(T) <= scored)
+        np.testing.assert_array_equal(reached(scored), np.broadcast_to(expected, (B, T)))

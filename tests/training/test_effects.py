@@ -6,6 +6,7 @@ from absl import flags
 from lrd_jax.cells import CELLS, LSTMCell
 from lrd_jax.config import checks, command_line, defaults
 from lrd_jax.config.horizon import Horizon
+from lrd_jax.data.registry import DATASETS, Entry
 from lrd_jax.errors import UserError
 from lrd_jax.training import effects
 from tests.integration.test_configs import FOLDER, SPECS
@@ -58,6 +59,10 @@ def test_what_the_component_does_not_know_is_refused_on_the_command_line(spec, o
         ("aux.weight=2.0 aux.loss=ce", ["aux.loss=ce, aux.weight=2.0 have no effect: aux.kind=no"]),
         ("eval.split=valid", ["eval.split=valid has no effect: training does not read it"]),
         ("train.num_epochs=2", ["train.num_epochs=2.0 has no effect: train.num_steps wins"]),
+        (
+            "train.num_steps=1 train.num_epochs=2",
+            ["train.num_epochs=2.0 has no effect: train.num_steps wins"],
+        ),
         ("model.chunk_size=4", ["model.chunk_size=4 has no effect: model.gates=UR has no use"]),
         ("optim.clip_norm=0 optim.clip_scope=cell", ["optim.clip_scope=cell has no effect"]),
         ("optim.pretrain_decay=0.5", ["optim.pretrain_decay=0.5 has no effect: there is no pre-"]),
@@ -71,6 +76,7 @@ def test_what_the_component_does_not_know_is_refused_on_the_command_line(spec, o
         ("sweep.p_block=(0.5,) detach.scope=example", []),
         ("model.num_layers=2 model.dropout=0.5", []),
         ("aux.kind=reconstruct aux.weight=2.0 aux.loss=mse", []),
+        ("aux.kind=reconstruct aux.pretrain_epochs=1 optim.pretrain_decay=0.5", []),
         ("optim.schedule=step optim.decay_rate=0.1 optim.decay_every_epochs=1", []),
         ("eval.batch_size=10", []),
         ("model.cell=gated_lstm model.gates=OM model.chunk_size=4", []),
@@ -91,6 +97,11 @@ def test_an_evaluation_is_told_of_its_own_keys_alone():
     assert judge("auxiliary_images.py:A1", "eval.split=valid", "eval") == ([], [])
     with pytest.raises(UserError, match=r"data.name=digits does not know it"):
         judge(DIGITS, "data.delay=5", "eval")
+
+
+def test_a_sample_needs_nothing_of_a_score():
+    told, _ = judge(DIGITS, "eval.sample_tokens=5 eval.split=valid eval.temperature=0.5", "eval")
+    assert told == ["eval.split=valid has no effect: eval.sample_tokens asks for a text"]
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -207,3 +218,18 @@ def test_a_warm_up_longer_than_the_run():
     assert effects.never_reached(config, Horizon(31, 10)) == []
     (line,) = effects.never_reached(config, Horizon(30, 10))
     assert "optim.warmup_steps=30 covers all 30 steps" in line
+
+
+def test_a_key_of_ones_own_data_set_has_nothing_to_do_with_the_cells(leaky, monkeypatch):
+    """Though it is called like a field of a cell, and holds something else."""
+
+    def make(length, leak):
+        raise NotImplementedError
+
+    monkeypatch.setitem(DATASETS, "drops", Entry(maker=make))
+    config = own()
+    config.data.name = "drops"
+    with config.unlocked():
+        config.data.leak = "a little"
+    config, notes = effects.judge(config, {})
+    assert config.data.leak == "a little" and notes == []

@@ -6,11 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from lrd_jax.cells import ParameterGroup
+from lrd_jax.cells import CELLS, LSTMCell, ParameterGroup
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.errors import UserError
 from lrd_jax.training.optimizer import make_optimizer, make_schedule
-from tests.training.harness import make_config
+from lrd_jax.training.program import make_program
+from tests.training.harness import RandomData, make_config
 
 HORIZON = Horizon(num_steps=100, steps_per_epoch=10)
 PARAMS = {
@@ -199,3 +200,30 @@ def test_without_groups_the_state_is_the_same():
 def test_a_decay_of_its_own_needs_adamw():
     with pytest.raises(UserError, match=r"needs optim.name=adamw \(it is sgd\)"):
         make_optimizer(optim(name="sgd"), HORIZON, (ParameterGroup(("decay",), 1.0, 0.1),))
+
+
+def test_a_parameter_beside_the_layers_has_no_group():
+    """Nor has one that is called like them: only what lies inside a layer is the cell's."""
+    params = {"recurrence": {"layer_scale": jnp.ones(2), **CELL["recurrence"]}}
+    tx = make_optimizer(optim(name="sgd", learning_rate=0.2, clip_norm=0.0), HORIZON, GROUPS)
+    found = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)[0]
+    np.testing.assert_allclose(found["recurrence"]["layer_scale"], -0.2, rtol=1e-6)
+    np.testing.assert_allclose(found["recurrence"]["layer_0"]["decay"], -0.1, rtol=1e-6)
+
+
+def test_a_decay_of_its_own_is_welcome_with_adamw():
+    groups = (ParameterGroup(("decay",), 1.0, 0.1),)
+    found, _ = cell_updates(groups, name="adamw", learning_rate=0.1, clip_norm=0.0)
+    assert found["recurrence"]["layer_0"]["decay"] == pytest.approx(-0.11, rel=1e-5)
+
+
+class DecayingCell(LSTMCell):
+    groups = (ParameterGroup(("bias",), 1.0, 0.1),)
+
+
+def test_groups_of_a_cell_can_be_switched_off(monkeypatch):
+    monkeypatch.setitem(CELLS, "decaying", DecayingCell)
+    options = {"model__cell": "decaying", "optim__name": "sgd"}
+    with pytest.raises(UserError, match=r"or set optim\.groups=False"):
+        make_program(make_config(**options), RandomData())
+    make_program(make_config(**options, optim__groups=False), RandomData())
