@@ -17,31 +17,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrd_jax.config import checks, command_line, record, source
+from lrd_jax.config import checks, command_line
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.members import labels
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import prefetch
-from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.evaluation.inspection import Snapshots
 from lrd_jax.metrics import CollectedMetric, finish, stored
 from lrd_jax.reporting import header, provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
-    check_checkpoints,
-    check_metrics,
-    check_unused,
-    finished,
-    keep_vocabulary,
     work_directory,
-    write_atomically,
     write_json,
 )
-from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime import compile_time, interrupts, processes
 from lrd_jax.runtime.checkpoints import Checkpoints
-from lrd_jax.training import effects, longer, warm_start
+from lrd_jax.training import effects, found, longer, warm_start
 from lrd_jax.training.agenda import Agenda, every, once
 from lrd_jax.training.program import Program, make_program
 from lrd_jax.training.recorder import Recorder
@@ -79,21 +71,23 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
       config_flag: see `train`.
       notes: lines of `effects.judge`, shown before all else.
     """
-    _check_same_everywhere(config, workdir)
+    found.check_same_everywhere(config, workdir)
     program = warm = None
     if not workdir.exists():  # built before the directory is: bad input leaves none behind
         program = make_program(config)
         warm = warm_start.read(program)
     with work_directory(workdir) if processes.is_first() else contextlib.nullcontext():
-        result = processes.from_first(lambda: _earlier_result(workdir, config))
+        result = processes.from_first(lambda: found.earlier_result(workdir, config))
         if result is not None:
             processes.say("this run is complete; choose another --workdir to train again\n")
             processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
             return result
         program = program or make_program(config)
         spec = program.dataset.spec
-        rewritten = processes.from_first(lambda: _keep_config(workdir, config, config_flag, spec))
-        _check_visible(workdir)
+        rewritten = processes.from_first(
+            lambda: found.keep_config(workdir, config, config_flag, spec)
+        )
+        found.check_visible(workdir)
         checkpoints = Checkpoints(workdir / "checkpoints")
         # Closing waits for the other processes: an error must have reached them by then.
         with contextlib.closing(checkpoints), processes.shared_fate():
@@ -102,71 +96,6 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
             result = _train(program, workdir, checkpoints, config_flag, warm)
         processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
         return result
-
-
-def _check_same_everywhere(config: Any, workdir: Path) -> None:
-    """Raises UserError where the processes of a run were started with different flags."""
-    text, place = processes.from_first(lambda: [record.to_json(config), str(workdir)])
-    lines = record.differences(record.from_json(text), config)
-    lines = [line for line in lines if not line.startswith("data.data_dir:")]  # a local disk
-    if place != str(workdir):
-        lines.append(f"--workdir: {place} -> {workdir}")
-    if lines:
-        raise UserError(
-            f"this process was started with other flags than process 0 ({'; '.join(lines)})"
-        )
-
-
-def _earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
-    """What `finished` returns; refuses the work directory of another config."""
-    known = workdir / "config.json"
-    if not known.exists():
-        return None
-    earlier: Any = record.load_workdir(workdir)
-    same_length = record.check_same(earlier, config)
-    result = finished(workdir, config) if same_length else None
-    if result is None:
-        saves = [c.train.checkpoint_every_steps for c in (earlier, config)]
-        check_checkpoints(workdir, max(saves) if all(saves) else 0)
-    return result
-
-
-def _keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) -> list[str]:
-    """Writes config.json and vocabulary.json where they are missing; tells what it cannot check."""
-    known = workdir / "config.json"
-    told = []
-    if not known.exists():
-        check_unused(workdir)
-        text = record.to_json(
-            config,
-            unused=sorted(effects.unused(config)),
-            **source.made_from(config_flag),
-            versions=provenance.versions(),
-            commit=provenance.commit(),
-        )
-        write_atomically(known, text)
-    elif spec.vocabulary and not (workdir / "vocabulary.json").exists():
-        told.append(
-            "vocabulary.json is missing: it is written again from this text, which cannot be"
-            " compared with the one that the run began with"
-        )
-    keep_vocabulary(workdir, spec.vocabulary)
-    return told
-
-
-_FILE_SYSTEM_S = 30  # within which a new file shows on the other hosts of a network file system
-
-
-def _check_visible(workdir: Path) -> None:
-    """Raises UserError where this process does not see the work directory of process 0."""
-    deadline = time.monotonic() + _FILE_SYSTEM_S
-    while not (workdir / "config.json").exists():
-        if time.monotonic() > deadline:
-            raise UserError(
-                f"the work directory {workdir} of process 0 cannot be seen from here; choose a"
-                " --workdir on a file system that all processes share"
-            )
-        time.sleep(0.5)
 
 
 # ---- The loop ---------------------------------------------------------------------------------
@@ -289,7 +218,7 @@ def _train(
     else:
         state, extra = join_best(restored[0]), restored[1]
     start = int(state.step)
-    processes.from_first(lambda: _say_what_is_missing(workdir, start, extra))
+    processes.from_first(lambda: found.say_what_is_missing(workdir, start, extra, config))
     processes.from_first(lambda: longer.go_on(workdir, program, start))
     end = min(config.train.stop_step or horizon.num_steps, horizon.num_steps)
     baselines = objective.baselines(program.dataset, "valid")
@@ -348,21 +277,6 @@ def _train(
     result = strict(result)
     processes.from_first(lambda: write_json(workdir / "result.json", result))
     return result
-
-
-def _say_what_is_missing(workdir: Path, start: int, extra: dict[str, Any]) -> None:
-    """Tells what of the record begins anew; UserError where metrics would be lost."""
-    check_metrics(workdir, extra.get("metrics_bytes", 0))
-    metrics = workdir / "metrics.jsonl"
-    if start and not (workdir / "tensorboard").is_dir():
-        processes.say(
-            f"note: tensorboard/ is missing: it begins at step {start}; metrics.jsonl has all steps"
-        )
-    elif not start and metrics.exists() and (lines := read_metrics(metrics)):
-        processes.say(
-            f"note: the run ended at step {lines[-1]['step']}, before its first checkpoint was"
-            " complete: it starts again at step 0"
-        )
 
 
 def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
