@@ -359,12 +359,12 @@ def main(process: str, names: list[list[Any]]) -> None:
     answer(where=where(process))
     for what, name, shape in names:
         job = Job(process, what, name, Shape(*shape))
-        answer(begin=str(job))
+        answer(begin=name)
         try:
             found = WORK[what](job)
         except Exception as error:  # whatever a library of the contender raises
             found = {"failed": one_line(f"{type(error).__name__}: {error}")[:200]}
-        answer(done=str(job), record=found)
+        answer(done=name, record=found)
 
 
 if __name__ == "__main__":
