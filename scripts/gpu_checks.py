@@ -155,7 +155,9 @@ def gradients(name: str, shape: Shape) -> tuple[Callable[..., Any], tuple[Any, .
     x = jax.random.normal(jax.random.key(1), (members, batch, steps, 1))
     params = jax.vmap(lambda key: init(key, x[0, :, :2]))(keys)
     # cuDNN's call has no rule for `vmap`.
-    mapped = jax.vmap(one) if who != "cudnn" else lambda *args: jax.lax.map(lambda a: one(*a), args)
+    mapped: Any = (
+        jax.vmap(one) if who != "cudnn" else lambda *args: jax.lax.map(lambda a: one(*a), args)
+    )
     return jax.jit(mapped), (params, x, keys)
 
 
