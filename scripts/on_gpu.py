@@ -26,6 +26,7 @@ import argparse
 import json
 import math
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -85,22 +86,34 @@ def read(path: Path, key: str) -> dict[str, Any]:
 # ---- Checks ------------------------------------------------------------------------------------
 
 
+def machine() -> str:
+    """The kind of GPU, else of processor, told without JAX."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return f"{platform.machine()} CPU"
+    return " / ".join(sorted(set(found.stdout.split("\n")) - {""}))
+
+
 class Record:
     """`on_gpu_check.json`, written anew with every entry."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._entries = path, read(path, "records")
-        self._commit = provenance.commit()
+        self._source = {"commit": provenance.commit(), "machine": machine()}
         self.stopped = ""
 
     def known(self, job: Job) -> bool:
-        """Whether this commit was asked before; on which device only its process can tell."""
-        entry = self._entries.get(str(job), {})
-        return entry.get("commit") == self._commit and "failed" not in entry
+        """Whether this very commit has measured it on such a machine."""
+        commit, entry = self._source["commit"], self._entries.get(str(job), {})
+        if commit == "unknown" or commit.endswith("-dirty") or "failed" in entry:
+            return False
+        return self._source.items() <= entry.items()
 
     def add(self, name: str, found: dict[str, Any], where: dict[str, Any]) -> None:
         """Takes an entry and writes the file."""
-        entry = {"name": name, **found, **where, "commit": self._commit}
+        entry = {"name": name, **found, **where, **self._source}
         self._entries[name] = entry
         self.save()
         print(f"{name}: {found}", flush=True)

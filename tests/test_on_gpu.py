@@ -53,6 +53,7 @@ for name in names:
 
 def test_a_job_that_kills_its_process_costs_its_own_entry(script, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "backends", lambda: ["fused", "scan"])
+    monkeypatch.setattr(script.provenance, "commit", lambda: "c0ffee")
     python = stand_in(tmp_path, DYING)
     script.check(script.Deadline(100), tmp_path, tiny=True, python=python)
     found, stopped = entries(tmp_path)
@@ -63,11 +64,14 @@ def test_a_job_that_kills_its_process_costs_its_own_entry(script, tmp_path, monk
     assert names == list(found)
     assert {entry["device"] for entry in found.values()} == {"a toy"}
 
-    # Again: what has numbers is kept, what failed is tried anew.
+    # Again: what has numbers of this commit is kept, what failed is tried anew.
     python = stand_in(tmp_path, DYING.replace("gru", "none").replace("1.0", "2.0"))
     script.check(script.Deadline(100), tmp_path, tiny=True, python=python)
     again, _ = entries(tmp_path)
     assert [name for name, entry in again.items() if entry["median_s"] == 2.0] == bad
+    monkeypatch.setattr(script, "machine", lambda: "another card")
+    script.check(script.Deadline(100), tmp_path, tiny=True, python=python)
+    assert {entry["median_s"] for entry in entries(tmp_path)[0].values()} == {2.0}
 
 
 def test_the_time_is_kept(script, tmp_path, monkeypatch):
