@@ -4,8 +4,8 @@
     python3.12 scripts/pack_for_offline.py --python=3.12 --have=have.txt --max_mib=60 \
         --mnist=DIR --output=OUT
 
-`OUT/wheels` then holds every package that the project depends on and `have.txt` lacks, in versions
-that fit those which it has (but not pyarrow, of 52 MB, which nothing here imports); `OUT/data/mnist`
+`OUT/wheels` then holds what the project depends on and `have.txt` lacks, in versions that fit what
+is there (but not pyarrow, of 52 MB, which nothing here imports); `OUT/data/mnist`
 the four official archives; `OUT/code.tar.gz` this checkout's commit with its git history of one, so
 that results know it. There, `sh OUT/install.sh` unpacks all into `OUT/site` and `OUT/lrd-jax`,
 prepares MNIST, and tells how to start. Nothing is written where the whole is larger than
