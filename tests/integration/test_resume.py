@@ -90,7 +90,7 @@ SEVERAL = ("train.steps_per_call=8", "train.log_every_steps=13")
 )
 def test_several_steps_a_call_end_like_single_ones(program, uninterrupted, tmp_path, signum):
     process = start(program, tmp_path, *SEVERAL)
-    wait_for(reached(tmp_path, 39), process)
+    wait_for(past_a_save(tmp_path), process)
     process.send_signal(signum)
     process.communicate(timeout=60)
     assert not (tmp_path / "result.json").exists()
