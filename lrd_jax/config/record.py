@@ -23,6 +23,7 @@ _CHANGEABLE = (
     "train.log_every_steps",
     "train.checkpoint_every_steps",
     "train.inspect_every_steps",
+    "train.profile_steps",
     "train.stop_step",
 )
 
@@ -144,8 +145,8 @@ def check_same(
     """Refuses to continue a work directory with a config that would train something else.
 
     `devices.*`, `eval.*`, `data.data_dir`, `data.text_dir`, `model.backend`,
-    `train.log_every_steps`, `train.checkpoint_every_steps`, `train.inspect_every_steps` and
-    `train.stop_step` may differ.
+    `train.log_every_steps`, `train.checkpoint_every_steps`, `train.inspect_every_steps`,
+    `train.profile_steps` and `train.stop_step` may differ.
 
     Raises:
       UserError: Other keys differ; names them and their values.
