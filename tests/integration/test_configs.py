@@ -18,6 +18,7 @@ from configs import (
     gating_wikitext103,
     hdetach_copying,
     hdetach_mnist,
+    lesson,
     recall_mqar,
 )
 from lrd_jax.config import checks, command_line, record
@@ -45,6 +46,7 @@ TABLES = {
     "gating_wikitext103": gating_wikitext103.ROWS,
     "hdetach_copying": hdetach_copying.ROWS,
     "hdetach_mnist": hdetach_mnist.ROWS,
+    "lesson": lesson.ROWS,
     "recall_mqar": recall_mqar.ROWS,
 }
 SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
@@ -110,13 +112,14 @@ def test_no_file_is_forgotten():
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
     prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_")
-    prefixes += ("recall_", "wikitext")
+    prefixes += ("recall_", "wikitext", "lesson")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in TABLES if n not in ("auxiliary_short", "gating_wikitext103", "recall_mqar")]
+    "name",
+    sorted(set(TABLES) - {"auxiliary_short", "gating_wikitext103", "lesson", "recall_mqar"}),
 )
 def test_rows_by_name_are_the_rows(name):
     module = command_line.load_module(FOLDER / f"{name}.py")
