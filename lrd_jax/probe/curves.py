@@ -80,7 +80,8 @@ def read(folders: Sequence[str]) -> dict[str, Any]:
     compared = "test" if finished else "valid"
     for run in runs:
         run["scores"] = _scores(run["_records"], metric, compared)
-        run["statistics"] = over_seeds([{metric.name: s} for s in run["scores"].values()], [metric])
+        each = [{metric.name: score} for score in run["scores"].values()]
+        run["statistics"] = over_seeds(each, [metric]) if each else {}
         run["curves"] = _curves(run["_records"], metric)
         run["baseline"] = (run["_result"].get("baselines") or {}).get(metric.name)
         del run["_records"], run["_result"]
@@ -203,7 +204,7 @@ def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     header = ["run", *names, score, "seeds", "difference to the first", "published"]
     body = []
     for run in record["runs"]:
-        found = run["statistics"].get(metric.name, {}) if run["statistics"] else {}
+        found = run["statistics"].get(metric.name, {})
         body.append(
             [
                 run["label"],

@@ -188,7 +188,7 @@ def _surprise(subject: Subject, split: str, tokens: int) -> dict[str, Any]:
     params, carry = subject.params[0], objective.initial_carry(1)
 
     @jax.jit
-    def read(carry: Any, batch: Any) -> Any:
+    def read(params: Any, carry: Any, batch: Any) -> Any:
         features, readout, carry = objective.model.apply(
             {"params": params}, batch["inputs"], carry, batch["start"], None
         )
@@ -199,7 +199,7 @@ def _surprise(subject: Subject, split: str, tokens: int) -> dict[str, Any]:
     numbers: list[int] = []
     nats: list[float] = []
     for batch in subject.dataset.eval_batches(split, 1):
-        each, carry = read(carry, batch)
+        each, carry = read(params, carry, batch)
         real = np.asarray(batch["mask"][0]) > 0
         numbers += np.asarray(batch["targets"][0])[real].tolist()
         nats += np.asarray(each, np.float64)[real].tolist()
