@@ -8,6 +8,7 @@ each token.
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -295,7 +296,8 @@ def _draw_last(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
         for picture, order, panel in both:
             shown = panel.imshow(picture, cmap="cividis", interpolation="nearest", vmin=0)
             panel.set(xticks=[], yticks=[])
-            panel.set_title(f"{plain(entry['label'])}, {order}", fontsize=8)
+            label = textwrap.shorten(plain(entry["label"]), 22, placeholder="…")
+            panel.set_title(f"{label}, {order}", fontsize=8)
             bar = figure.colorbar(shown, ax=panel, shrink=0.85)
             bar.set_label("mean |d logit / d pixel|", fontsize=7)
             bar.ax.tick_params(labelsize=7)

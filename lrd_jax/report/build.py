@@ -126,7 +126,7 @@ def _looked_into(folders: Sequence[str], say: Callable[[str], None]) -> list[Con
     loaded, body = [], []
     for folder in folders:
         try:
-            loaded.append(subjects.trained(folder))
+            loaded.append(subjects.trained(folder, label=Path(folder).resolve().name))
         except Exception as error:  # of another version, without data: the page goes on without
             line = f"{folder}: no figures of the model: {_reason(error)}"
             say(line)
