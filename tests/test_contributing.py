@@ -33,7 +33,7 @@ TABLE = re.findall(r"^\| (?!to add|-)(.*?) \| (.*?) \| (.*?) \|$", PAGE, re.M)
 
 def test_there_is_a_row_for_everything():
     added = [row[0] for row in TABLE]
-    assert added == ["cell", "task", "objective", "metric", "key", "backend", "command"]
+    assert added == ["cell", "task", "objective", "metric", "key", "backend", "probe", "command"]
 
 
 @pytest.mark.parametrize("row", TABLE, ids=[row[0] for row in TABLE])

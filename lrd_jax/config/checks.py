@@ -101,6 +101,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _refuse("seed", values["seed"], f"from 0 to {last}")
     if values["devices.split"] not in _DEVICE_SPLITS:
         _refuse("devices.split", values["devices.split"], " or ".join(_DEVICE_SPLITS))
+    profiled = values["train.profile_steps"]
+    if profiled and not (
+        len(profiled) == 2
+        and all(isinstance(step, int) for step in profiled)
+        and 0 <= profiled[0] < profiled[1]
+    ):
+        _refuse("train.profile_steps", profiled, "(start, stop), steps with 0 <= start < stop")
     for name in SWEPT:
         swept = values[f"sweep.{name}"]
         if len(set(map(float, swept))) < len(swept):

@@ -175,6 +175,8 @@ def get_config() -> ml_collections.ConfigDict:
     train.init_from = ""
     # every so many steps the gates of 16 validation examples go into gates.jsonl; 0 = never
     train.inspect_every_steps = 0
+    # e.g. (100, 120): these steps are traced into profile/ of the work directory; () = none
+    train.profile_steps = ()
 
     evaluation: Any = _group(c, "eval")
     evaluation.split = "test"  # train | valid | test, for --mode=eval

@@ -32,8 +32,6 @@ from lrd_jax.reporting.plots import (
 )
 from lrd_jax.reporting.statistics import difference, over_seeds
 
-PUBLISHED = "published"
-
 
 def _config(folder: str) -> tuple[dict[str, Any], str]:
     """The values of a run's config, and why there are none."""
@@ -80,7 +78,8 @@ def read(folders: Sequence[str]) -> dict[str, Any]:
     compared = "test" if finished else "valid"
     for run in runs:
         run["scores"] = _scores(run["_records"], metric, compared)
-        run["statistics"] = over_seeds([{metric.name: s} for s in run["scores"].values()], [metric])
+        each = [{metric.name: score} for score in run["scores"].values()]
+        run["statistics"] = over_seeds(each, [metric]) if each else {}
         run["curves"] = _curves(run["_records"], metric)
         run["baseline"] = (run["_result"].get("baselines") or {}).get(metric.name)
         del run["_records"], run["_result"]
@@ -170,7 +169,9 @@ def draw(record: Mapping[str, Any], *, narrow: bool = False) -> Figure:
                 few = len(values) == 1
                 draw_line(panel, number, np.array(curve[over]), values, run["label"], markers=few)
         if name == metric.name and split == "valid":
-            _references(panel, runs, metric)
+            for value, text in references(runs, metric.name).items():
+                dashes = {} if text == CHANCE else {"ls": (0, (6, 2))}
+                panel.axhline(metric.factor * value, label=text, **REFERENCE | dashes)
         panel.set_xlabel({"steps": "optimizer steps", "minutes": "minutes of training"}[over])
         panel.set_ylabel(f"{'validation' if split == 'valid' else 'training'} {axis_label(shown)}")
         panel.margins(x=0.01)
@@ -183,16 +184,13 @@ def note(record: Mapping[str, Any]) -> str:
     return seeds_note([max(len(run["scores"]), 1) for run in record["runs"]])
 
 
-def _references(panel: Any, runs: Sequence[Mapping[str, Any]], metric: Metric) -> None:
-    """Lines of what models without memory score, and of published numbers."""
-    for value in sorted({run["baseline"] for run in runs if run["baseline"] is not None}):
-        panel.axhline(metric.factor * value, label=CHANCE, **REFERENCE)
-    numbers = {run["published"].get(metric.name): run["published"] for run in runs}
-    for value, source in numbers.items():
-        if value is not None:
-            text = f"{PUBLISHED}: {source.get('source', '')}".rstrip(": ")
-            dashed = REFERENCE | {"ls": (0, (6, 2))}
-            panel.axhline(metric.factor * value, label=text, **dashed)
+def references(runs: Sequence[Mapping[str, Any]], metric: str) -> dict[float, str]:
+    """What models without memory score, and published numbers: value -> what it is."""
+    found = {run["baseline"]: CHANCE for run in runs if run["baseline"] is not None}
+    for printed in (run["published"] for run in runs):
+        if metric in printed:
+            found[printed[metric]] = f"published: {printed.get('source', '')}".rstrip(": ")
+    return found
 
 
 def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
@@ -203,7 +201,7 @@ def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     header = ["run", *names, score, "seeds", "difference to the first", "published"]
     body = []
     for run in record["runs"]:
-        found = run["statistics"].get(metric.name, {}) if run["statistics"] else {}
+        found = run["statistics"].get(metric.name, {})
         body.append(
             [
                 run["label"],
@@ -216,7 +214,7 @@ def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 else "",
             ]
         )
-    keep = [i for i, name in enumerate(header) if name != "published" or any(r[i] for r in body)]
+    keep = [i for i in range(len(header)) if any(row[i] for row in body)]
     return [header[i] for i in keep], [[row[i] for i in keep] for row in body]
 
 

@@ -257,7 +257,7 @@ def draw(entries: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figur
                 # What is blocked, or never reached, is 0: no place on a log scale.
                 there = median > 0
                 time, median, low, high = (v[there] for v in (time, median, low, high))
-                low = np.where(low > 0, low, median)
+                low = _held(low)
                 largest = max(largest, np.nanmax(high, initial=0.0))
             panel.fill_between(time, low, high, color=line["color"], alpha=0.15, lw=0)
             panel.plot(time, median, **line, label=plain(_name(entry, top)))
@@ -273,6 +273,12 @@ def draw(entries: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figur
         panel.set_ylabel("share of both norms" if key == "share" else "norm")
         style(panel)
     return figure
+
+
+def _held(low: np.ndarray) -> np.ndarray:
+    """The lower edge of a band, where it is 0 the one of the next step that has any."""
+    place = np.where(low > 0, np.arange(len(low)), len(low) - 1)
+    return low[np.minimum.accumulate(place[::-1])[::-1]]
 
 
 def line(entry: Mapping[str, Any]) -> str:

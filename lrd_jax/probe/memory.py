@@ -8,6 +8,7 @@ each token.
 from __future__ import annotations
 
 import functools
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -188,7 +189,7 @@ def _surprise(subject: Subject, split: str, tokens: int) -> dict[str, Any]:
     params, carry = subject.params[0], objective.initial_carry(1)
 
     @jax.jit
-    def read(carry: Any, batch: Any) -> Any:
+    def read(params: Any, carry: Any, batch: Any) -> Any:
         features, readout, carry = objective.model.apply(
             {"params": params}, batch["inputs"], carry, batch["start"], None
         )
@@ -199,7 +200,7 @@ def _surprise(subject: Subject, split: str, tokens: int) -> dict[str, Any]:
     numbers: list[int] = []
     nats: list[float] = []
     for batch in subject.dataset.eval_batches(split, 1):
-        each, carry = read(carry, batch)
+        each, carry = read(params, carry, batch)
         real = np.asarray(batch["mask"][0]) > 0
         numbers += np.asarray(batch["targets"][0])[real].tolist()
         nats += np.asarray(each, np.float64)[real].tolist()
@@ -295,7 +296,8 @@ def _draw_last(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
         for picture, order, panel in both:
             shown = panel.imshow(picture, cmap="cividis", interpolation="nearest", vmin=0)
             panel.set(xticks=[], yticks=[])
-            panel.set_title(f"{plain(entry['label'])}, {order}", fontsize=8)
+            label = textwrap.shorten(plain(entry["label"]), 22, placeholder="…")
+            panel.set_title(f"{label}, {order}", fontsize=8)
             bar = figure.colorbar(shown, ax=panel, shrink=0.85)
             bar.set_label("mean |d logit / d pixel|", fontsize=7)
             bar.ax.tick_params(labelsize=7)

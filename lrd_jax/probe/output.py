@@ -15,7 +15,7 @@ from lrd_jax.reporting import provenance
 from lrd_jax.reporting.figures import HEIGHT, legend, new_figure, save, title
 from lrd_jax.reporting.results import strict
 
-_LETTERS = 18  # of a note, in an inch
+_LETTERS, _ENTRY_LETTERS = 18, 13  # of a note, and of a name beside its line, in an inch
 
 
 def panel_figure(count: int, *, narrow: bool, per_row: int = 3) -> tuple[Figure, list[Any]]:
@@ -45,8 +45,16 @@ def aligned(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
 
 def finish(figure: Figure, *, heading: str = "", note: str = "") -> None:
-    """Gives a drawn figure its title and its legend, with a note broken to its width."""
+    """Gives a drawn figure its title and its legend, names and a note broken to its width."""
     title(figure, heading)
+    for panel in figure.axes:
+        for drawn in panel.get_lines():
+            if not (label := str(drawn.get_label())).startswith("_"):
+                broken = textwrap.wrap(label, int(figure.get_figwidth() * _ENTRY_LETTERS))
+                drawn.set_label("\n".join(broken))
+    entries = {text for panel in figure.axes for text in panel.get_legend_handles_labels()[1]}
+    extra = sum(text.count("\n") for text in entries)
+    figure.set_figheight(figure.get_figheight() + 0.14 * extra)
     lines = textwrap.wrap(note, int(figure.get_figwidth() * _LETTERS))
     figure.set_figheight(figure.get_figheight() + 0.14 * max(len(lines) - 1, 0))
     legend(figure, note="\n".join(lines))

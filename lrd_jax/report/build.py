@@ -6,6 +6,7 @@ is said in a line, and all else is.
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import shlex
@@ -40,17 +41,19 @@ def build(folders: Sequence[str], *, figures: bool = True, say: Callable[[str], 
         if not Path(folder, "config.json").exists():
             raise UserError(f"no run in {str(folder)!r} (no config.json): give work directories")
     body: list[Content] = []
-    script = ""
-    read = _read(folders, say)
-    if read is not None:
-        body += [tag("h2", "Scores"), page.table(*curves.rows(read)), _explained(read)]
-        body.append(tag("h2", "Curves"))
-        try:
-            script = plotted.script()
+    try:
+        script = plotted.script()
+    except UserError as error:
+        say(str(error))
+        body.append(_note(str(error)))
+        script = ""
+    for task, read in _by_task(folders, say).items():
+        body += [tag("h2", f"Scores: {task}"), page.table(*curves.rows(read)), _explained(read)]
+        body.append(tag("h2", f"Curves: {task}"))
+        if script:
             body.append(plotted.curves(read))
-        except UserError as error:
-            say(str(error))
-            body += [_note(str(error)), _figure(lambda narrow: _drawn(read, narrow), "Curves")]
+        else:
+            body.append(_figure(functools.partial(_drawn, read), "Curves over steps and time."))
     if figures:
         body += _looked_into(folders, say)
     body.append(tag("h2", "The runs"))
@@ -60,18 +63,21 @@ def build(folders: Sequence[str], *, figures: bool = True, say: Callable[[str], 
     return page.page(f"Report: {names}", *body, script=script)
 
 
-def _read(folders: Sequence[str], say: Callable[[str], None]) -> dict[str, Any] | None:
-    """The runs that have logged anything, see `curves.read`; None where none has."""
-    whole = []
+def _by_task(folders: Sequence[str], say: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """The runs that have logged anything, see `curves.read`, by the name of their data."""
+    tasks: dict[str, list[str]] = {}
     for folder in folders:
         try:
             if curves.read([folder])["runs"][0]["curves"]:
-                whole.append(folder)
+                config = _json(Path(folder, "config.json")).get("config")
+                data = config.get("data") if isinstance(config, dict) else None
+                name = data.get("name") if isinstance(data, dict) else None
+                tasks.setdefault(str(name or "unknown data"), []).append(folder)
             else:
                 say(f"{folder}: nothing was logged yet")
         except UserError as error:
             say(f"{folder}: {error}")
-    return curves.read(whole) if whole else None
+    return {task: curves.read(whole) for task, whole in tasks.items()}
 
 
 def _explained(read: Mapping[str, Any]) -> Html:
@@ -120,7 +126,7 @@ def _looked_into(folders: Sequence[str], say: Callable[[str], None]) -> list[Con
     loaded, body = [], []
     for folder in folders:
         try:
-            loaded.append(subjects.trained(folder))
+            loaded.append(subjects.trained(folder, label=Path(folder).resolve().name))
         except Exception as error:  # of another version, without data: the page goes on without
             line = f"{folder}: no figures of the model: {_reason(error)}"
             say(line)

@@ -10,6 +10,7 @@ import numpy as np
 
 from lrd_jax.errors import UserError
 from lrd_jax.metrics import Metric
+from lrd_jax.probe.curves import references
 from lrd_jax.reporting.figures import COLOURS
 from lrd_jax.reporting.page import Html, join, tag
 
@@ -51,6 +52,14 @@ def curves(record: Mapping[str, Any]) -> Html:
         for index, run in enumerate(runs):
             if curve := run["curves"].get(key):
                 _add(plotly, figure, index, run["label"], curve, shown.factor)
+        if key == f"valid {metric.name}":
+            for value, text in references(runs, metric.name).items():
+                figure.add_hline(
+                    metric.factor * value,
+                    line={"color": "#666", "width": 1, "dash": "dot"},
+                    annotation_position="bottom left",
+                    annotation={"text": html.escape(text), "font": {"size": 10}},
+                )
         unit = f" ({shown.unit})" if shown.unit else ""
         words = {"valid": "validation", "train": "training"}[split]
         figure.update_layout(

@@ -35,6 +35,7 @@ from lrd_jax.runtime import compile_time, interrupts, processes
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.training import effects, found, longer, warm_start
 from lrd_jax.training.agenda import Agenda, every, once
+from lrd_jax.training.profiler import Profiler
 from lrd_jax.training.program import Program, make_program
 from lrd_jax.training.recorder import Recorder
 from lrd_jax.training.state import TrainState, join_best, split_best
@@ -252,6 +253,8 @@ def _train(
             agenda = _agenda(under_way, config.train, horizon, end)
             if steps := config.train.inspect_every_steps:
                 agenda.entries.insert(0, (every(steps), _inspection(under_way, workdir)))
+            if config.train.profile_steps:
+                _add_profile(under_way, workdir, agenda)
             under_way.train(agenda)
         if caught.signum:  # it came after the last step; everything is saved
             raise Interrupted(caught.signum)
@@ -289,6 +292,25 @@ def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
         (once(horizon.pretrain_steps), lambda: None),  # a border of the calls
     ]
     return Agenda(entries, end)
+
+
+def _add_profile(run: _Run, workdir: Path, agenda: Agenda) -> None:
+    """Lets the first process trace `train.profile_steps`; tells where they are not reached."""
+    start, stop = run.program.config.train.profile_steps
+    if not run.step <= start < stop <= agenda.end:
+        processes.say(
+            f"note: train.profile_steps=({start}, {stop}) does not lie within the steps that are"
+            f" trained now, {run.step} to {agenda.end}: nothing is traced"
+        )
+        return
+    profiler = Profiler(workdir, (start, stop), processes.say)
+    end, begin = profiler.entries(lambda: run.step, lambda: run.state.step)
+    if not processes.is_first():
+        end, begin = ((when, lambda: None) for when, _ in (end, begin))
+    agenda.entries.insert(0, end)
+    agenda.entries.append(begin)
+    if run.step == start and processes.is_first():
+        begin[1]()
 
 
 def _inspection(run: _Run, workdir: Path) -> Callable[[], None]:

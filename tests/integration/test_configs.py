@@ -21,6 +21,7 @@ from configs import (
     hdetach_captioning,
     hdetach_copying,
     hdetach_mnist,
+    lesson,
     recall_mqar,
 )
 from lrd_jax.config import checks, command_line, record
@@ -53,6 +54,7 @@ TABLES = {
     "hdetach_captioning": hdetach_captioning.ROWS,
     "hdetach_copying": hdetach_copying.ROWS,
     "hdetach_mnist": hdetach_mnist.ROWS,
+    "lesson": lesson.ROWS,
     "recall_mqar": recall_mqar.ROWS,
 }
 SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
@@ -133,7 +135,7 @@ def test_no_file_is_forgotten():
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
     prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_")
-    prefixes += ("recall_", "wikitext", "caption_")
+    prefixes += ("recall_", "wikitext", "caption_", "lesson")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
@@ -143,7 +145,7 @@ def test_no_file_is_forgotten():
     [
         name
         for name in TABLES
-        if name not in ("auxiliary_short", "gating_wikitext103", "recall_mqar")
+        if name not in ("auxiliary_short", "gating_wikitext103", "lesson", "recall_mqar")
         and "caption" not in name
     ],
 )

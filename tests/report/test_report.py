@@ -97,7 +97,7 @@ def test_what_cannot_be_loaded_costs_its_figures_alone(tmp_path, monkeypatch):
     told = []
     whole = build.build([make_run(tmp_path / "a")], say=told.append)
     assert any("no figures of the model" in line for line in told)
-    assert "<h2>Scores</h2>" in whole
+    assert "<h2>Scores: digits</h2>" in whole
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):
