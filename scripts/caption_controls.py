@@ -100,8 +100,9 @@ def _constant(dataset: CaptionDataset, pool: Sequence[Words], rng: np.random.Gen
     places = dataset.places("valid")
     scores = Scores(dataset.spec).of
     chosen = rng.choice(len(pool), min(_DRAWN, len(pool)), replace=False).tolist()
-    drawn = [pool[i] for i in chosen]
-    return max(drawn, key=lambda words: scores([words] * len(places), places)["cider"])
+    drawn = [pool[i] for i in map(int, chosen)]
+    worth = [scores([words] * len(places), places)["cider"] for words in drawn]
+    return drawn[int(np.argmax(worth))]
 
 
 def _consensus(captions: Sequence[Words]) -> Words:

@@ -83,6 +83,21 @@ EXPERIMENTS = {
             "UR-LSTM": ("data.length=500",),
         },
     ),
+    "caption_shapes": Experiment(  # greedy; see caption_controls.py for beams
+        "Captions of generated pictures, 128 units",
+        "configs/caption_shapes.py:SAT",
+        {"Show, Attend & Tell": (), "Show & Tell": ("model.caption=show_tell",)},
+    ),
+    "caption_flickr8k_sat": Experiment(
+        "Flickr8k, 753 training pictures, Show, Attend & Tell of 128 units",
+        "configs/caption_flickr8k.py:SAT",
+        {"p_block 0": ("detach.p_block=0.0",), "p_block 0.4": ()},
+    ),
+    "caption_flickr8k_st": Experiment(
+        "Flickr8k, 753 training pictures, Show & Tell of 128 units",
+        "configs/caption_flickr8k.py:ST",
+        {"p_block 0": ("detach.p_block=0.0",), "p_block 0.25": ()},
+    ),
     "char_shakespeare": Experiment(
         "Characters of tinyshakespeare, 2 layers of 256 units",
         "configs/char_shakespeare.py",

@@ -383,6 +383,8 @@ def test_cells_without_a_form_in_torch():
     for cell in (RNNCell(D), GatedLSTMCell(D)):
         assert "no form" in refusal(Recurrence(cell), {})
     assert "no form" in refusal(Recurrence(URLSTMCell(D, tied_input=False)), {})
+    bare = LSTMCell(D, forget_bias=0.0, use_bias=False)
+    assert "use_bias=True" in refusal(Recurrence(bare), {})
     assert "one direction" in refusal(recurrence("URLSTM", 1, True), {})
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from lrd_jax.config.paths import expand_user
 from lrd_jax.data import caption_store, features_brought
-from lrd_jax.data.caption_files import find_captions
+from lrd_jax.data.caption_files import Source, find_captions
 from lrd_jax.data.caption_store import StoredCaptions
 from lrd_jax.data.captions import Picture
 from lrd_jax.data.encoders import Encoder, make_encoder
@@ -77,7 +78,7 @@ def prepare(
                 _write_brought(folder, target, encoder, brought)
             else:
                 with PictureFolder(from_dir, tuple(source.folders)) as files:
-                    captions = _with_files(source.pictures, files, from_dir, say)
+                    captions = _with_files(source, files, from_dir, say)
                     _keep_captions(folder, captions, say, write=False)
                     model = make_encoder(encoder, grid)
                     unreadable = _extract(folder, target, model, captions.pictures, files, att, say)
@@ -90,9 +91,10 @@ def prepare(
 
 
 def _with_files(
-    pictures: Sequence[Picture], files: PictureFolder, where: str | Path, say: Callable[[str], None]
+    source: Source, files: PictureFolder, where: str | Path, say: Callable[[str], None]
 ) -> StoredCaptions:
     """The captions whose pictures are there."""
+    pictures = source.pictures
     found = tuple(picture for picture in pictures if picture.name in files)
     if not found:
         raise UserError(
@@ -106,7 +108,7 @@ def _with_files(
             if (total := sum(p.split == split for p in pictures))
         )
         say(f"{counts}; captions of the others are left out")
-    return StoredCaptions(found, str(Path(where).expanduser().resolve()))
+    return StoredCaptions(found, str(expand_user(where).resolve()), tuple(source.folders))
 
 
 def _without(captions: StoredCaptions, names: Sequence[str]) -> StoredCaptions:

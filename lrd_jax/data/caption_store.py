@@ -5,6 +5,7 @@
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,21 +29,29 @@ class StoredCaptions:
     Attributes:
         pictures: of all splits.
         source: the folder of the picture files; may be gone. "" if there never was one.
+        folders: below it, where the captions' file says that they are.
         left_out: names of pictures that could not be read.
     """
 
     pictures: tuple[Picture, ...]
     source: str = ""
+    folders: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def _files(self) -> PictureFolder | None:
+        try:
+            return PictureFolder(self.source, self.folders) if self.source else None
+        except UserError:  # it is gone
+            return None
 
     def thumbnail(self, place: int) -> np.ndarray | None:
         """Returns a small copy of a picture, (height, width, 3) uint8; None without its file."""
-        if not self.source or not Path(self.source).exists():
+        if self._files is None:
             return None
         try:
-            with PictureFolder(self.source) as folder:
-                return thumbnail(folder.open(self.pictures[place].name))
-        except (UserError, OSError):
+            return thumbnail(self._files.open(self.pictures[place].name))
+        except UserError:
             return None
 
 
@@ -67,6 +76,7 @@ def to_json(captions: StoredCaptions) -> str:
     content = {
         "version": _VERSION,
         "source": captions.source,
+        "folders": list(captions.folders),
         "left_out": list(captions.left_out),
         "pictures": pictures,
     }
@@ -101,7 +111,9 @@ def read_captions(name: str, data_dir: str | Path) -> StoredCaptions:
             )
             for entry in content["pictures"]
         )
-        return StoredCaptions(pictures, content["source"], tuple(content["left_out"]))
+        return StoredCaptions(
+            pictures, content["source"], tuple(content["folders"]), tuple(content["left_out"])
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is damaged ({error}): delete it, and prepare it again") from error
 

@@ -45,10 +45,10 @@ class PictureFolder:
         Raises:
             UserError: no such folder, or a damaged archive.
         """
+        self._archive: Any = None
         self._root = expand_user(folder)
         if not self._root.is_dir():
             raise UserError(f"there is no folder {folder}")
-        self._archive: Any = None
         self._where: dict[str, Any] = {}
         for below in dict.fromkeys((*paths, *_FOLDERS)):
             self._where |= {
@@ -85,6 +85,8 @@ class PictureFolder:
         if self._archive is not None:
             self._archive.close()
 
+    __del__ = __exit__
+
     def __contains__(self, name: str) -> bool:
         return name in self._where
 
@@ -97,8 +99,10 @@ class PictureFolder:
         Raises:
             UserError: the file cannot be read as a picture.
         """
+        if name not in self._where:
+            raise UserError(f"there is no picture {name} in {self._root}")
+        where = self._where[name]
         try:
-            where = self._where[name]
             if isinstance(where, Path):
                 data = where.read_bytes()
             elif isinstance(where, tarfile.TarInfo):

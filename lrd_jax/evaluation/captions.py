@@ -77,7 +77,8 @@ def run(loaded: Loaded) -> Any:
     references = [dataset.pictures[place].scored for place in places]
     result = measure(loaded)
     result["decoding"] = loaded.objective.how._asdict()
-    if meteor.wanted(loaded.config.eval.meteor):
+    with_meteor = meteor.wanted(loaded.config.eval.meteor)
+    if with_meteor:
         for index, entry in enumerate(result["seeds"]):
             params = jax.tree.map(lambda leaf, i=index: leaf[i], loaded.best.params)
             one = Speaker(loaded.objective, params, "")
@@ -89,7 +90,7 @@ def run(loaded: Loaded) -> Any:
     scorer, said = CaptionScorer(references), [words for words, _ in found]
     if loaded.config.eval.ensemble:
         together = speaker.objective.scores.of(said, places)
-        if meteor.wanted(loaded.config.eval.meteor):
+        if with_meteor:
             together["meteor"] = meteor.meteor(said, references)
         result["ensemble"] = together
     result = strict(result)

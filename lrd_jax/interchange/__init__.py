@@ -288,6 +288,8 @@ def _layout(recurrence: Recurrence) -> _Layout:
         raise UserError(
             f"PyTorch has no form of this {type(cell).__name__}; those it has are {known} (tied)"
         )
+    if not getattr(cell, "use_bias", True):
+        raise UserError("weights of a cell without a bias are not exchanged; set use_bias=True")
     if recurrence.bidirectional and type(cell) is URLSTMCell:
         raise UserError("the UR-LSTM of PyTorch reads in one direction; set bidirectional=False")
     return layout

@@ -160,6 +160,10 @@ def test_prepared_set_is_a_data_set(where, tmp_path, capsys, pixels):
     np.testing.assert_array_equal(batch["inputs"]["fc"], fc)
     np.testing.assert_array_equal(batch["inputs"]["att"], att.astype(np.float16))
     assert data.draw(0).shape == (40, 30, 3)
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    gone = make_flickr8k(str(tmp_path / "out"), "efficientnet_lite0", **OPTIONS)
+    assert gone.draw(0) is None
+    (tmp_path / "elsewhere").rename(tmp_path / "in")
     again = run(tmp_path, capsys)
     assert "are there already" in again.out
 
@@ -294,7 +298,7 @@ def test_not_prepared(tmp_path, capsys):
 def test_stored_captions_come_back(tmp_path):
     flickr(tmp_path)
     pictures = tuple(find_captions(tmp_path, lambda _: None).pictures)
-    stored = caption_store.StoredCaptions(pictures, "there", ("x",))
+    stored = caption_store.StoredCaptions(pictures, "there", ("below",), ("x",))
     folder = tmp_path / caption_store.FOLDER / "flickr8k"
     write(folder / "captions.json", caption_store.to_json(stored))
     assert caption_store.read_captions("flickr8k", tmp_path) == stored

@@ -32,6 +32,11 @@ COPY = "--config=configs/hdetach_copying.py:H1,quick --config.data.data_dir={dat
 COPY += " --workdir={here}/new"
 
 
+SHAPES = "--config=configs/caption_shapes.py:SAT,quick --workdir={here}/new"
+FLICKR = "--config=configs/caption_flickr8k.py:ST,quick --workdir={here}/new"
+FLICKR += " --config.data.data_dir={here}"
+
+
 class Scene:
     """The folders that a row names.
 
@@ -352,6 +357,16 @@ MAIN = [
         "the config has no key 'model.cell': start from lrd_jax.config.defaults",
         edited("c.unlock(); del c.model.cell"),
     ),
+    # Pictures with captions.
+    (FLICKR, "flickr8k is not prepared in .* --from_dir=DIR --data_dir="),
+    (f"{SHAPES} --config.aux.kind=predict", "auxiliary losses are for long sequences"),
+    (f"{SHAPES} --config.truncate.steps=5", "a caption is short"),
+    (f"{SHAPES} --config.model.bidirectional=true", "would read the words"),
+    (f"{SHAPES} --config.model.caption=show_tel", "model.caption='show_tel': did you mean show_te"),
+    (f"{SHAPES} --config.model.use_bias=false", "model.use_bias=False leaves no bias"),
+    (f"{SHAPES} --config.data.encoder=x", "has no effect: data.name=shapes does not know it"),
+    (f"{SHAPES} --config.eval.beam_size=0", "eval.beam_size=0: must be 1 or more"),
+    (f"{NEW} --config.model.caption=show_attend_tell", "data.name=digits does not know it"),
     # Keys that the chosen component does not know, or no component.
     (f"{NEW} --config.model.gates=O-", "config.model.gates='O-' has no effect: model.cell=urlstm"),
     (f"{NEW} --config.data.delay=5", "config.data.delay=5 has no effect: data.name=digits does"),
