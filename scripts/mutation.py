@@ -228,7 +228,9 @@ places where a fault fits was tried, one fault each:
     python scripts/mutation.py --report > docs/mutation.md
 
 "explained" are faults that no test can see, or none should: the second table has each with its
-reason. The score leaves them out: killed / (tried - explained).
+reason. The score leaves them out: killed / (tried - explained). "By hand" are those of the killed
+that survived the tool's last try (before a test was written, or cut off by its budget of seconds);
+a test run by hand with the fault in place killed them, since there was no time for another try.
 """
 
 
@@ -249,10 +251,13 @@ def report(state, out):
         share = f"{100 * killed / max(1, len(found) - known):.1f} %"
         hung = sum(f["outcome"] == "timeout" for f in found)
         commits = " ".join(sorted({f["commit"] for f in found}))
-        row = (places, len(found), killed, hung, known, len(left) - known, share, commits)
+        hand = sum(f.get("hand", False) for f in found)
+        row = (places, len(found), killed, hand, hung, known, len(left) - known, share, commits)
         rows.append(" | ".join((f"| `{folder}/`", *map(str, row))) + " |")
-    head = ("folder", "places", "tried", "killed", "of them hung", "explained", "not", "score")
-    print("| " + " | ".join((*head, "commits")) + " |", "|---" * 9 + "|", *rows, sep="\n", file=out)
+    head = ("folder", "places", "tried", "killed", "by hand", "hung", "explained", "not", "score")
+    print(
+        "| " + " | ".join((*head, "commits")) + " |", "|---" * 10 + "|", *rows, sep="\n", file=out
+    )
     print("\n| file | line | with the fault | why no test sees it |\n|---|---|---|---|", file=out)
     for f in sorted(survivors, key=lambda f: (f["source"], f["line"])):
         cells = [f"`{f[k]}`" if f[k] else "(removed)" for k in ("old", "new")]

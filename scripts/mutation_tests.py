@@ -163,9 +163,9 @@ class Lines:
         return self._count[test] / max(1, len(self._tests))
 
     def of(self, source, line, tree):
-        """Tests that run a line of a function; of a signature, its body; of others, any line.
+        """Tests that run a line of a function, for its signature its body; of other lines, all.
 
-        What is outside of a body runs as a file is imported, by whichever test is the first.
+        What is outside of a body runs as a file is imported, and may be read by any test.
         """
         found = self._tests.get((source, line), set())
         inside = [
@@ -176,9 +176,10 @@ class Lines:
             and line <= (node.end_lineno or 0)
         ]
         if not inside:
-            return set().union(*(t for (path, _), t in self._tests.items() if path == source))
+            return set(self.seconds)
         body = inside[-1].body  # of the innermost function
-        if line >= body[0].lineno and found:
+        if line >= body[0].lineno:
             return found
         lines = range(body[0].lineno, (body[-1].end_lineno or 0) + 1)
-        return found.union(*(self._tests.get((source, n), set()) for n in lines))
+        run = set().union(*(self._tests.get((source, n), set()) for n in lines))
+        return found | run if run else set(self.seconds)

@@ -151,3 +151,38 @@ def test_values_of_other_types_and_ranges_are_refused(build, message):
 def test_numbers_of_numpy_are_numbers():
     assert LSTMCell(np.int64(8), forget_bias=np.float32(1)).blocks() == dict.fromkeys("fiou", 8)
     assert LSTMCell(8, forget_bias=1, param_dtype="float32").hidden_size == 8
+
+
+OPTIONS = {
+    *("forget_bias", "chrono_t_max", "ugi_margin", "chunk_size"),
+    *("refine_bias", "share_refine_bias"),
+}
+
+
+@pytest.mark.parametrize(
+    ("code", "used"),
+    {
+        "--": {"forget_bias"},
+        "C-": {"chrono_t_max"},
+        "O-": set(),
+        "U-": {"ugi_margin"},
+        "-R": {"forget_bias"},
+        "OM": {"forget_bias", "chunk_size"},
+        "UM": {"forget_bias", "ugi_margin", "chunk_size"},
+        "OR": set(),
+        "UR": {"ugi_margin", "refine_bias", "share_refine_bias"},
+    }.items(),
+)
+def test_what_a_gate_code_has_no_use_for(code, used):
+    off = GatedLSTMCell(12, gates=code, chrono_t_max=20).without_effect()
+    assert set(off) == OPTIONS - used
+    assert all(f"gates={code} has no use" in reason for reason in off.values())
+
+
+def test_what_other_options_switch_off():
+    off = URLSTMCell(12, refine_bias="zero").without_effect()
+    assert off["share_refine_bias"] == "refine_bias=zero shares nothing"
+    for gates, reset, used in (("--", "-R", False), ("U-", "--", True), ("-R", "UR", True)):
+        cell = make_cell(model(cell="gated_gru", gates=gates, reset_gate=reset))
+        assert ("ugi_margin" not in cell.without_effect()) == used
+    assert LSTMCell(12).without_effect() == {}

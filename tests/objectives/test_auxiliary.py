@@ -660,3 +660,19 @@ def test_labels_of_many_steps_are_cut_into_windows(x64, monkeypatch):
     for scored, first in ((T - 1, 8), (8, 8), (7, 4), (1, 0)):
         expected = (np.arange(T) >= first) & (np.arange(T) <= scored)
         np.testing.assert_array_equal(reached(scored), np.broadcast_to(expected, (B, T)))
+
+
+def test_what_an_example_is_fed_is_its_own_draw():
+    """Several anchors; the same on one device as where the examples are split over two."""
+    options = {"aux.decoder_feed": "scheduled", "aux.n_anchors": 2}
+    objective, params, batch = make_case(NUMBERS, **options)
+
+    @jax.jit
+    def loss(batch, first):
+        draws = DRAWS._replace(first=first, number=10)
+        return objective.loss({"params": params}, (), batch, draws)[1][0]["aux_loss"][0]
+
+    parts = [jax.tree.map(lambda x, row=row: x[row : row + 1], batch) for row in range(B)]
+    alone = [float(loss(part, row)) for row, part in enumerate(parts)]
+    assert sum(alone) == pytest.approx(float(loss(batch, 0)), rel=1e-5)
+    assert float(loss(parts[0], 1)) != pytest.approx(alone[0], rel=1e-5)

@@ -5,11 +5,12 @@ import pytest
 
 from lrd_jax.config import defaults
 from lrd_jax.config.horizon import Horizon
-from lrd_jax.data.spec import DataSpec
+from lrd_jax.data.spec import DataSpec, InputSpec
 from lrd_jax.errors import UserError
 from lrd_jax.objectives import make_evaluated
 from lrd_jax.objectives.auxiliary import Auxiliary
 from lrd_jax.objectives.auxiliary_options import check_options
+from lrd_jax.objectives.base import blank, encode
 from lrd_jax.objectives.segments import Segments
 
 
@@ -93,3 +94,12 @@ def test_what_is_evaluated_alone_limits_no_gradient(asked, length):
     task = objective.task
     assert task.model.recurrence.truncate_steps == task.off_last_epochs == 0
     assert objective.horizon == Horizon(1, 1)
+
+
+def test_one_of_several_inputs_is_seen_as_it_is_stored():
+    """Unless its spec says more."""
+    spec = DataSpec("classify", 9, 1, 2, inputs={"image": InputSpec((2, 3))})
+    stored = {"image": np.arange(6.0).reshape(1, 2, 3)}
+    np.testing.assert_array_equal(encode(stored, spec)["image"], stored["image"])
+    assert blank(spec, 9)["image"].shape == (1, 2, 3)
+    assert np.issubdtype(blank(spec, 9)["image"].dtype, np.floating)

@@ -109,7 +109,7 @@ def test_bad_input_leaves_no_folder_behind(digits_dir, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("saves_every", [4, 5])
+@pytest.mark.parametrize("saves_every", [4, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_signal_is_obeyed_after_the_step(digits_dir, tmp_path, monkeypatch, capsys, saves_every):
     """It is saved, once: also where a checkpoint of this very step is due."""
     record = Recorder.train

@@ -5,7 +5,8 @@ import pytest
 
 from lrd_jax.config import checks, defaults
 from lrd_jax.errors import UserError
-from lrd_jax.training.profiler import Profiler, at, busy_seconds, covered
+from lrd_jax.training.agenda import once
+from lrd_jax.training.profiler import Profiler, busy_seconds, covered
 
 
 def test_union_of_intervals_counts_nothing_twice():
@@ -14,7 +15,7 @@ def test_union_of_intervals_counts_nothing_twice():
 
 
 def test_due_at_one_step():
-    when = at(7)
+    when = once(7)
     assert when(0) == when(6) == 7 and when(7) > 10**9
 
 
