@@ -19,6 +19,7 @@ _AT_LEAST = {
     "data.batch_size": 1,
     "model.head_hidden": 1,
     "optim.clip_norm": 0,
+    "optim.clip_value": 0,
     "optim.weight_decay": 0,
     "optim.warmup_steps": 0,
     "optim.decay_every_epochs": 0,
@@ -40,7 +41,13 @@ _AT_LEAST = {
 
 
 # Checked here, so that they are also where the chosen network has no use for them.
-_RATES = ("model.head_dropconnect", "model.embedding_dropout", "model.output_dropout")
+_RATES = (
+    "model.head_dropconnect",
+    "model.embedding_dropout",
+    "model.output_dropout",
+    "optim.momentum",
+    "optim.ema_decay",
+)
 
 
 _NON_EMPTY = ("data.name", "data.data_dir")

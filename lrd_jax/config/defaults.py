@@ -122,8 +122,14 @@ def get_config() -> ml_collections.ConfigDict:
     optim.name = "adam"  # adam | adamw | rmsprop | sgd
     optim.learning_rate = 1e-3  # peak
     optim.clip_norm = 1.0  # global gradient norm; 0 = no clipping
-    optim.clip_scope = "all"  # all | cell: which parameters the norm covers
+    optim.clip_value = 0.0  # each element of the gradient, before its norm; 0 = no clipping
+    optim.clip_scope = "all"  # all | cell: which parameters clipping covers
+    optim.momentum = 0.0  # rmsprop, sgd
     optim.weight_decay = 0.0  # adamw; never on biases
+    optim.decay_recurrent = True  # adamw: weight decay acts on recurrent kernels too
+    # Moving average of the parameters, e.g. 0.999: what is validated, chosen, tested and exported;
+    # 0 = the parameters themselves
+    optim.ema_decay = 0.0
     optim.groups = True  # rates and decays that a cell names for its parameters are in force
     optim.schedule = "constant"  # constant | cosine | step
     optim.warmup_steps = 0  # linear warm-up to the peak, steps; the schedule starts after it

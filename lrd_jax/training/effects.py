@@ -257,8 +257,13 @@ _RULES = (
     ),
     _Rule(
         ("optim.clip_scope",),
-        lambda c, _: not (c.optim.clip_norm or any(c.sweep.clip_norm)),
+        lambda c, _: not (c.optim.clip_norm or c.optim.clip_value or any(c.sweep.clip_norm)),
         "optim.clip_norm=0",
+    ),
+    _Rule(
+        ("optim.decay_recurrent",),
+        lambda c, _: not (c.optim.weight_decay or any(c.sweep.weight_decay)),
+        "optim.weight_decay=0",
     ),
     _Rule(("optim.pretrain_decay",), lambda c, _: not _pretrains(c), "there is no pre-training"),
     _Rule(
