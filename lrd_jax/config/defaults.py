@@ -73,6 +73,10 @@ def get_config() -> ml_collections.ConfigDict:
     model.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head
     model.bidirectional = False  # adds to every layer one that reads the sequence backwards
     model.dropout = 0.0  # rate between layers
+    model.zoneout_h = 0.0  # probability, per step and unit, that h stays as it was
+    model.zoneout_c = 0.0  # the same of c
+    # rate at which elements of the recurrent kernels are zeroed, the same at all steps
+    model.recurrent_dropconnect = 0.0
     model.learn_initial = False  # the initial state is a parameter
     # How values enter. linear: through a linear layer, as they are at embedding_size 0 | table: one
     # vector for each value (of a pixel, an id). language: always a table of tokens

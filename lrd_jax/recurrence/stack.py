@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -12,13 +13,14 @@ from jax import lax
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell, from_real, to_real
 from lrd_jax.errors import UserError, check_fields
-from lrd_jax.recurrence.checks import Call, check_cell, check_values
-from lrd_jax.recurrence.controls import Masks, detach_mask, stop_where, where_mask
+from lrd_jax.recurrence.checks import Call, check_cell, check_fits, check_values
+from lrd_jax.recurrence.controls import Masks, between, stop_where, where_mask
+from lrd_jax.recurrence.draws import draw_masks, drop_weights
 from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.segments import controls_by_direction, reverse
 from lrd_jax.recurrence.unroll import choose_backend, unroll
 from lrd_jax.recurrence.windows import take_states
-from lrd_jax.streams import RngStreams, Streams, keep_mask
+from lrd_jax.streams import RngStreams, Streams
 
 
 def _rows(leaf: Array, copies: int) -> Array:
@@ -63,6 +65,11 @@ class Recurrence(nn.Module):
       num_layers: layers, each reading the outputs of the one below.
       bidirectional: adds to every layer one that reads the sequence backwards.
       dropout: rate between layers.
+      zoneout_h: probability, per step and unit, that h stays as it was; in evaluation the mean of
+        both (Krueger et al. 2017, "Zoneout", arXiv 1606.01305).
+      zoneout_c: the same of c.
+      recurrent_dropconnect: rate at which elements of the recurrent kernels are zeroed, the same
+        ones at all steps (Merity et al. 2018, arXiv 1708.02182).
       learn_initial: the initial state is a parameter (zero at first), else zero.
       p_block: probability of blocking the gradient through h, per step (h-detach).
       c_block: the same through c (c-detach).
@@ -83,6 +90,9 @@ class Recurrence(nn.Module):
     num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    recurrent_dropconnect: float = 0.0
     learn_initial: bool = False
     p_block: float = 0.0
     c_block: float = 0.0
@@ -103,17 +113,7 @@ class Recurrence(nn.Module):
     def check(self) -> None:
         """Raises UserError where the options do not fit the cell."""
         choose_backend(self.backend, self.cell, Options(self.recompute))
-        name = type(self.cell).__name__
-        if self.p_block and not self.cell.recurrent_inputs:
-            raise UserError(
-                f"detach.p_block={self.p_block} blocks what enters the product of the state, and"
-                f" {name} has none; set it to 0"
-            )
-        if self.c_block and "c" not in self.cell.carry_type._fields:
-            raise UserError(
-                f"detach.c_block={self.c_block} needs a cell with a memory c, and {name} has none;"
-                " set it to 0"
-            )
+        check_fits(self.cell, vars(self))
 
     def setup(self) -> None:
         """Creates the cells, named layer_0, layer_1, ..., backward ones layer_0_reverse."""
@@ -162,6 +162,8 @@ class Recurrence(nn.Module):
             "h_detach": self.p_block,
             "c_detach": self.c_block,
             "dropout": self.dropout if self.num_layers > 1 else 0,
+            "zoneout": max(self.zoneout_h, self.zoneout_c),
+            "recurrent_dropconnect": self.recurrent_dropconnect,
         }
         return tuple(name for name, rate in rates.items() if rate)
 
@@ -170,35 +172,12 @@ class Recurrence(nn.Module):
         """Draws what a training step needs.
 
         Args:
-          streams: randomness of the step; None in evaluation, which draws nothing.
+          streams: randomness of the step; None in evaluation, which draws nothing, and has the
+            expectation of zoneout.
           length: time steps.
           batch: examples on this device.
         """
-        nothing = (None,) * self.num_layers
-        if streams is None:
-            return Masks(nothing, nothing, nothing)
-        blocks = (
-            (streams.value("p_block", self.p_block), "h_detach"),
-            (streams.value("c_block", self.c_block), "c_detach"),
-        )
-
-        def masks(layer: int) -> list[Array | None]:
-            suffix = "" if self.stack_mask == "shared" else f"_{layer}"
-            return [
-                detach_mask(p, self.mask_scope, name + suffix, streams, length, batch)
-                for p, name in blocks
-            ]
-
-        def keep(layer: int) -> Array | None:
-            if not (layer and self.dropout):
-                return None
-            width = self.cell.hidden_size * (2 if self.bidirectional else 1)
-            keys = streams.per_example(f"dropout_{layer}", batch)
-            return keep_mask(self.dropout, keys, (length, width))
-
-        layers = range(self.num_layers)
-        block_h, block_c = zip(*map(masks, layers), strict=True)
-        return Masks(block_h, block_c, tuple(map(keep, layers)))
+        return draw_masks(self, streams, length, batch)
 
     def _rng_streams(self, deterministic: bool | None) -> RngStreams | None:
         """The streams of Flax's `rngs` where a call draws, None where it does not.
@@ -222,7 +201,7 @@ class Recurrence(nn.Module):
     def advance(
         self, carries: tuple[Carry, ...], x: Array, cut: Array | None = None, **asked: Any
     ) -> tuple[Carry, ...]:
-        """One step of a one-directional stack, without h-detach and dropout.
+        """One step of a one-directional stack as in evaluation: nothing is drawn.
 
         Args:
           carries: state before the step, one per layer.
@@ -234,8 +213,14 @@ class Recurrence(nn.Module):
           The states after it.
         """
         carries, new = stop_where(cut, carries), []
-        for cell, carry in zip(self.layers, carries, strict=True):
-            carry, x = cell(carry, x, **asked)
+        rates = {"h": self.zoneout_h, "c": self.zoneout_c}
+        for cell, old in zip(self.layers, carries, strict=True):
+            carry, _ = cell(old, x, **asked)
+            for name, rate in rates.items():
+                if rate:
+                    zoned = between(rate, getattr(old, name), getattr(carry, name))
+                    carry = carry._replace(**{name: zoned})
+            x = carry.h
             new.append(carry)
         return tuple(new)
 
@@ -306,8 +291,9 @@ class Recurrence(nn.Module):
           lengths: valid steps of each example, `(batch,)`; the rest is padding that changes
             neither results nor gradients. None = all.
           deterministic: as in `nn.Dropout`. True draws nothing; False draws from the `rngs`
-            `h_detach`, `c_detach` and `dropout`, those whose rate is above 0; None (in a call whose
-            rates are not all 0) draws where they are given. `init` needs `params` alone.
+            `h_detach`, `c_detach`, `dropout`, `zoneout` and `recurrent_dropconnect`, those whose
+            rate is above 0; None (in a call whose rates are not all 0) draws where they are given.
+            `init` needs `params` alone.
           masks: what `draw` gave, instead.
           resets: where a segment begins inside a sequence, `(batch, time)` booleans: before such a
             step the state is put back to its zero or learnt start, and no gradient crosses.
@@ -331,7 +317,7 @@ class Recurrence(nn.Module):
         lengths, resets = call.lengths(lengths), call.resets(resets)
         first_step = call.first_step(first_step)
         call.context(context)
-        call.masks(masks, self.num_layers)
+        call.masks(masks, self.num_layers, 2 if self.bidirectional else 1)
         if initial is not None:
             call.initial(initial, jax.eval_shape(lambda: self._zero_carry(batch)))
         asks = self.cell.asks()
@@ -366,10 +352,19 @@ class Recurrence(nn.Module):
                 index = layer * directions + direction
                 inputs = reverse(y, lengths) if direction else y
                 controls = by_direction[direction]._replace(
-                    block_h=masks.block_h[layer], block_c=masks.block_c[layer]
+                    block_h=masks.block_h[layer],
+                    block_c=masks.block_c[layer],
+                    zone_h=masks.zone_h[index] if masks.zone_h else None,
+                    zone_c=masks.zone_c[index] if masks.zone_c else None,
                 )
                 options = Options(self.recompute, None if resets is None else start[index], context)
-                last, every = unroll(
+                run = unroll
+                if masks.weights:
+                    drop = functools.partial(
+                        drop_weights, self.recurrent_dropconnect, masks.weights[index]
+                    )
+                    run = nn.map_variables(unroll, "params", drop)
+                last, every = run(
                     self.layers[index],
                     carries[index],
                     inputs,

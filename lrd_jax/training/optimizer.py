@@ -184,7 +184,6 @@ def make_optimizer(
     Raises:
       UserError: unknown optimizer, scope or schedule.
     """
-
     mask = functools.partial(_decayed, recurrent=optim.decay_recurrent)
     momentum = optim.momentum or None
 
