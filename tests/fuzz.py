@@ -65,7 +65,7 @@ WORDS = {
     "model.gates": tuple(GATE_CODES),
     "model.bias_init": ("zeros", "two_uniform"),
     "model.activation": ("tanh", "relu"),
-    "model.recurrent_init": ("kernel_init", "identity"),
+    "model.recurrent_init": ("kernel_init", "orthogonal", "identity"),
     "model.refine_bias": ("neg_forget", "zero"),
     "model.reset_gate": ("--", "U-", "-R", "UR"),
     "model.kernel_init": ("uniform_rsqrt", "xavier", "trunc_normal"),

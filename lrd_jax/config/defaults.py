@@ -60,7 +60,9 @@ def get_config() -> ml_collections.ConfigDict:
     # lstm: zeros; two_uniform: sum of two U(-1/sqrt d, 1/sqrt d) (h-detach)
     model.bias_init = "zeros"
     model.activation = "tanh"  # rnn: tanh | relu
-    model.recurrent_init = "kernel_init"  # rnn: kernel_init | identity (identity with relu: IRNN)
+    # kernel_init | orthogonal | identity: of each block of the recurrent kernel (rnn with relu and
+    # identity: the IRNN)
+    model.recurrent_init = "kernel_init"
     # neg_forget | zero: shift of the refine gate (UR; GRU always zero)
     model.refine_bias = "neg_forget"
     model.share_refine_bias = True  # one parameter for both biases
@@ -68,6 +70,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.chrono_t_max = 0  # longest time scale of the chrono bias, steps; 0 = the sequence length
     model.chunk_size = 1  # units that share one master gate (OM, UM, onlstm)
     model.reset_gate = "--"  # gated_gru: -- | U- | -R | UR
+    # rnn, lstm, gru and gated ones of lstm: LayerNorm of both products and of c inside the step
+    model.layer_norm = False
     model.kernel_init = "uniform_rsqrt"  # uniform_rsqrt | xavier | trunc_normal
     model.head_hidden = (256,)  # widths of the ReLU layers between last state and classes
     model.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head

@@ -288,6 +288,10 @@ def _layout(recurrence: Recurrence) -> _Layout:
         raise UserError(
             f"PyTorch has no form of this {type(cell).__name__}; those it has are {known} (tied)"
         )
+    if getattr(cell, "layer_norm", False):
+        raise UserError("PyTorch's modules have no layer_norm inside the step")
+    if recurrence.zoneout_h or recurrence.zoneout_c:
+        raise UserError("PyTorch's modules have no zoneout, which evaluation averages over")
     if recurrence.bidirectional and type(cell) is URLSTMCell:
         raise UserError("the UR-LSTM of PyTorch reads in one direction; set bidirectional=False")
     return layout

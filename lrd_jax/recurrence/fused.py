@@ -90,6 +90,8 @@ def refuses(cell: RecurrentCell, options: Options) -> str:
     del options
     if not isinstance(cell, PointwiseCell):
         return "its step is not update(carry, zx, zh) of a single recurrent product"
+    if cell.layer_norm:
+        return "the gains of layer_norm act inside its step"
     return ""
 
 

@@ -59,9 +59,20 @@ def judge(config: Any, given: Mapping[str, Any], mode: str = "train") -> tuple[A
     for key, reason in (unknown | off).items():
         if key in given or mode == "train":
             reasons.setdefault(reason, []).append(f"{key}={_shown(values[key])}")
-    return config, [
+    lines = _slower(config) if mode == "train" else []
+    return config, lines + [
         f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {reason}"
         for reason, keys in reasons.items()
+    ]
+
+
+def _slower(config: Any) -> list[str]:
+    """A line where an option of the cell keeps it from its fast path."""
+    cell = make_cell(config.model, _ANY_LENGTH)
+    if config.model.backend != "auto" or not getattr(cell, "layer_norm", False):
+        return []
+    return [
+        f"model.layer_norm=True: {choose_backend('auto', cell)} unrolls time, not fused: slower"
     ]
 
 
