@@ -73,6 +73,8 @@ def get_config() -> ml_collections.ConfigDict:
     # rnn, lstm, gru and gated ones of lstm: LayerNorm of both products and of c inside the step
     model.layer_norm = False
     model.kernel_init = "uniform_rsqrt"  # uniform_rsqrt | xavier | trunc_normal
+    # what the head reads of a sequence with one label: last | mean | max, of the top layer over time
+    model.pool = "last"
     model.head_hidden = (256,)  # widths of the ReLU layers between last state and classes
     model.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head
     model.bidirectional = False  # adds to every layer one that reads the sequence backwards

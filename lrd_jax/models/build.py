@@ -14,7 +14,7 @@ from lrd_jax.errors import UserError, check_choice
 from lrd_jax.models.decoder import Decoder
 from lrd_jax.models.embedding import Table
 from lrd_jax.models.language import LanguageModel
-from lrd_jax.models.sequence import Head, SequenceModel
+from lrd_jax.models.sequence import POOLS, Head, SequenceClassifier
 from lrd_jax.recurrence import Recurrence
 from lrd_jax.recurrence.checks import check_values
 
@@ -72,7 +72,7 @@ def network_options(language: bool) -> frozenset[str]:
 
     if language:
         return frozenset(fields(Recurrence) | fields(LanguageModel))
-    own = fields(Recurrence) | fields(SequenceModel) | fields(Head, "head_")
+    own = fields(Recurrence) | fields(SequenceClassifier) | fields(Head, "head_")
     return frozenset(own | {"embedding_size"})
 
 
@@ -91,6 +91,32 @@ def make_head(config: Any, outputs: int) -> Head:
             " one: give model.head_hidden a width, or set it to 0"
         )
     return Head(hidden, outputs, rate)
+
+
+def make_pool(config: Any, labels: int = 1) -> str:
+    """Resolves `model.pool`, what the head reads of a sequence.
+
+    Args:
+      config: the run's config.
+      labels: of a sequence.
+
+    Raises:
+      UserError: it is unknown, a sequence has several labels, or the gradient of the labels is cut
+        to a window, which would be pooled alone.
+    """
+    pool = config.model.pool
+    check_choice("model.pool", pool, POOLS)
+    if pool != "last" and labels > 1:
+        raise UserError(
+            f"model.pool={pool} reads a sequence as a whole, and {config.data.name} has {labels}"
+            " labels in each; use last"
+        )
+    if pool != "last" and config.aux.kind != "none" and supervised_reach(config, 2**31):
+        raise UserError(
+            f"model.pool={pool} with auxiliary losses needs labels that reach all the way: set"
+            " truncate.supervised=0, or model.pool=last"
+        )
+    return pool
 
 
 def make_embedding(config: Any, values: int) -> nn.Module | None:
