@@ -67,6 +67,7 @@ WORDS = {
     "model.activation": ("tanh", "relu"),
     "model.recurrent_init": ("kernel_init", "orthogonal", "identity"),
     "model.refine_bias": ("neg_forget", "zero"),
+    "model.block": ("none", "residual", "prenorm"),
     "model.pool": ("last", "mean", "max"),
     "model.reset_gate": ("--", "U-", "-R", "UR"),
     "model.kernel_init": ("uniform_rsqrt", "xavier", "trunc_normal"),

@@ -73,7 +73,10 @@ def get_config() -> ml_collections.ConfigDict:
     # rnn, lstm, gru and gated ones of lstm: LayerNorm of both products and of c inside the step
     model.layer_norm = False
     model.kernel_init = "uniform_rsqrt"  # uniform_rsqrt | xavier | trunc_normal
-    # what the head reads of a sequence with one label: last | mean | max, of the top layer over time
+    # none | residual: layers above the first add to what they read | prenorm: LayerNorm before each
+    # of them too
+    model.block = "none"
+    # what the head reads of a sequence with one label: last | mean | max over time
     model.pool = "last"
     model.head_hidden = (256,)  # widths of the ReLU layers between last state and classes
     model.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head

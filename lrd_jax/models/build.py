@@ -22,6 +22,7 @@ EMBEDDINGS = ("linear", "table")
 # Attribute of `Recurrence` -> its key, for messages.
 _KEYS = {
     "num_layers": "model.num_layers",
+    "block": "model.block",
     "dropout": "model.dropout",
     "zoneout_h": "model.zoneout_h",
     "zoneout_c": "model.zoneout_c",
@@ -219,6 +220,7 @@ def make_recurrence(config: Any, length: int) -> Recurrence:
     options = {
         "num_layers": model.num_layers,
         "bidirectional": model.bidirectional,
+        "block": model.block,
         "dropout": model.dropout,
         "zoneout_h": model.zoneout_h,
         "zoneout_c": model.zoneout_c,

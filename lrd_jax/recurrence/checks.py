@@ -20,6 +20,7 @@ from lrd_jax.recurrence.controls import Masks
 
 SCOPES = ("batch", "example")
 STACK_MASKS = ("shared", "per_layer")
+BLOCKS = ("none", "residual", "prenorm")
 TRUNCATE_FROM = ("end", "start")
 
 
@@ -40,6 +41,7 @@ def check_values(values: Mapping[str, Any], keys: Mapping[str, str] | None = Non
     for name, known in (
         ("mask_scope", SCOPES),
         ("stack_mask", STACK_MASKS),
+        ("block", BLOCKS),
         ("truncate_from", TRUNCATE_FROM),
     ):
         if name in values:

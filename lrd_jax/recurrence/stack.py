@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,6 +17,7 @@ from lrd_jax.recurrence.checks import Call, check_cell, check_fits, check_values
 from lrd_jax.recurrence.controls import Masks, between, stop_where, where_mask
 from lrd_jax.recurrence.draws import draw_masks, drop_weights
 from lrd_jax.recurrence.options import Options
+from lrd_jax.recurrence.output import RecurrenceOutput
 from lrd_jax.recurrence.segments import controls_by_direction, reverse
 from lrd_jax.recurrence.unroll import choose_backend, unroll
 from lrd_jax.recurrence.windows import take_states
@@ -26,29 +27,6 @@ from lrd_jax.streams import RngStreams, Streams
 def _rows(leaf: Array, copies: int) -> Array:
     """A leaf of every example, once for each of its windows."""
     return jnp.concatenate([leaf] * copies)
-
-
-class RecurrenceOutput(NamedTuple):
-    """What a `Recurrence` returns.
-
-    Attributes:
-      outputs: h of the top layer at every step, `(batch, time, d)`, 2 d if bidirectional. Padded
-        steps repeat the last valid one.
-      last: h of the top layer after the last valid step of each direction, `(batch, d or 2 d)`.
-      states: state of the top (forward) layer after every step, leaves `(batch, time, d)`.
-      final: states after the last valid step, one per layer and direction; feed it back as
-        `initial` to go on where this window ended.
-      layers: states after every step, one per layer and direction (which has its own order of
-        time), time first: leaves `(time, batch, d)`, as they come out of the loop.
-      resets: as they were given to the call.
-    """
-
-    outputs: Array
-    last: Array
-    states: Carry
-    final: tuple[Carry, ...]
-    layers: tuple[Carry, ...]
-    resets: Array | None = None
 
 
 class Recurrence(nn.Module):
@@ -63,6 +41,9 @@ class Recurrence(nn.Module):
     Attributes:
       cell: an unbound cell; every layer and direction gets its own copy, with its own parameters.
       num_layers: layers, each reading the outputs of the one below.
+      block: around every layer above the first, from y to y' over time: `none`: y' = layer(y);
+        `residual`: y + layer(y) (He et al. 2016, arXiv 1512.03385); `prenorm`:
+        y + layer(LayerNorm(y)) (Xiong et al. 2020, arXiv 2002.04745). Dropout acts inside.
       bidirectional: adds to every layer one that reads the sequence backwards.
       dropout: rate between layers.
       zoneout_h: probability, per step and unit, that h stays as it was; in evaluation the mean of
@@ -88,6 +69,7 @@ class Recurrence(nn.Module):
 
     cell: RecurrentCell
     num_layers: int = 1
+    block: str = "none"
     bidirectional: bool = False
     dropout: float = 0.0
     zoneout_h: float = 0.0
@@ -125,6 +107,11 @@ class Recurrence(nn.Module):
                 setattr(self, f"layer_{layer}{suffix}", cell)
                 cells.append(getattr(self, f"layer_{layer}{suffix}"))
         self.layers = cells
+        if self.block == "prenorm":
+            self.norms = [
+                nn.LayerNorm(param_dtype=self.cell.param_dtype, name=f"norm_{layer}")
+                for layer in range(1, self.num_layers)
+            ]
         if self.learn_initial:
             zero = jax.tree.map(lambda leaf: leaf[0], self._zero_carry(1))
             self.initial = [
@@ -214,15 +201,19 @@ class Recurrence(nn.Module):
         """
         carries, new = stop_where(cut, carries), []
         rates = {"h": self.zoneout_h, "c": self.zoneout_c}
-        for cell, old in zip(self.layers, carries, strict=True):
-            carry, _ = cell(old, x, **asked)
+        for layer, (cell, old) in enumerate(zip(self.layers, carries, strict=True)):
+            carry, _ = cell(old, self._branch(layer, x), **asked)
             for name, rate in rates.items():
                 if rate:
                     zoned = between(rate, getattr(old, name), getattr(carry, name))
                     carry = carry._replace(**{name: zoned})
-            x = carry.h
+            x = x + carry.h if layer and self.block != "none" else carry.h
             new.append(carry)
         return tuple(new)
+
+    def _branch(self, layer: int, y: Array) -> Array:
+        """What a layer reads of the output of the one below, `(..., features)`."""
+        return self.norms[layer - 1](y) if layer and self.block == "prenorm" else y
 
     def rerun(
         self,
@@ -344,7 +335,8 @@ class Recurrence(nn.Module):
         final: list[Carry] = []
         layers: list[Carry] = []
         for layer in range(self.num_layers):
-            keep = masks.keep[layer]
+            below, keep = y, masks.keep[layer]
+            y = self._branch(layer, y)
             if keep is not None:
                 y = jnp.where(jnp.swapaxes(keep, 0, 1), y / (1.0 - self.dropout), 0)
             outputs = []
@@ -376,7 +368,13 @@ class Recurrence(nn.Module):
                 layers.append(every)
                 outputs.append(reverse(every.h, lengths) if direction else every.h)
             y = outputs[0] if directions == 1 else jnp.concatenate(outputs, axis=-1)
+            if layer and self.block != "none":
+                y = below + y
         last = jnp.concatenate([carry.h for carry in final[-directions:]], axis=-1)
+        if self.num_layers > 1 and self.block != "none":
+            # Padding repeats the last valid step; the layer that reads backwards ends at the first.
+            d = self.cell.hidden_size
+            last = jnp.concatenate([y[-1, :, :d], y[0, :, d:]], axis=-1)
         return RecurrenceOutput(
             outputs=jnp.swapaxes(y, 0, 1),
             last=last,

@@ -257,7 +257,7 @@ _RULES = (
         "detach.p_block and detach.c_block are 0",
     ),
     _Rule(
-        ("model.dropout", "detach.stack_mask"),
+        ("model.dropout", "model.block", "detach.stack_mask"),
         lambda c, _: c.model.num_layers == 1,
         "model.num_layers=1",
     ),
