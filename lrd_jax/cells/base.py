@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,10 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from lrd_jax.arrays import Array
+from lrd_jax.cells.initial import KERNEL_INITS, RECURRENT_INITS, Initializer
 from lrd_jax.cells.materialise import materialise
 from lrd_jax.errors import UserError, check_choice, check_fields
-
-Initializer = Callable[..., Array]  # (key, shape, dtype)
 
 
 class LSTMCarry(NamedTuple):
@@ -89,29 +87,6 @@ def _is_float(dtype: Any) -> bool:
         return False
 
 
-def _uniform_rsqrt(key: Array, shape: tuple[int, int], dtype: Any, hidden_size: int) -> Array:
-    bound = 1 / math.sqrt(hidden_size)
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-def _xavier_normal(key: Array, shape: tuple[int, int], dtype: Any, hidden_size: int) -> Array:
-    # Each gate is a matrix of its own: fan_out is one block, not the packed width.
-    return math.sqrt(2 / (shape[0] + hidden_size)) * jax.random.normal(key, shape, dtype)
-
-
-def _truncated_normal(key: Array, shape: tuple[int, int], dtype: Any, hidden_size: int) -> Array:
-    del hidden_size
-    return jax.random.truncated_normal(key, -2, 2, shape, dtype) / math.sqrt(shape[0])
-
-
-# Initialisers of both kernels, of shape (fan_in, packed width).
-KERNEL_INITS: dict[str, Callable[[Array, tuple[int, int], Any, int], Array]] = {
-    "uniform_rsqrt": _uniform_rsqrt,  # U(-1/sqrt d, 1/sqrt d), as torch.nn.LSTM
-    "xavier": _xavier_normal,  # N(0, 2 / (fan_in + d))
-    "trunc_normal": _truncated_normal,  # N(0, 1 / fan_in) cut at two standard deviations
-}
-
-
 class InputKernel(nn.Module):
     """The parameter `kernel`, `(n, width)`, made when the first input tells its n."""
 
@@ -158,6 +133,8 @@ class RecurrentCell(nn.RNNCellBase):
     Attributes:
       hidden_size: number of units, d.
       kernel_init: initialiser of both kernels, a key of `KERNEL_INITS`.
+      recurrent_init: another one for the recurrent kernel, block by block, a key of
+        `RECURRENT_INITS`: `orthogonal` (Saxe et al. 2014, arXiv 1312.6120) or `identity`.
       param_dtype: dtype of the parameters, the state and the computation.
       dot: the matrix product of the recurrence, `jnp.matmul` or one of another precision.
       carry_type: class attribute, the NamedTuple of the state: `LSTMCarry`, `HiddenCarry`, or any
@@ -178,6 +155,7 @@ class RecurrentCell(nn.RNNCellBase):
     kernel_init: str = "uniform_rsqrt"
     param_dtype: Any = jnp.float32
     dot: Callable[[Array, Array], Array] = jnp.matmul
+    recurrent_init: str = "kernel_init"
 
     carry_type: ClassVar[type[Any]]
     recurrent_inputs: ClassVar[tuple[str, ...]] = ("h",)
@@ -212,6 +190,7 @@ class RecurrentCell(nn.RNNCellBase):
         if self.hidden_size < 1:
             raise UserError(f"hidden_size={self.hidden_size}: a cell needs at least one unit")
         check_choice("kernel_init", self.kernel_init, KERNEL_INITS)
+        check_choice("recurrent_init", self.recurrent_init, RECURRENT_INITS)
         if "h" not in getattr(getattr(self, "carry_type", None), "_fields", ()):
             raise UserError(
                 f"cell {type(self).__name__} needs a class attribute carry_type, a NamedTuple with"
@@ -250,8 +229,17 @@ class RecurrentCell(nn.RNNCellBase):
 
     @nn.nowrap
     def init_recurrent_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:
-        """Initial recurrent kernel, `(d, K)`."""
-        return self.init_kernel(key, shape, dtype)
+        """Initial recurrent kernel, `(d, K)`, or with more rows where more leaves enter."""
+        init = RECURRENT_INITS[self.recurrent_init]
+        if init is None:
+            return self.init_kernel(key, shape, dtype)
+        parts = []
+        for row_key in jax.random.split(key, shape[0] // self.hidden_size):
+            keys = jax.random.split(row_key, len(self.blocks()))
+            widths = zip(keys, self.blocks().values(), strict=True)
+            row = [init(key, (self.hidden_size, width), dtype) for key, width in widths]
+            parts.append(jnp.concatenate(row, axis=1))
+        return jnp.concatenate(parts)
 
     @nn.nowrap
     def init_bias(self, key: Array, shape: tuple[int], dtype: Any) -> Array:

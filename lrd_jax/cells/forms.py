@@ -5,23 +5,82 @@ from __future__ import annotations
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
+import jax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, InputKernel, RecurrentCell, keywords
 
+_EPSILON = 1e-5  # of the variance, as in torch.nn.LayerNorm
+
+
+def _normalised(x: Array) -> Array:
+    """Mean 0 and variance 1 over the last axis."""
+    return jax.nn.standardize(x, axis=-1, epsilon=_EPSILON)
+
 
 class PointwiseCell(RecurrentCell):
-    """A cell whose step is `update(carry, zx, zh)`, zh being the recurrent product.
+    r"""A cell whose step is `update(carry, zx, zh)`, zh being the recurrent product.
 
     The split lets the fast path form the gradient of the recurrent weights in one matmul after the
     loop. For that `update` has neither parameters nor anything random, and `project` and `recur`
     are products with the weights of `input_weights` and `recurrent_weights`.
+
+    With `layer_norm` both products are normalised before biases are added, and so is a memory c
+    before it is squashed into h, by gains inside the step, so that the fast path is not for it:
+
+    $$z = g_h \mathrm{LN}(W_h h_{t-1}) + g_x \mathrm{LN}(W_x x_t) + b, \qquad
+    h_t = o \tanh(g_c \mathrm{LN}(c_t) + b_c)$$
+
+    each over all of its K (or d) units. Of an input of a single feature the sign alone gets through
+    the second term; give it an embedding (`model.embedding_size`).
+
+    Reference: Ba, Kiros and Hinton (2016), "Layer Normalization", arXiv 1607.06450, eq. 20-22.
+    Differences from it: one bias b instead of one for each product.
+
+    Attributes:
+      layer_norm: whether the step is normalised so. Gains start at 1, b_c at 0.
     """
+
+    layer_norm: bool = False
 
     fixed: ClassVar[tuple[str, ...]] = (
         *(name for name in RecurrentCell.fixed if name != "update"),
         *("step", "project", "recur", "recurrent_input", "__call__"),
     )
+
+    def setup(self) -> None:
+        """Creates the parameters, those of the normalisation among them."""
+        super().setup()
+        if self.layer_norm:
+            width, ones = sum(self.blocks().values()), nn.initializers.ones
+            self.input_gain = self.param("input_gain", ones, (width,), self.param_dtype)
+            self.recurrent_gain = self.param("recurrent_gain", ones, (width,), self.param_dtype)
+            if "c" in self.carry_type._fields:
+                zeros, units = nn.initializers.zeros, (self.hidden_size,)
+                self.memory_gain = self.param("memory_gain", ones, units, self.param_dtype)
+                self.memory_bias = self.param("memory_bias", zeros, units, self.param_dtype)
+
+    def project(self, x: Array) -> Array:
+        """See `RecurrentCell.project`."""
+        if not self.layer_norm:
+            return super().project(x)
+        kernel, bias = self.input_weights(x.shape[-1])
+        return self.input_gain * _normalised(x.astype(self.param_dtype) @ kernel) + bias
+
+    def recur(self, h: Array) -> Array:
+        """See `RecurrentCell.recur`."""
+        if not self.layer_norm:
+            return super().recur(h)
+        kernel, bias = self.recurrent_weights()
+        zh = self.recurrent_gain * _normalised(self.dot(h, kernel))
+        return zh if bias is None else zh + bias
+
+    @nn.nowrap
+    def memory(self, c: Array) -> Array:
+        """What of the memory is squashed into h, `(..., d)`."""
+        if not self.layer_norm:
+            return c
+        return self.memory_gain * _normalised(c) + self.memory_bias
 
     @nn.nowrap
     def update(self, carry: Carry, zx: Array, zh: Array) -> Carry:
@@ -114,6 +173,11 @@ class LinearCell(RecurrentCell):
         if width := sum(self.blocks().values()):
             self.input = InputKernel(width, self.init_kernel, self.param_dtype)
             self.bias = self.param("bias", self.init_bias, (width,), self.param_dtype)
+
+    @nn.nowrap
+    def without_effect(self) -> dict[str, str]:
+        """See `RecurrentCell.without_effect`."""
+        return {"recurrent_init": "cell has no product of the state"}
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:

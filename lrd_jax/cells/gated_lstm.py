@@ -174,7 +174,7 @@ class GatedLSTMCell(AdditiveCell):
             im, i = widen(*(a[name] for name in auxiliary.input))
             keep, write = auxiliary.untied(*widen(*forget), 1 - im, i)
         c = materialise(keep * carry.c + write * a["u"])
-        return LSTMCarry(c=c, h=a["o"] * jnp.tanh(c))
+        return LSTMCarry(c=c, h=a["o"] * jnp.tanh(self.memory(c)))
 
 
 class URLSTMCell(GatedLSTMCell):

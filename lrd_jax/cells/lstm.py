@@ -81,4 +81,4 @@ class LSTMCell(AdditiveCell):
         """The step after the matrix products; shapes as in `AdditiveCell.advance`."""
         a = self.activate(z, u=jnp.tanh)
         c = materialise(a["f"] * carry.c + a["i"] * a["u"])
-        return LSTMCarry(c=c, h=a["o"] * jnp.tanh(c))
+        return LSTMCarry(c=c, h=a["o"] * jnp.tanh(self.memory(c)))

@@ -13,7 +13,6 @@ from lrd_jax.cells.forms import AdditiveCell
 from lrd_jax.errors import check_choice
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu}
-RECURRENT_INITS = ("kernel_init", "identity")
 
 
 class RNNCell(AdditiveCell):
@@ -31,30 +30,20 @@ class RNNCell(AdditiveCell):
 
     Attributes:
       activation: phi, `tanh` or `relu`.
-      recurrent_init: `kernel_init` draws the recurrent kernel as the input kernel; `identity`.
     """
 
     activation: str = "tanh"
-    recurrent_init: str = "kernel_init"
 
     carry_type: ClassVar[type[Any]] = HiddenCarry
 
     def __post_init__(self):
         super().__post_init__()
         check_choice("activation", self.activation, ACTIVATIONS)
-        check_choice("recurrent_init", self.recurrent_init, RECURRENT_INITS)
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:
         """The one pre-activation, `d` units."""
         return {"h": self.hidden_size}
-
-    @nn.nowrap
-    def init_recurrent_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:
-        """What `recurrent_init` says."""
-        if self.recurrent_init == "identity":
-            return jnp.eye(*shape, dtype=dtype)
-        return self.init_kernel(key, shape, dtype)
 
     @nn.nowrap
     def advance(self, carry: HiddenCarry, z: Array) -> HiddenCarry:

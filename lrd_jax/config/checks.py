@@ -45,7 +45,13 @@ _AT_LEAST = {
 
 
 # Checked here, so that they are also where the chosen network has no use for them.
-_RATES = ("model.head_dropconnect", "model.embedding_dropout", "model.output_dropout")
+_RATES = (
+    "model.head_dropconnect",
+    "model.embedding_dropout",
+    "model.output_dropout",
+    "optim.momentum",
+    "optim.ema_decay",
+)
 
 
 _NON_EMPTY = ("data.name", "data.data_dir")

@@ -72,7 +72,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.bias_init = "zeros"
     model.use_bias = True  # lstm: False = no bias at all (needs forget_bias=0)
     model.activation = "tanh"  # rnn: tanh | relu
-    model.recurrent_init = "kernel_init"  # rnn: kernel_init | identity (identity with relu: IRNN)
+    # kernel_init | orthogonal | identity: of each block of the recurrent kernel (rnn with relu and
+    # identity: the IRNN)
+    model.recurrent_init = "kernel_init"
     # neg_forget | zero: shift of the refine gate (UR; GRU always zero)
     model.refine_bias = "neg_forget"
     model.share_refine_bias = True  # one parameter for both biases
@@ -80,11 +82,22 @@ def get_config() -> ml_collections.ConfigDict:
     model.chrono_t_max = 0  # longest time scale of the chrono bias, steps; 0 = the sequence length
     model.chunk_size = 1  # units that share one master gate (OM, UM, onlstm)
     model.reset_gate = "--"  # gated_gru: -- | U- | -R | UR
+    # rnn, lstm, gru and gated ones of lstm: LayerNorm of both products and of c inside the step
+    model.layer_norm = False
     model.kernel_init = "uniform_rsqrt"  # uniform_rsqrt | xavier | trunc_normal
+    # none | residual: layers above the first add to what they read | prenorm: LayerNorm before each
+    # of them too
+    model.block = "none"
+    # what the head reads of a sequence with one label: last | mean | max over time
+    model.pool = "last"
     model.head_hidden = (256,)  # widths of the ReLU layers between last state and classes
     model.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head
     model.bidirectional = False  # adds to every layer one that reads the sequence backwards
     model.dropout = 0.0  # rate between layers
+    model.zoneout_h = 0.0  # probability, per step and unit, that h stays as it was
+    model.zoneout_c = 0.0  # the same of c
+    # rate at which elements of the recurrent kernels are zeroed, the same at all steps
+    model.recurrent_dropconnect = 0.0
     model.learn_initial = False  # the initial state is a parameter
     # How values enter. linear: through a linear layer, as they are at embedding_size 0 | table: one
     # vector for each value (of a pixel, an id). language: always a table of tokens
@@ -138,11 +151,14 @@ def get_config() -> ml_collections.ConfigDict:
     optim.name = "adam"  # adam | adamw | rmsprop | sgd
     optim.learning_rate = 1e-3  # peak
     optim.clip_norm = 1.0  # global gradient norm; 0 = no clipping
-    optim.clip_value = (
-        0.0  # each element of the gradient is cut to +-this, before clip_norm; 0 = off
-    )
-    optim.clip_scope = "all"  # all | cell: which parameters the norm covers
+    optim.clip_value = 0.0  # each element of the gradient, before its norm; 0 = no clipping
+    optim.clip_scope = "all"  # all | cell: which parameters clipping covers
+    optim.momentum = 0.0  # rmsprop, sgd
     optim.weight_decay = 0.0  # adamw; never on biases
+    optim.decay_recurrent = True  # adamw: weight decay acts on recurrent kernels too
+    # Moving average of the parameters, e.g. 0.999: what is validated, chosen, tested and exported;
+    # 0 = the parameters themselves
+    optim.ema_decay = 0.0
     optim.groups = True  # rates and decays that a cell names for its parameters are in force
     optim.schedule = "constant"  # constant | cosine | step
     optim.warmup_steps = 0  # linear warm-up to the peak, steps; the schedule starts after it

@@ -290,6 +290,12 @@ def _layout(recurrence: Recurrence) -> _Layout:
         )
     if not getattr(cell, "use_bias", True):
         raise UserError("weights of a cell without a bias are not exchanged; set use_bias=True")
+    if getattr(cell, "layer_norm", False):
+        raise UserError("PyTorch's modules have no layer_norm inside the step")
+    if recurrence.block != "none" and recurrence.num_layers > 1:
+        raise UserError("PyTorch's modules have no block around a layer; use block='none'")
+    if recurrence.zoneout_h or recurrence.zoneout_c:
+        raise UserError("PyTorch's modules have no zoneout, which evaluation averages over")
     if recurrence.bidirectional and type(cell) is URLSTMCell:
         raise UserError("the UR-LSTM of PyTorch reads in one direction; set bidirectional=False")
     return layout

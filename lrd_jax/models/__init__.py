@@ -5,6 +5,7 @@ from lrd_jax.models.build import (
     make_decoder,
     make_embedding,
     make_head,
+    make_pool,
     make_recurrence,
     make_table,
     network_options,
@@ -13,7 +14,13 @@ from lrd_jax.models.build import (
 from lrd_jax.models.captioner import CAPTIONERS, Captioner
 from lrd_jax.models.decoder import Decoder
 from lrd_jax.models.language import LanguageModel
-from lrd_jax.models.sequence import Head, SequenceClassifier, SequenceModel, SequenceTagger
+from lrd_jax.models.sequence import (
+    Head,
+    SequenceClassifier,
+    SequenceModel,
+    SequenceTagger,
+    pooled,
+)
 
 __all__ = [
     "CAPTIONERS",
@@ -28,8 +35,10 @@ __all__ = [
     "make_decoder",
     "make_embedding",
     "make_head",
+    "make_pool",
     "make_recurrence",
     "make_table",
     "network_options",
+    "pooled",
     "supervised_reach",
 ]

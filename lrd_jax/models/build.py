@@ -16,7 +16,7 @@ from lrd_jax.models.captioner import CAPTIONERS, Captioner
 from lrd_jax.models.decoder import Decoder
 from lrd_jax.models.embedding import Table
 from lrd_jax.models.language import LanguageModel
-from lrd_jax.models.sequence import Head, SequenceModel
+from lrd_jax.models.sequence import POOLS, Head, SequenceClassifier
 from lrd_jax.recurrence import Recurrence
 from lrd_jax.recurrence.checks import check_values
 
@@ -24,7 +24,11 @@ EMBEDDINGS = ("linear", "table")
 # Attribute of `Recurrence` -> its key, for messages.
 _KEYS = {
     "num_layers": "model.num_layers",
+    "block": "model.block",
     "dropout": "model.dropout",
+    "zoneout_h": "model.zoneout_h",
+    "zoneout_c": "model.zoneout_c",
+    "recurrent_dropconnect": "model.recurrent_dropconnect",
     "p_block": "detach.p_block",
     "c_block": "detach.c_block",
     "mask_scope": "detach.scope",
@@ -73,7 +77,7 @@ def network_options(network: str) -> frozenset[str]:
         return frozenset(fields(Recurrence) | fields(LanguageModel))
     if network == "caption":
         return frozenset(fields(Recurrence) | fields(Captioner) | {"caption", "attention_size"})
-    own = fields(Recurrence) | fields(SequenceModel) | fields(Head, "head_")
+    own = fields(Recurrence) | fields(SequenceClassifier) | fields(Head, "head_")
     return frozenset(own | {"embedding_size"})
 
 
@@ -92,6 +96,32 @@ def make_head(config: Any, outputs: int) -> Head:
             " one: give model.head_hidden a width, or set it to 0"
         )
     return Head(hidden, outputs, rate)
+
+
+def make_pool(config: Any, labels: int = 1) -> str:
+    """Resolves `model.pool`, what the head reads of a sequence.
+
+    Args:
+      config: the run's config.
+      labels: of a sequence.
+
+    Raises:
+      UserError: it is unknown, a sequence has several labels, or the gradient of the labels is cut
+        to a window, which would be pooled alone.
+    """
+    pool = config.model.pool
+    check_choice("model.pool", pool, POOLS)
+    if pool != "last" and labels > 1:
+        raise UserError(
+            f"model.pool={pool} reads a sequence as a whole, and {config.data.name} has {labels}"
+            " labels in each; use last"
+        )
+    if pool != "last" and config.aux.kind != "none" and supervised_reach(config, 2**31):
+        raise UserError(
+            f"model.pool={pool} with auxiliary losses needs labels that reach all the way: set"
+            " truncate.supervised=0, or model.pool=last"
+        )
+    return pool
 
 
 def make_embedding(config: Any, values: int) -> nn.Module | None:
@@ -249,7 +279,11 @@ def make_recurrence(config: Any, length: int) -> Recurrence:
     options = {
         "num_layers": model.num_layers,
         "bidirectional": model.bidirectional,
+        "block": model.block,
         "dropout": model.dropout,
+        "zoneout_h": model.zoneout_h,
+        "zoneout_c": model.zoneout_c,
+        "recurrent_dropconnect": model.recurrent_dropconnect,
         "learn_initial": model.learn_initial,
         "p_block": detach.p_block,
         "c_block": detach.c_block,

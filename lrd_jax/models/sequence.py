@@ -105,13 +105,43 @@ class SequenceModel(nn.Module):
         return self.read(self.features(out), step), out
 
 
+POOLS = ("last", "mean", "max")
+
+
+def pooled(out: RecurrenceOutput, how: str, lengths: Array | None = None) -> Array:
+    """One vector of a sequence, `(batch, d)`.
+
+    Args:
+      out: from the recurrence.
+      how: the output after the last step (of each direction), or the mean or the maximum over time.
+      lengths: valid steps of each example, at least one, `(batch,)`; None = all.
+
+    Returns:
+      `(batch, d)`, 2 d if bidirectional.
+    """
+    if how == "last":
+        return out.last
+    length = out.outputs.shape[1]
+    steps = jnp.full(len(out.outputs), length) if lengths is None else lengths
+    valid = (jnp.arange(length) < steps[:, None])[..., None]
+    if how == "max":
+        return jnp.where(valid, out.outputs, -jnp.inf).max(axis=1)
+    return jnp.where(valid, out.outputs, 0).sum(axis=1) / steps[:, None]
+
+
 class SequenceClassifier(SequenceModel):
-    """Classifies a sequence from the state after its last step: outputs `(batch, classes)`."""
+    """Reads a sequence and then says one thing about it: outputs `(batch, classes)`.
+
+    Attributes:
+      pool: what of the outputs the head reads, one of `POOLS`.
+    """
+
+    pool: str = "last"
 
     @nn.nowrap
     def features(self, out: RecurrenceOutput) -> Array:
-        """The last state, `(batch, d)`."""
-        return out.last
+        """The last state, or what is pooled over time, `(batch, d)`."""
+        return pooled(out, self.pool)
 
 
 class SequenceTagger(SequenceModel):

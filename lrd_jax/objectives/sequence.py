@@ -22,6 +22,7 @@ from lrd_jax.models import (
     SequenceTagger,
     make_embedding,
     make_head,
+    make_pool,
     make_recurrence,
     supervised_reach,
 )
@@ -168,6 +169,7 @@ class Classification(SequenceObjective):
             recurrence=make_recurrence(config, spec.length),
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
+            pool=make_pool(config),
         )
         super().__init__(config, spec, horizon, model)
 
@@ -195,6 +197,7 @@ class Regression(SequenceObjective):
             recurrence=make_recurrence(config, spec.length),
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
+            pool=make_pool(config),
         )
         super().__init__(config, spec, horizon, model)
 
@@ -217,6 +220,7 @@ class Tagging(SequenceObjective):
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
+        make_pool(config, spec.scored)
         model = SequenceTagger(
             recurrence=make_recurrence(config, spec.length),
             head=make_head(config, spec.classes),

@@ -5,7 +5,7 @@ Shapes and dtypes are always known; values are looked at where they are (not und
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 import jax
@@ -20,6 +20,7 @@ from lrd_jax.recurrence.controls import Masks
 
 SCOPES = ("batch", "example")
 STACK_MASKS = ("shared", "per_layer")
+BLOCKS = ("none", "residual", "prenorm")
 TRUNCATE_FROM = ("end", "start")
 
 
@@ -34,18 +35,20 @@ def check_values(values: Mapping[str, Any], keys: Mapping[str, str] | None = Non
     def refuse(name: str, legal: str) -> NoReturn:
         raise UserError(f"{(keys or {}).get(name, name)}={values[name]} {legal}")
 
-    for name in ("p_block", "c_block"):
+    for name in ("p_block", "c_block", "zoneout_h", "zoneout_c"):
         if not 0 <= values.get(name, 0) <= 1:
             refuse(name, "is a probability; use a value in [0, 1]")
     for name, known in (
         ("mask_scope", SCOPES),
         ("stack_mask", STACK_MASKS),
+        ("block", BLOCKS),
         ("truncate_from", TRUNCATE_FROM),
     ):
         if name in values:
             check_choice((keys or {}).get(name, name), values[name], known)
-    if not 0 <= values.get("dropout", 0) < 1:
-        refuse("dropout", "is a rate; use a value in [0, 1)")
+    for name in ("dropout", "recurrent_dropconnect"):
+        if not 0 <= values.get(name, 0) < 1:
+            refuse(name, "is a rate; use a value in [0, 1)")
     if values.get("num_layers", 1) < 1:
         refuse("num_layers", "must be 1 or more")
     if values.get("truncate_steps", 0) < 0:
@@ -62,6 +65,39 @@ def check_cell(cell: Any) -> None:
         f"cell is of type {type(cell).__name__}, and must be a cell of lrd_jax.cells or one written"
         " as docs/new_cell.md says; flax.linen.RNN unrolls Flax's own"
     )
+
+
+# What the state of a cell has to have for an option: option -> its key, test, what to say.
+_NO_PRODUCT = "acts on what enters the product of the state, and {} has none"
+_NO_MEMORY = "needs a cell with a memory c, and {} has none"
+_NEEDS: dict[str, tuple[str, Callable[[RecurrentCell], bool], str]] = {
+    "p_block": ("detach.p_block", lambda cell: bool(cell.recurrent_inputs), _NO_PRODUCT),
+    "c_block": ("detach.c_block", lambda cell: "c" in cell.carry_type._fields, _NO_MEMORY),
+    "zoneout_h": (
+        "model.zoneout_h",
+        lambda cell: "h" not in cell.derived,
+        "keeps what the next step reads, and the h of {} is read by none",
+    ),
+    "zoneout_c": ("model.zoneout_c", lambda cell: "c" in cell.carry_type._fields, _NO_MEMORY),
+    "recurrent_dropconnect": (
+        "model.recurrent_dropconnect",
+        lambda cell: bool(cell.recurrent_inputs),
+        _NO_PRODUCT,
+    ),
+}
+
+
+def check_fits(cell: RecurrentCell, values: Mapping[str, Any]) -> None:
+    """Raises UserError where an option of a `Recurrence` does not fit its cell.
+
+    Args:
+      cell: of the recurrence.
+      values: attribute -> value.
+    """
+    for name, (key, fits, reason) in _NEEDS.items():
+        if values[name] and not fits(cell):
+            why = reason.format(type(cell).__name__)
+            raise UserError(f"{key}={values[name]} {why}; set it to 0")
 
 
 class Call:
@@ -152,7 +188,7 @@ class Call:
                     f" the batch, {self.batch}: it is the same at every step"
                 )
 
-    def masks(self, masks: Masks | None, layers: int) -> None:
+    def masks(self, masks: Masks | None, layers: int, directions: int) -> None:
         """Raises UserError unless these were drawn for a batch of this shape and so many layers."""
         if masks is None:
             return
@@ -160,9 +196,13 @@ class Call:
         kept = masks.keep if isinstance(masks, Masks) else ()
         shapes = [(mask, block) for part in masks[:2] for mask in part if mask is not None]
         shapes += [(k, ((self.batch, self.length, k.shape[-1]),)) for k in kept if k is not None]
-        if any(len(part) != layers for part in masks) or any(
-            mask.dtype != bool or mask.shape not in known for mask, known in shapes
-        ):
+        zones = [*masks[3], *masks[4]]
+        whole = (self.length, self.batch, self._cell.hidden_size), (self.length, 1, 1)
+        places = (0, layers * directions)
+        fits = all(len(part) == layers for part in masks[:3])
+        fits &= all(len(part) in places for part in masks[3:])
+        fits &= all(zone.shape == whole[zone.dtype != bool] for zone in zones)
+        if not fits or any(mask.dtype != bool or mask.shape not in known for mask, known in shapes):
             raise UserError(
                 f"masks do not fit {layers} layers, {self.length} steps and a batch of"
                 f" {self.batch}: give what `draw` returns for these"

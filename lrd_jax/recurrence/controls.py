@@ -16,8 +16,8 @@ from lrd_jax.streams import Streams
 class Controls(NamedTuple):
     """What happens to the state at each step besides the cell; None means nothing.
 
-    All but `time` are boolean with time first: `(time,)` or `(time, batch)`. The order at a step:
-    reset, cut, block_h and block_c, the step, hold.
+    All but `time` and `zone` are boolean with time first: `(time,)` or `(time, batch)`. The order
+    at a step: reset, cut, block_h and block_c, the step, zone_h and zone_c, hold.
 
     Attributes:
       block_h: h is stopped where it enters the matrix products (h-detach).
@@ -26,6 +26,10 @@ class Controls(NamedTuple):
       valid: False holds the state: the step is padding.
       reset: the state is put back to its start before the step, `(time, batch)`.
       time: the step's index in its segment, `(time, batch)` int32; only where the cell asks for it.
+      zone_h: the units that keep their h, `(time, batch, d)` booleans; or the share of the old h in
+        the new one, `(time, 1, 1)` real. What enters the next product is the h so made. The old h
+        is attached; of c it is what the step saw, which `block_c` may have stopped.
+      zone_c: the same of c.
     """
 
     block_h: Array | None = None
@@ -34,6 +38,27 @@ class Controls(NamedTuple):
     valid: Array | None = None
     reset: Array | None = None
     time: Array | None = None
+    zone_h: Array | None = None
+    zone_c: Array | None = None
+
+    def zoned(self) -> dict[str, Array]:
+        """The fields of the state that zoneout holds, with their masks."""
+        masks = {"h": self.zone_h, "c": self.zone_c}
+        return {name: mask for name, mask in masks.items() if mask is not None}
+
+
+def between(share: Array | float, old: Array | float, new: Array | float) -> Array:
+    """Zoneout: the old value where a boolean `share` is set, a mean weighted by a real one."""
+    if isinstance(share, jax.Array) and share.dtype == bool:
+        return jnp.where(share, old, new)
+    return jnp.asarray(share * old + (1 - share) * new)
+
+
+def zone_out(controls: Controls, old: Any, new: Any) -> Any:
+    """The state after a step and its zoneout; `old` is the one that the step saw."""
+    for name, mask in controls.zoned().items():
+        new = new._replace(**{name: between(mask, getattr(old, name), getattr(new, name))})
+    return new
 
 
 def where_mask(mask: Array, x: Array, y: Array | float) -> Array:
@@ -153,11 +178,19 @@ class Masks(NamedTuple):
       block_h: see `Controls`.
       block_c: see `Controls`.
       keep: what dropout keeps of a layer's input, `(batch, time, features)` booleans.
+      zone_h: see `Controls`; one for each layer and direction, in its own order of time; empty
+        without zoneout.
+      zone_c: the same of c.
+      weights: for each layer and direction the key of what DropConnect keeps of its recurrent
+        kernels; empty where it keeps all.
     """
 
     block_h: tuple[Array | None, ...]
     block_c: tuple[Array | None, ...]
     keep: tuple[Array | None, ...]
+    zone_h: tuple[Array, ...] = ()
+    zone_c: tuple[Array, ...] = ()
+    weights: tuple[Array, ...] = ()
 
     def windows(self, starts: Array, size: int, batch: int) -> Masks:
         """The part of the draws that windows see, cut out as by `take_windows`."""
@@ -168,8 +201,16 @@ class Masks(NamedTuple):
             whole = jnp.broadcast_to(mask[:, None] if mask.ndim == 1 else mask, (len(mask), batch))
             return take_windows(whole.T, starts, size).T
 
+        def of_zone(mask: Array) -> Array:
+            if mask.dtype != bool:
+                return mask[:size]
+            return jnp.swapaxes(take_windows(jnp.swapaxes(mask, 0, 1), starts, size), 0, 1)
+
         return Masks(
             tuple(map(of_mask, self.block_h)),
             tuple(map(of_mask, self.block_c)),
             tuple(None if k is None else take_windows(k, starts, size) for k in self.keep),
+            tuple(map(of_zone, self.zone_h)),
+            tuple(map(of_zone, self.zone_c)),
+            self.weights,
         )

@@ -21,7 +21,7 @@ from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
 from lrd_jax.cells.forms import AdditiveCell, PointwiseCell
 from lrd_jax.errors import UserError, one_line
-from lrd_jax.recurrence.controls import Controls, put_back, where_mask
+from lrd_jax.recurrence.controls import Controls, between, put_back, where_mask, zone_out
 from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.second_order import derivative_of, refuse_derivative, stops_gradients
 
@@ -90,6 +90,8 @@ def refuses(cell: RecurrentCell, options: Options) -> str:
     del options
     if not isinstance(cell, PointwiseCell):
         return "its step is not update(carry, zx, zh) of a single recurrent product"
+    if cell.layer_norm:
+        return "the gains of layer_norm act inside its step"
     return ""
 
 
@@ -144,7 +146,7 @@ def unroll_fused(
             carry = put_back(controls.reset, start, carry)
             zx = project(weights, source) if narrow else source
             zh = recur(weights, cell.recurrent_input(carry))
-            new = update(carry, zx, zh)
+            new = zone_out(controls, carry, update(carry, zx, zh))
             if controls.valid is not None:
                 valid = controls.valid
                 new = jax.tree.map(lambda new, old: where_mask(valid, new, old), new, carry)
@@ -193,6 +195,10 @@ def unroll_fused(
                 valid = controls.valid
                 held = jax.tree.map(lambda d: where_mask(valid, jnp.zeros_like(d), d), d)
                 d = jax.tree.map(lambda d: where_mask(valid, d, 0.0), d)
+            zoned = controls.zoned()
+            kept = {name: between(mask, getattr(d, name), 0.0) for name, mask in zoned.items()}
+            for name, mask in zoned.items():
+                d = d._replace(**{name: between(mask, 0.0, getattr(d, name))})
             if advance is not None:
                 _, pull = jax.vjp(advance, carry, z)
                 d, dz = pull(d)
@@ -206,6 +212,7 @@ def unroll_fused(
             dh = dot(dz, kernel_t)
             if controls.block_h is not None:
                 dh = where_mask(controls.block_h, jnp.zeros_like(dh), dh)
+            d = d._replace(**{name: getattr(d, name) + own for name, own in kept.items()})
             if controls.block_c is not None:
                 d = d._replace(c=where_mask(controls.block_c, jnp.zeros_like(d.c), d.c))
             width = dh.shape[-1] // len(names)

@@ -9,7 +9,7 @@ import jax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
-from lrd_jax.recurrence.controls import Controls, put_back, stop_where, where_mask
+from lrd_jax.recurrence.controls import Controls, put_back, stop_where, where_mask, zone_out
 from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.perturbations import COLLECTION, perturbed
 
@@ -36,6 +36,7 @@ def unroll_scan(
             seen = carry._replace(c=stop_where(controls.block_c, carry.c))
         found = {"time": controls.time, "context": options.context}
         new = cell.step(seen, zx, h, **{name: found[name] for name in asks})
+        new = zone_out(controls, seen, new)
         if points:
             fields = zip(new._fields, new, strict=True)
             new = type(new)(*(cell.perturb(name, value) for name, value in fields))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -12,41 +13,20 @@ from jax import lax
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell, from_real, to_real
 from lrd_jax.errors import UserError, check_fields
-from lrd_jax.recurrence.checks import Call, check_cell, check_values
-from lrd_jax.recurrence.controls import Masks, detach_mask, stop_where, where_mask
+from lrd_jax.recurrence.checks import Call, check_cell, check_fits, check_values
+from lrd_jax.recurrence.controls import Masks, between, stop_where, where_mask
+from lrd_jax.recurrence.draws import draw_masks, drop_weights
 from lrd_jax.recurrence.options import Options
+from lrd_jax.recurrence.output import RecurrenceOutput
 from lrd_jax.recurrence.segments import controls_by_direction, reverse
 from lrd_jax.recurrence.unroll import choose_backend, unroll
 from lrd_jax.recurrence.windows import take_states
-from lrd_jax.streams import RngStreams, Streams, keep_mask
+from lrd_jax.streams import RngStreams, Streams
 
 
 def _rows(leaf: Array, copies: int) -> Array:
     """A leaf of every example, once for each of its windows."""
     return jnp.concatenate([leaf] * copies)
-
-
-class RecurrenceOutput(NamedTuple):
-    """What a `Recurrence` returns.
-
-    Attributes:
-      outputs: h of the top layer at every step, `(batch, time, d)`, 2 d if bidirectional. Padded
-        steps repeat the last valid one.
-      last: h of the top layer after the last valid step of each direction, `(batch, d or 2 d)`.
-      states: state of the top (forward) layer after every step, leaves `(batch, time, d)`.
-      final: states after the last valid step, one per layer and direction; feed it back as
-        `initial` to go on where this window ended.
-      layers: states after every step, one per layer and direction (which has its own order of
-        time), time first: leaves `(time, batch, d)`, as they come out of the loop.
-      resets: as they were given to the call.
-    """
-
-    outputs: Array
-    last: Array
-    states: Carry
-    final: tuple[Carry, ...]
-    layers: tuple[Carry, ...]
-    resets: Array | None = None
 
 
 class Recurrence(nn.Module):
@@ -61,8 +41,16 @@ class Recurrence(nn.Module):
     Attributes:
       cell: an unbound cell; every layer and direction gets its own copy, with its own parameters.
       num_layers: layers, each reading the outputs of the one below.
+      block: around every layer above the first, from y to y' over time: `none`: y' = layer(y);
+        `residual`: y + layer(y) (He et al. 2016, arXiv 1512.03385); `prenorm`:
+        y + layer(LayerNorm(y)) (Xiong et al. 2020, arXiv 2002.04745). Dropout acts inside.
       bidirectional: adds to every layer one that reads the sequence backwards.
       dropout: rate between layers.
+      zoneout_h: probability, per step and unit, that h stays as it was; in evaluation the mean of
+        both (Krueger et al. 2017, "Zoneout", arXiv 1606.01305).
+      zoneout_c: the same of c.
+      recurrent_dropconnect: rate at which elements of the recurrent kernels are zeroed, the same
+        ones at all steps (Merity et al. 2018, arXiv 1708.02182).
       learn_initial: the initial state is a parameter (zero at first), else zero.
       p_block: probability of blocking the gradient through h, per step (h-detach).
       c_block: the same through c (c-detach).
@@ -81,8 +69,12 @@ class Recurrence(nn.Module):
 
     cell: RecurrentCell
     num_layers: int = 1
+    block: str = "none"
     bidirectional: bool = False
     dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    recurrent_dropconnect: float = 0.0
     learn_initial: bool = False
     p_block: float = 0.0
     c_block: float = 0.0
@@ -103,17 +95,7 @@ class Recurrence(nn.Module):
     def check(self) -> None:
         """Raises UserError where the options do not fit the cell."""
         choose_backend(self.backend, self.cell, Options(self.recompute))
-        name = type(self.cell).__name__
-        if self.p_block and not self.cell.recurrent_inputs:
-            raise UserError(
-                f"detach.p_block={self.p_block} blocks what enters the product of the state, and"
-                f" {name} has none; set it to 0"
-            )
-        if self.c_block and "c" not in self.cell.carry_type._fields:
-            raise UserError(
-                f"detach.c_block={self.c_block} needs a cell with a memory c, and {name} has none;"
-                " set it to 0"
-            )
+        check_fits(self.cell, vars(self))
 
     def setup(self) -> None:
         """Creates the cells, named layer_0, layer_1, ..., backward ones layer_0_reverse."""
@@ -125,6 +107,11 @@ class Recurrence(nn.Module):
                 setattr(self, f"layer_{layer}{suffix}", cell)
                 cells.append(getattr(self, f"layer_{layer}{suffix}"))
         self.layers = cells
+        if self.block == "prenorm":
+            self.norms = [
+                nn.LayerNorm(param_dtype=self.cell.param_dtype, name=f"norm_{layer}")
+                for layer in range(1, self.num_layers)
+            ]
         if self.learn_initial:
             zero = jax.tree.map(lambda leaf: leaf[0], self._zero_carry(1))
             self.initial = [
@@ -162,6 +149,8 @@ class Recurrence(nn.Module):
             "h_detach": self.p_block,
             "c_detach": self.c_block,
             "dropout": self.dropout if self.num_layers > 1 else 0,
+            "zoneout": max(self.zoneout_h, self.zoneout_c),
+            "recurrent_dropconnect": self.recurrent_dropconnect,
         }
         return tuple(name for name, rate in rates.items() if rate)
 
@@ -170,35 +159,12 @@ class Recurrence(nn.Module):
         """Draws what a training step needs.
 
         Args:
-          streams: randomness of the step; None in evaluation, which draws nothing.
+          streams: randomness of the step; None in evaluation, which draws nothing, and has the
+            expectation of zoneout.
           length: time steps.
           batch: examples on this device.
         """
-        nothing = (None,) * self.num_layers
-        if streams is None:
-            return Masks(nothing, nothing, nothing)
-        blocks = (
-            (streams.value("p_block", self.p_block), "h_detach"),
-            (streams.value("c_block", self.c_block), "c_detach"),
-        )
-
-        def masks(layer: int) -> list[Array | None]:
-            suffix = "" if self.stack_mask == "shared" else f"_{layer}"
-            return [
-                detach_mask(p, self.mask_scope, name + suffix, streams, length, batch)
-                for p, name in blocks
-            ]
-
-        def keep(layer: int) -> Array | None:
-            if not (layer and self.dropout):
-                return None
-            width = self.cell.hidden_size * (2 if self.bidirectional else 1)
-            keys = streams.per_example(f"dropout_{layer}", batch)
-            return keep_mask(self.dropout, keys, (length, width))
-
-        layers = range(self.num_layers)
-        block_h, block_c = zip(*map(masks, layers), strict=True)
-        return Masks(block_h, block_c, tuple(map(keep, layers)))
+        return draw_masks(self, streams, length, batch)
 
     def _rng_streams(self, deterministic: bool | None) -> RngStreams | None:
         """The streams of Flax's `rngs` where a call draws, None where it does not.
@@ -222,7 +188,7 @@ class Recurrence(nn.Module):
     def advance(
         self, carries: tuple[Carry, ...], x: Array, cut: Array | None = None, **asked: Any
     ) -> tuple[Carry, ...]:
-        """One step of a one-directional stack, without h-detach and dropout.
+        """One step of a one-directional stack as in evaluation: nothing is drawn.
 
         Args:
           carries: state before the step, one per layer.
@@ -234,10 +200,20 @@ class Recurrence(nn.Module):
           The states after it.
         """
         carries, new = stop_where(cut, carries), []
-        for cell, carry in zip(self.layers, carries, strict=True):
-            carry, x = cell(carry, x, **asked)
+        rates = {"h": self.zoneout_h, "c": self.zoneout_c}
+        for layer, (cell, old) in enumerate(zip(self.layers, carries, strict=True)):
+            carry, _ = cell(old, self._branch(layer, x), **asked)
+            for name, rate in rates.items():
+                if rate:
+                    zoned = between(rate, getattr(old, name), getattr(carry, name))
+                    carry = carry._replace(**{name: zoned})
+            x = x + carry.h if layer and self.block != "none" else carry.h
             new.append(carry)
         return tuple(new)
+
+    def _branch(self, layer: int, y: Array) -> Array:
+        """What a layer reads of the output of the one below, `(..., features)`."""
+        return self.norms[layer - 1](y) if layer and self.block == "prenorm" else y
 
     def rerun(
         self,
@@ -306,8 +282,9 @@ class Recurrence(nn.Module):
           lengths: valid steps of each example, `(batch,)`; the rest is padding that changes
             neither results nor gradients. None = all.
           deterministic: as in `nn.Dropout`. True draws nothing; False draws from the `rngs`
-            `h_detach`, `c_detach` and `dropout`, those whose rate is above 0; None (in a call whose
-            rates are not all 0) draws where they are given. `init` needs `params` alone.
+            `h_detach`, `c_detach`, `dropout`, `zoneout` and `recurrent_dropconnect`, those whose
+            rate is above 0; None (in a call whose rates are not all 0) draws where they are given.
+            `init` needs `params` alone.
           masks: what `draw` gave, instead.
           resets: where a segment begins inside a sequence, `(batch, time)` booleans: before such a
             step the state is put back to its zero or learnt start, and no gradient crosses.
@@ -331,7 +308,7 @@ class Recurrence(nn.Module):
         lengths, resets = call.lengths(lengths), call.resets(resets)
         first_step = call.first_step(first_step)
         call.context(context)
-        call.masks(masks, self.num_layers)
+        call.masks(masks, self.num_layers, 2 if self.bidirectional else 1)
         if initial is not None:
             call.initial(initial, jax.eval_shape(lambda: self._zero_carry(batch)))
         asks = self.cell.asks()
@@ -358,7 +335,8 @@ class Recurrence(nn.Module):
         final: list[Carry] = []
         layers: list[Carry] = []
         for layer in range(self.num_layers):
-            keep = masks.keep[layer]
+            below, keep = y, masks.keep[layer]
+            y = self._branch(layer, y)
             if keep is not None:
                 y = jnp.where(jnp.swapaxes(keep, 0, 1), y / (1.0 - self.dropout), 0)
             outputs = []
@@ -366,10 +344,19 @@ class Recurrence(nn.Module):
                 index = layer * directions + direction
                 inputs = reverse(y, lengths) if direction else y
                 controls = by_direction[direction]._replace(
-                    block_h=masks.block_h[layer], block_c=masks.block_c[layer]
+                    block_h=masks.block_h[layer],
+                    block_c=masks.block_c[layer],
+                    zone_h=masks.zone_h[index] if masks.zone_h else None,
+                    zone_c=masks.zone_c[index] if masks.zone_c else None,
                 )
                 options = Options(self.recompute, None if resets is None else start[index], context)
-                last, every = unroll(
+                run = unroll
+                if masks.weights:
+                    drop = functools.partial(
+                        drop_weights, self.recurrent_dropconnect, masks.weights[index]
+                    )
+                    run = nn.map_variables(unroll, "params", drop)
+                last, every = run(
                     self.layers[index],
                     carries[index],
                     inputs,
@@ -381,7 +368,13 @@ class Recurrence(nn.Module):
                 layers.append(every)
                 outputs.append(reverse(every.h, lengths) if direction else every.h)
             y = outputs[0] if directions == 1 else jnp.concatenate(outputs, axis=-1)
+            if layer and self.block != "none":
+                y = below + y
         last = jnp.concatenate([carry.h for carry in final[-directions:]], axis=-1)
+        if self.num_layers > 1 and self.block != "none":
+            # Padding repeats the last valid step; the layer that reads backwards ends at the first.
+            d = self.cell.hidden_size
+            last = jnp.concatenate([y[-1, :, :d], y[0, :, d:]], axis=-1)
         return RecurrenceOutput(
             outputs=jnp.swapaxes(y, 0, 1),
             last=last,

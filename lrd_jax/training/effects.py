@@ -59,9 +59,20 @@ def judge(config: Any, given: Mapping[str, Any], mode: str = "train") -> tuple[A
     for key, reason in (unknown | off).items():
         if key in given or mode == "train":
             reasons.setdefault(reason, []).append(f"{key}={_shown(values[key])}")
-    return config, [
+    lines = _slower(config) if mode == "train" else []
+    return config, lines + [
         f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {reason}"
         for reason, keys in reasons.items()
+    ]
+
+
+def _slower(config: Any) -> list[str]:
+    """A line where an option of the cell keeps it from its fast path."""
+    cell = make_cell(config.model, _ANY_LENGTH)
+    if config.model.backend != "auto" or not getattr(cell, "layer_norm", False):
+        return []
+    return [
+        f"model.layer_norm=True: {choose_backend('auto', cell)} unrolls time, not fused: slower"
     ]
 
 
@@ -247,7 +258,7 @@ _RULES = (
         "detach.p_block and detach.c_block are 0",
     ),
     _Rule(
-        ("model.dropout", "detach.stack_mask"),
+        ("model.dropout", "model.block", "detach.stack_mask"),
         lambda c, _: c.model.num_layers == 1,
         "model.num_layers=1",
     ),
@@ -258,8 +269,13 @@ _RULES = (
     ),
     _Rule(
         ("optim.clip_scope",),
-        lambda c, _: not (c.optim.clip_norm or any(c.sweep.clip_norm)),
+        lambda c, _: not (c.optim.clip_norm or c.optim.clip_value or any(c.sweep.clip_norm)),
         "optim.clip_norm=0",
+    ),
+    _Rule(
+        ("optim.decay_recurrent",),
+        lambda c, _: not (c.optim.weight_decay or any(c.sweep.weight_decay)),
+        "optim.weight_decay=0",
     ),
     _Rule(("optim.pretrain_decay",), lambda c, _: not _pretrains(c), "there is no pre-training"),
     _Rule(

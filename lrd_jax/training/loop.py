@@ -164,8 +164,8 @@ class _Run:
         self.unevaluated = True
         self._watch.check(self.state)  # also waits for the steps under way
         with contextlib.suppress(Interrupted), self._recorder.evaluating("valid") as shown:
-            valid = self.program.evaluate(self.state.params, "valid", self._leave_if_asked, shown)
-            self._recorder.valid(self.step, valid)
+            valid, raw = self.program.validate(self.state, self._leave_if_asked, shown)
+            self._recorder.valid(self.step, valid, raw)
             names = [metric.name for metric in stored(self.program.objective.metrics)]
             compared = {name: valid[name].astype(np.float32) for name in names}
             self.state = self.program.update_best(self.state, compared)

@@ -121,9 +121,19 @@ def _hold_head(
     return optax.partition({"head": held, "rest": rule}, parts)
 
 
-def _is_matrix(params: Any) -> Any:
-    """True for the leaves that weight decay applies to: kernels, never (gate) biases."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+def _decayed(params: Any, recurrent: bool = True) -> Any:
+    """True for the leaves that weight decay applies to: kernels, never (gate) biases.
+
+    Args:
+      params: of one seed.
+      recurrent: whether it applies to the kernels of a cell whose names begin so.
+    """
+
+    def decays(path: Any, leaf: Any) -> bool:
+        name = str(getattr(path[-1], "key", path[-1]))
+        return leaf.ndim > 1 and (recurrent or not name.startswith("recurrent"))
+
+    return jax.tree_util.tree_map_with_path(decays, params)
 
 
 def _in_cell(params: Any) -> Any:
@@ -154,9 +164,12 @@ def make_optimizer(
 ) -> optax.GradientTransformationExtraArgs:
     """Builds clip -> update rule -> learning rate from `config.optim`.
 
-    Clipping is by global norm over all parameters, or over the recurrence alone
-    (`clip_scope=cell`). Weight decay is decoupled and leaves biases alone, since shrinking a gate
-    bias shortens the time scale it was initialised to. Pre-training leaves the head alone.
+    Clipping is by element (`clip_value`), then by global norm, over all parameters or over the
+    recurrence alone (`clip_scope=cell`). Weight decay is decoupled and leaves biases alone, since
+    shrinking a gate bias shortens the time scale it was initialised to; recurrent kernels too where
+    `decay_recurrent` is off. Pre-training leaves the head alone. The momentum of RMSProp and SGD
+    sums updates that were scaled by the learning rate of their own step, as optax has it; PyTorch
+    scales the sum, which differs while the rate changes.
 
     Args:
       optim: `config.optim`.
@@ -171,6 +184,8 @@ def make_optimizer(
     Raises:
       UserError: unknown optimizer, scope or schedule.
     """
+    mask = functools.partial(_decayed, recurrent=optim.decay_recurrent)
+    momentum = optim.momentum or None
 
     def build(
         *,
@@ -181,13 +196,15 @@ def make_optimizer(
     ) -> optax.GradientTransformation:
         rules: dict[str, Callable[..., optax.GradientTransformation]] = {
             "adam": optax.adam,
-            "adamw": lambda rate, decay=weight_decay, mask=_is_matrix: optax.adamw(
+            "adamw": lambda rate, decay=weight_decay, mask=mask: optax.adamw(
                 rate, weight_decay=decay, mask=mask
             ),
             # Smoothing 0.99, epsilon outside the root: the PyTorch defaults that the papers' code
             # used.
-            "rmsprop": lambda rate: optax.rmsprop(rate, decay=0.99, eps=1e-8, eps_in_sqrt=False),
-            "sgd": optax.sgd,
+            "rmsprop": lambda rate: optax.rmsprop(
+                rate, decay=0.99, eps=1e-8, eps_in_sqrt=False, momentum=momentum
+            ),
+            "sgd": lambda rate: optax.sgd(rate, momentum),
         }
         check_choice("optim.name", optim.name, rules)
         if clip_norm is not None:
@@ -217,6 +234,10 @@ def make_optimizer(
     if optim.weight_decay and optim.name != "adamw":
         raise UserError(
             f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw (it is {optim.name})"
+        )
+    if momentum and optim.name not in ("rmsprop", "sgd"):
+        raise UserError(
+            f"optim.momentum={optim.momentum} needs optim.name=rmsprop or sgd (it is {optim.name})"
         )
     if optim.name != "adamw" and any(group.weight_decay for group in groups):
         raise UserError(

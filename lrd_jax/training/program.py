@@ -21,7 +21,7 @@ from lrd_jax.data import make_dataset
 from lrd_jax.data.pipeline import resident
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
-from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
+from lrd_jax.evaluation.scorer import Metrics, Scorer, eval_batch_size
 from lrd_jax.models import make_recurrence
 from lrd_jax.objectives import Objective, make_objective
 from lrd_jax.runtime.devices import (
@@ -100,7 +100,11 @@ class Program:
         check_split(self._split, batch_size, len(self.members), mesh)
         self._rows = slice(None) if self._split == "seeds" else local_rows(batch_size, mesh)
         self._init = functools.partial(
-            init_state, objective=objective, tx=tx, batch_size=batch_size
+            init_state,
+            objective=objective,
+            tx=tx,
+            batch_size=batch_size,
+            averages=config.optim.ema_decay > 0,
         )
         _check_memory(self._shapes(), self._split, self.mesh)
         spec: Any = state_spec(self._split)
@@ -111,7 +115,12 @@ class Program:
         self._batch_spec = P(AXIS) if self._split == "seeds" else P(None, AXIS)
         one_by_one = len(self.members) > 1 and prefers_loops(mesh)
         self._step = functools.partial(
-            train_step, objective=objective, tx=tx, split=self._split, one_by_one=one_by_one
+            train_step,
+            objective=objective,
+            tx=tx,
+            split=self._split,
+            one_by_one=one_by_one,
+            ema_decay=config.optim.ema_decay,
         )
         self.train_step = data_parallel(
             self._step,
@@ -143,6 +152,25 @@ class Program:
         """The state before the first step."""
         init = jax.jit(self._init, out_shardings=self._expand(self._sharding))
         return init(*self._identities())
+
+    def validate(
+        self, state: TrainState, before_batch: Callable[[], None], shown: Callable[[float], None]
+    ) -> tuple[Metrics, Metrics]:
+        """Scores a state on the validation split.
+
+        Args:
+          state: is kept.
+          before_batch: as for `Scorer.__call__`.
+          shown: the same.
+
+        Returns:
+          Metrics of the parameters that count, and, where these are averages, of the others; else
+          none.
+        """
+        scored = self.evaluate(state.scored, "valid", before_batch, shown)
+        if state.scored is state.params:
+            return scored, {}
+        return scored, self.evaluate(state.params, "valid", before_batch, shown)
 
     def template(self) -> TrainState:
         """Shapes, dtypes and places of the state, for restoring."""

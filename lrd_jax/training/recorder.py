@@ -121,9 +121,10 @@ class Recorder:
         self._write(step, "train", values, steps_per_s=rate)
         self._show(step, {n: values[n] for n in self._shown}, self._baseline)
 
-    def valid(self, step: int, values: Metrics) -> None:
-        """Records a validation."""
-        self._write(step, "valid", values)
+    def valid(self, step: int, values: Metrics, raw: Metrics | None = None) -> None:
+        """Records a validation; beside it, as `raw_<name>`, that of parameters not averaged."""
+        beside = {f"raw_{name}": value for name, value in (raw or {}).items()}
+        self._write(step, "valid", {**values, **beside})
         self._show(step, {f"valid_{name}": value for name, value in values.items()})
 
     def test(self, step: int, values: Metrics) -> None:

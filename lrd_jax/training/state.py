@@ -36,6 +36,7 @@ class TrainState:
       first_nonfinite_step: the step whose loss or gradient was not finite, -1 if none, `(seeds,)`.
         From there on that seed is frozen.
       best: the best validation result so far.
+      average: moving average of the parameters, leaves `(seeds, ...)`; empty without one.
     """
 
     step: Array
@@ -47,6 +48,12 @@ class TrainState:
     swept: dict[str, Array]
     first_nonfinite_step: Array
     best: Best
+    average: Any = ()
+
+    @property
+    def scored(self) -> Any:
+        """The parameters that are validated, chosen and tested: the average where there is one."""
+        return self.average if jax.tree.leaves(self.average) else self.params
 
 
 def split_best(state: TrainState) -> dict[str, Any]:
@@ -82,6 +89,7 @@ def init_state(
     objective: Objective,
     tx: optax.GradientTransformation,
     batch_size: int,
+    averages: bool = False,
 ) -> TrainState:
     """Draws the initial state of every seed; the same whether seeds run alone or together.
 
@@ -91,6 +99,7 @@ def init_state(
       objective: gives parameters and carry.
       tx: the optimizer.
       batch_size: global batch size.
+      averages: whether a moving average of the parameters is kept.
     """
 
     def init_one(seed: Array) -> tuple[Any, Any, Array]:
@@ -114,6 +123,7 @@ def init_state(
         swept=swept,
         first_nonfinite_step=jnp.full(seeds.shape, -1, jnp.int32),
         best=before_any(objective, params),
+        average=jax.tree.map(jnp.copy, params) if averages else (),
     )
 
 
@@ -147,6 +157,6 @@ def update_best(
     best = Best(
         step=keep(jnp.broadcast_to(state.step, old.step.shape), old.step),
         valid=jax.tree.map(keep, valid, old.valid),
-        params=jax.tree.map(keep, state.params, old.params),
+        params=jax.tree.map(keep, state.scored, old.params),
     )
     return state.replace(best=best)  # pyright: ignore[reportAttributeAccessIssue]

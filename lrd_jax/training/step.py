@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ def train_step(
     tx: optax.GradientTransformationExtraArgs,
     split: str = "batch",
     one_by_one: bool = False,
+    ema_decay: float = 0.0,
 ) -> TrainState:
     """One update of every seed from this device's slice of their batches.
 
@@ -40,6 +42,7 @@ def train_step(
       tx: the optimizer; clipping happens in it, after the mean. Gets the swept values by keyword.
       split: what the devices share, `batch` or `seeds`.
       one_by_one: whether the seeds of a device take turns, in a loop, or are vmapped.
+      ema_decay: of the moving average of the parameters; 0: there is none.
 
     Returns:
       The new state; metrics are added to `state.sums`. A seed whose loss or gradient is not finite
@@ -79,6 +82,12 @@ def train_step(
     params, opt_state, norm = jax.vmap(apply)(
         grads, weight, state.opt_state, state.params, state.swept
     )
+    average: Any = ()
+    if ema_decay:
+        # optax.ema(debias=True), kept in its unbiased form: the first is the parameters themselves,
+        # and at every step it can be evaluated as it is.
+        decayed = -jnp.expm1((state.step + 1) * math.log(ema_decay))  # 1 - decay^(step + 1)
+        average = optax.incremental_update(params, state.average, (1 - ema_decay) / decayed)
     sums["grad_norm"] = (norm, jnp.ones_like(norm))
 
     finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
@@ -102,6 +111,7 @@ def train_step(
             (state.first_nonfinite_step < 0) & ~finite, state.step + 1, state.first_nonfinite_step
         ),
         best=state.best,
+        average=if_alive(average, state.average),
     )
 
 

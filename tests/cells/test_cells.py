@@ -429,6 +429,24 @@ def test_kernel_init(init, std, bound):
             assert 0.95 * bound(rows, d) < largest <= bound(rows, d) * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru", "urlstm", "rnn"])
+@pytest.mark.parametrize("init", ["orthogonal", "identity"])
+def test_recurrent_init_is_of_each_block(name, init):
+    cell = make_cell({"cell": name, "hidden_size": D, "recurrent_init": init, "chrono_t_max": 20})
+    plain = cell.clone(recurrent_init="kernel_init")
+    params, other = (
+        c.init(jax.random.key(0), generic(c)[0], jnp.zeros((B, N)))["params"] for c in (cell, plain)
+    )
+    assert_close(params["input"], other["input"], 0)  # only the recurrent kernel is another
+    blocks = np.split(np.asarray(params["recurrent_kernel"]), len(cell.blocks()), axis=1)
+    for block in blocks:
+        np.testing.assert_allclose(block.T @ block, np.eye(D), atol=1e-5)
+        if init == "identity":
+            np.testing.assert_array_equal(block, np.eye(D))
+    if init == "orthogonal" and len(blocks) > 1:
+        assert np.abs(blocks[0] - blocks[1]).max() > 0.1
+
+
 def test_identity_recurrence():
     """An IRNN with no input keeps its state."""
     config = {"cell": "rnn", "activation": "relu", "recurrent_init": "identity"}

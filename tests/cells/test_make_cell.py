@@ -92,7 +92,7 @@ def test_options_that_do_not_apply_change_nothing():
         ({"cell": "lstm", "kernel_init": "uniform"}, ["kernel_init", "uniform_rsqrt"]),
         ({"cell": "lstm", "bias_init": "ones"}, ["bias_init", "two_uniform"]),
         ({"cell": "rnn", "activation": "sigmoid"}, ["activation", "tanh", "relu"]),
-        ({"cell": "rnn", "recurrent_init": "orthogonal"}, ["recurrent_init", "identity"]),
+        ({"cell": "rnn", "recurrent_init": "ortho"}, ["recurrent_init", "orthogonal", "identity"]),
         ({"cell": "lstm", "hidden_size": 0}, ["hidden_size=0"]),
         ({"cell": "urlstm", "hidden_size": 2}, ["3", "hidden_size"]),
         ({"cell": "gated_gru", "hidden_size": 2}, ["3", "hidden_size"]),

@@ -51,6 +51,20 @@ OPTIONS = {
     "h_detach-example": {"p_block": 0.4, "mask_scope": "example", "initial": True},
     "c_detach": {"c_block": 0.4, "initial": True},
     "both-example": {"p_block": 0.3, "c_block": 0.5, "mask_scope": "example"},
+    "zoneout": {"zoneout_h": 0.4, "zoneout_c": 0.3, "initial": True},
+    "dropconnect": {"recurrent_dropconnect": 0.4, "num_layers": 2},
+    "zoneout-everything": {
+        "zoneout_h": 0.4,
+        "zoneout_c": 0.3,
+        "recurrent_dropconnect": 0.3,
+        "bidirectional": True,
+        "num_layers": 2,
+        "p_block": 0.4,
+        "c_block": 0.4,
+        "truncate_steps": 3,
+        "lengths": LENGTHS,
+        "resets": RESETS,
+    },
     "truncate": {"truncate_steps": 3},
     "truncate-1": {"truncate_steps": 1, "initial": True},
     "lengths": {"lengths": LENGTHS, "initial": True},
@@ -114,8 +128,8 @@ def short_stretches(monkeypatch):
 
 def without_c(name, options):
     """The options that this cell has."""
-    lacks = set() if has_memory(name) else {"c_block"}
-    lacks |= {"p_block"} if name in LINEAR else set()
+    lacks = set() if has_memory(name) else {"c_block", "zoneout_c"}
+    lacks |= {"p_block", "zoneout_h", "recurrent_dropconnect"} if name in LINEAR else set()
     return {k: v for k, v in options.items() if k not in lacks}
 
 
@@ -178,6 +192,7 @@ FAST = [(name, "lengths-truncate-detach") for name in ("lstm", "gru", "urlstm")]
 FAST += [("lstm", "plain"), ("urlstm", "c_detach")]
 FAST += [("gru", "h_detach-example"), ("rnn", "truncate-1")]
 FAST += [("lstm", "resets-everything"), ("gru", "resets"), ("urlstm", "resets-truncate-detach")]
+FAST += [("urlstm", "zoneout-everything"), ("gru", "zoneout"), ("lstm", "dropconnect")]
 FAST += [("complex", "lengths-truncate-detach")]
 
 

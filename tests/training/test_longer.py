@@ -55,6 +55,21 @@ def copy(short, tmp_path):
 # ---- Another length -------------------------------------------------------------------------
 
 
+def test_an_averaged_run_resumes_exactly_and_logs_raw_scores(config, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    loop.train(config(optim__ema_decay=0.9, train__num_steps=4), whole)
+    for stop in (2, 0):
+        loop.train(config(optim__ema_decay=0.9, train__num_steps=4, train__stop_step=stop), parts)
+    expected, found = outcome(whole), outcome(parts)
+    assert found["state"] == expected["state"] and found["metrics"] == expected["metrics"]
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    valid = [line for line in lines if line["split"] == "valid"]
+    assert [line["step"] for line in valid] == [2, 4]
+    assert all(line["raw_loss"] != line["loss"] for line in valid)
+    best = json.loads((whole / "result.json").read_text())["seeds"][0]["best"]
+    assert best["valid"]["loss"] in [pytest.approx(line["loss"], rel=1e-6) for line in valid]
+
+
 def test_a_finished_run_goes_on_as_the_long_one(config, copy, tmp_path):
     first = json.loads((copy / "result.json").read_text())
     loop.train(config(train__num_steps=4), copy)

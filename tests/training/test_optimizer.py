@@ -74,6 +74,40 @@ def test_rmsprop_is_the_one_of_the_papers():
         np.testing.assert_allclose(leaf, -10, rtol=1e-6)
 
 
+def test_elements_are_clipped_before_the_norm_is_taken():
+    grads = jax.tree.map(lambda p: 3.0 * p, PARAMS)
+    grads["head"]["Dense_0"]["bias"] = jnp.array([-7.0, 0.5, 0.0])
+    step = update(grads, name="sgd", clip_norm=0.0, clip_value=2.0)
+    np.testing.assert_array_equal(step["head"]["Dense_0"]["bias"], [2.0, -0.5, 0.0])
+    np.testing.assert_array_equal(step["head"]["Dense_0"]["kernel"], -2.0)
+    both = update(grads, name="sgd", clip_norm=1.0, clip_value=2.0)
+    norm = np.sqrt(13 * 4 + 0.25)
+    np.testing.assert_allclose(both["head"]["Dense_0"]["kernel"], -2 / norm, rtol=1e-6)
+    cell = update(grads, name="sgd", clip_norm=0.0, clip_value=2.0, clip_scope="cell")
+    np.testing.assert_array_equal(cell["head"]["Dense_0"]["kernel"], -3)
+    np.testing.assert_array_equal(cell["recurrence"]["layer_0"]["bias"], -2)
+
+
+def test_rmsprop_with_momentum_is_pytorchs_at_a_constant_rate():
+    tx = make_optimizer(optim(name="rmsprop", learning_rate=0.1, momentum=0.9), HORIZON)
+    state = tx.init(PARAMS)
+    square = buffer = 0.0
+    for gradient in (0.5, -0.2, 0.3):
+        grads = jax.tree.map(lambda p, g=gradient: g * p / 10, PARAMS)  # too small to be clipped
+        square = 0.99 * square + 0.01 * (gradient / 10) ** 2
+        buffer = 0.9 * buffer + gradient / 10 / (np.sqrt(square) + 1e-8)
+        updates, state = tx.update(grads, state, PARAMS)
+        for leaf in jax.tree.leaves(updates):
+            np.testing.assert_allclose(leaf, -0.1 * buffer, rtol=1e-5)
+
+
+def test_weight_decay_leaves_recurrent_kernels_alone_where_it_is_told_to():
+    zero = jax.tree.map(jnp.zeros_like, PARAMS)
+    step = update(zero, name="adamw", weight_decay=0.25, decay_recurrent=False)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(step):
+        np.testing.assert_array_equal(leaf, -0.25 if path[-1].key == "kernel" else 0)
+
+
 @pytest.mark.parametrize("scope", ["all", "cell"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "step"])
 def test_values_given_to_an_update_take_the_place_of_the_configs(schedule, scope):
@@ -126,6 +160,7 @@ def test_warm_up_is_linear_and_the_cosine_ends_with_the_run():
     [
         ({"name": "adamm"}, "unknown optim.name='adamm': did you mean adam"),
         ({"weight_decay": 0.1}, "needs optim.name=adamw"),
+        ({"momentum": 0.9}, "optim.momentum=0.9 needs optim.name=rmsprop or sgd"),
         ({"clip_scope": "head"}, "unknown optim.clip_scope='head': use one of all, cell"),
         ({"schedule": "linear"}, "unknown optim.schedule='linear': use one of constant, cosine"),
         ({"schedule": "step"}, "optim.decay_every_epochs >= 1"),
