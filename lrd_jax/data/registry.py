@@ -53,7 +53,9 @@ DATASETS = {
     "fashion_mnist": _image("mnist:LrdFashionMnist"),
     "mnist": _image("mnist:LrdMnist"),
     "recall": Entry("lrd_jax.data.recall:Recall"),
+    "selective_copy": Entry("lrd_jax.data.selective_copying:SelectiveCopying"),
     "text": Entry(maker="lrd_jax.data.text:make_text", text=True),
+    "tracking": Entry("lrd_jax.data.tracking:Tracking"),
     "wikitext103": _wikitext("LrdWikitext103"),
     "wikitext2": _wikitext("LrdWikitext2"),
 }
@@ -88,7 +90,7 @@ def reads_text(name: str) -> bool:
 
 
 def varied_key(name: str) -> str:
-    """Returns the key of `config.data` that `eval.delays` varies, "" where there is none.
+    """Returns the key of `config.data` that `eval.delays` or `eval.lengths` varies, "" for none.
 
     Raises:
         UserError: unknown name.

@@ -19,6 +19,8 @@ from configs import (
     hdetach_copying,
     hdetach_mnist,
     recall_mqar,
+    selective_copying,
+    state_tracking,
 )
 from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.horizon import make_horizon
@@ -46,6 +48,8 @@ TABLES = {
     "hdetach_copying": hdetach_copying.ROWS,
     "hdetach_mnist": hdetach_mnist.ROWS,
     "recall_mqar": recall_mqar.ROWS,
+    "selective_copying": selective_copying.ROWS,
+    "state_tracking": state_tracking.ROWS,
 }
 SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
 SPECS += ["lstm_mnist_rows.py", "urlstm_pdigits.py", "urlstm_pmnist.py"]
@@ -110,13 +114,18 @@ def test_no_file_is_forgotten():
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
     prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_")
-    prefixes += ("recall_", "wikitext")
+    prefixes += ("recall_", "selective_", "state_", "wikitext")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in TABLES if n not in ("auxiliary_short", "gating_wikitext103", "recall_mqar")]
+    "name",
+    [
+        n
+        for n in TABLES
+        if n.startswith(("gating_i", "gating_s", "hdetach", "auxiliary_i", "auxiliary_e"))
+    ],
 )
 def test_rows_by_name_are_the_rows(name):
     module = command_line.load_module(FOLDER / f"{name}.py")
@@ -322,6 +331,8 @@ def lines(workdir, split):
         pytest.param("gating_synthetic.py:G2-OR,quick", marks=pytest.mark.slow),
         pytest.param("char_shakespeare.py:quick", marks=pytest.mark.slow),
         pytest.param("recall_mqar.py:64-4,quick", marks=pytest.mark.slow),
+        pytest.param("state_tracking.py:S3,quick", marks=pytest.mark.slow),
+        pytest.param("selective_copying.py:256,quick", marks=pytest.mark.slow),
         pytest.param("wikitext2.py:quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13-UR,quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13---,quick", marks=pytest.mark.slow),
