@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
         0  # adding, recall, tracking, selective_copy: time steps; text: tokens of a window
     )
     data.problem = ""  # tracking: parity | cycle<n> | S3 | A5 | S5 | flipflop
-    # tracking: ((steps, length), ...): so many training steps on sequences of that length, one after
+    # tracking: ((steps, length), ...): so many steps on sequences of that length, one after
     # the other, then data.length; () = data.length from the start
     data.curriculum = ()
     data.items = 16  # selective_copy: symbols to remember
@@ -58,7 +58,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.steps_per_epoch = 1000  # tasks that are drawn: training batches that are called one epoch
 
     model: Any = _group(c, "model")
-    model.cell = "lstm"  # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm
+    # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm | mingru | minlstm | lru | cornn |
+    # lem | slstm | indrnn
+    model.cell = "lstm"
     model.gates = "UR"  # gated cells: -- | C- | O- | U- | -R | OM | UM | OR | UR
     model.hidden_size = 128  # units per layer
     model.num_layers = 1
@@ -75,6 +77,15 @@ def get_config() -> ml_collections.ConfigDict:
     model.chrono_t_max = 0  # longest time scale of the chrono bias, steps; 0 = the sequence length
     model.chunk_size = 1  # units that share one master gate (OM, UM, onlstm)
     model.reset_gate = "--"  # gated_gru: -- | U- | -R | UR
+    model.state_size = 0  # lru: complex numbers of state; 0 = hidden_size
+    model.r_min = 0.0  # lru: least initial |lambda|
+    model.r_max = 1.0  # lru: largest initial |lambda|
+    model.max_phase = 6.28  # lru: largest initial phase, radians
+    model.step_size = 0.1  # cornn, lem: step in time, Delta
+    model.stiffness = 1.0  # cornn: gamma
+    model.damping = 1.0  # cornn: epsilon
+    model.heads = 1  # slstm: groups of units that do not mix in the recurrent product
+    model.recurrent_max = 0.0  # indrnn: bound of |u|; 0 = none
     model.kernel_init = "uniform_rsqrt"  # uniform_rsqrt | xavier | trunc_normal
     model.head_hidden = (256,)  # widths of the ReLU layers between last state and classes
     model.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head

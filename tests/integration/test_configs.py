@@ -21,6 +21,7 @@ from configs import (
     recall_mqar,
     selective_copying,
     state_tracking,
+    yardsticks,
 )
 from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.horizon import make_horizon
@@ -50,6 +51,7 @@ TABLES = {
     "recall_mqar": recall_mqar.ROWS,
     "selective_copying": selective_copying.ROWS,
     "state_tracking": state_tracking.ROWS,
+    "yardsticks": yardsticks.ROWS,
 }
 SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
 SPECS += ["lstm_mnist_rows.py", "urlstm_pdigits.py", "urlstm_pmnist.py"]
@@ -114,7 +116,7 @@ def test_no_file_is_forgotten():
     assert {spec.partition(".")[0] for spec in SPECS} <= files
     # Files of other tables have tests of their own kind; those of this one must be all here.
     prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_")
-    prefixes += ("recall_", "selective_", "state_", "wikitext")
+    prefixes += ("recall_", "selective_", "state_", "wikitext", "yardsticks")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
@@ -331,6 +333,7 @@ def lines(workdir, split):
         pytest.param("gating_synthetic.py:G2-OR,quick", marks=pytest.mark.slow),
         pytest.param("char_shakespeare.py:quick", marks=pytest.mark.slow),
         pytest.param("recall_mqar.py:64-4,quick", marks=pytest.mark.slow),
+        pytest.param("yardsticks.py:lem-psmnist,quick", marks=pytest.mark.slow),
         pytest.param("state_tracking.py:S3,quick", marks=pytest.mark.slow),
         pytest.param("selective_copying.py:256,quick", marks=pytest.mark.slow),
         pytest.param("wikitext2.py:quick", marks=pytest.mark.slow),
