@@ -16,8 +16,9 @@ The argument is a row, a problem; `quick` shrinks it. The cell is `model.cell`.
 | `S5` | of permutations of five points | 120 | 120 |
 
 Symbols are drawn afresh, 32 steps of them; a label at every step; 64 units behind a linear
-embedding of 64. A curriculum (a function of the step alone) begins with short sequences. Papers: Merrill, Petty and Sabharwal (2024), arXiv:2404.08819 (a linear recurrence
-whose transition is diagonal cannot follow S5); Delétang et al. (2023), arXiv:2207.02098.
+embedding of 64. A curriculum (a function of the step alone) begins with short sequences. Papers:
+Merrill, Petty and Sabharwal (2024), arXiv:2404.08819 (a linear recurrence whose transition is
+diagonal cannot follow S5); Delétang et al. (2023), arXiv:2207.02098.
 """
 
 from typing import Any

@@ -23,8 +23,8 @@ class LEMCell(RecurrentCell):
     with y = y_{t-1} in the first three; packed as 1, 2, z, y. Parameters: 4 d (n + d + 1).
 
     h-detach stops the states where they enter a product: y_{t-1} in the first three, in V_y z_t
-    the copy of z_t that is made of stopped y_{t-1} and z_{t-1}. What this step's weights did to that
-    copy keeps its gradient, as what they did to every other pre-activation.
+    the copy of z_t that is made of stopped y_{t-1} and z_{t-1}. What this step's weights did to
+    that copy keeps its gradient, as what they did to every other pre-activation.
 
     Reference: Rusch, Mishra, Erichson and Mahoney (2022), "Long Expressive Memory for Sequence
     Modeling", arXiv 2110.04744, eq. 3.

@@ -39,8 +39,8 @@ class SLSTMCell(AdditiveCell):
     $$c_t = f c_{t-1} + i \tanh(z_v), \quad n_t = f n_{t-1} + i, \quad
       h_t = \sigma(z_o) c_t / n_t$$
 
-    with $z = W x_t + R h_{t-1} + b$ packed as i, f, v, o, R block-diagonal by heads; m_t = z_i at the
-    first step. Parameters: 4 d (n + d / heads + 1). No gradient is stopped through m.
+    with $z = W x_t + R h_{t-1} + b$ packed as i, f, v, o, R block-diagonal by heads; m_t = z_i at
+    the first step. Parameters: 4 d (n + d / heads + 1). No gradient is stopped through m.
 
     Reference: Beck et al. (2024), "xLSTM: Extended Long Short-Term Memory", arXiv 2405.04517, eq.
     8-17; the initial values are those of the code (NX-AI/xlstm).
