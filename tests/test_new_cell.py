@@ -32,7 +32,7 @@ def files(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     yield tmp_path
-    for name in ("janet", "mingru"):
+    for name in ("janet", "my_mingru"):
         CELLS.pop(name, None)
         sys.modules.pop(name, None)
 

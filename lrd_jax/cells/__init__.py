@@ -13,30 +13,44 @@ from lrd_jax.cells.base import (
     RecurrentCell,
     bfloat16_dot,
 )
+from lrd_jax.cells.cornn import CoRNNCell
 from lrd_jax.cells.forms import AdditiveCell, LinearCarry, LinearCell, PointwiseCell
 from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
 from lrd_jax.cells.gru import GatedGRUCell, GRUCell
+from lrd_jax.cells.indrnn import IndRNNCell
+from lrd_jax.cells.lem import LEMCell
+from lrd_jax.cells.lru import LRUCell
 from lrd_jax.cells.lstm import LSTMCell
+from lrd_jax.cells.mingru import MinGRUCell
+from lrd_jax.cells.minlstm import MinLSTMCell
 from lrd_jax.cells.rnn import RNNCell
+from lrd_jax.cells.slstm import SLSTMCell
 from lrd_jax.config.defaults import get_config
 from lrd_jax.errors import UserError, check_choice, unknown
 
 __all__ = [
     "CELLS",
     "AdditiveCell",
+    "CoRNNCell",
     "GRUCell",
     "GatedGRUCell",
     "GatedLSTMCell",
     "HiddenCarry",
+    "IndRNNCell",
+    "LEMCell",
+    "LRUCell",
     "LSTMCarry",
     "LSTMCell",
     "LinearCarry",
     "LinearCell",
+    "MinGRUCell",
+    "MinLSTMCell",
     "ONLSTMCell",
     "ParameterGroup",
     "PointwiseCell",
     "RNNCell",
     "RecurrentCell",
+    "SLSTMCell",
     "URLSTMCell",
     "bfloat16_dot",
     "cell_options",
@@ -52,6 +66,13 @@ CELLS: dict[str, type[RecurrentCell]] = {
     "gru": GRUCell,
     "gated_gru": GatedGRUCell,
     "onlstm": ONLSTMCell,
+    "mingru": MinGRUCell,
+    "minlstm": MinLSTMCell,
+    "lru": LRUCell,
+    "cornn": CoRNNCell,
+    "lem": LEMCell,
+    "slstm": SLSTMCell,
+    "indrnn": IndRNNCell,
 }
 
 

@@ -102,6 +102,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _refuse("optim.learning_rate", values["optim.learning_rate"], "above 0")
     if values["train.num_steps"] == 0 and values["train.num_epochs"] <= 0:
         _refuse("train.num_epochs", values["train.num_epochs"], "above 0 (or set train.num_steps)")
+    if values["data.curriculum"] and values["aux.kind"] != "none":
+        raise UserError(
+            "data.curriculum trains on sequences of several lengths, and the segments of an"
+            " auxiliary loss fit one: set aux.kind=none, or leave data.curriculum out"
+        )
     last = _INT_LIMIT - values["num_seeds"]
     if not 0 <= values["seed"] <= last:
         _refuse("seed", values["seed"], f"from 0 to {last}")

@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     data: Any = _group(c, "data")
     # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text |
-    # recall | shapes | flickr8k | coco (pictures with captions)
+    # recall | tracking | selective_copy | shapes | flickr8k | coco (pictures with captions)
     data.name = "digits"
     data.data_dir = "~/tensorflow_datasets"  # where prepared data sets live
     # examples (of text: parallel streams; of captions: pictures) per step over all devices
@@ -42,14 +42,21 @@ def get_config() -> ml_collections.ConfigDict:
     data.normalise = False  # cifar10: also subtract each channel's mean and divide by its deviation
     data.preset = ""  # copy, to be named: hdetach | gu | marker; published definitions differ
     data.delay = 0  # copy: blank steps between the symbols and the signal to recall them
-    data.length = 0  # adding, recall: time steps; text: tokens of a window
+    data.length = (
+        0  # adding, recall, tracking, selective_copy: time steps; text: tokens of a window
+    )
+    data.problem = ""  # tracking: parity | cycle<n> | S3 | A5 | S5 | flipflop
+    # tracking: ((steps, length), ...): so many steps on sequences of that length, one after
+    # the other, then data.length; () = data.length from the start
+    data.curriculum = ()
+    data.items = 16  # selective_copy: symbols to remember
     data.pairs = 0  # recall: pairs of a key and a value, each asked for once
-    data.vocabulary = 8192  # recall: symbols, half of them keys, half values
+    data.vocabulary = 8192  # recall: symbols, half keys, half values; selective_copy: symbols
     data.query_power = 0.01  # recall: a place's probability falls as its distance^(this - 1)
     data.text_dir = ""  # text: folder of .txt files, or one file; see lrd_jax/data/text.py
     data.unit = "char"  # text: char | word
     data.encoding = "preset"  # copy: preset (what the preset's paper used) | scalar | onehot
-    data.steps_per_epoch = 1000  # copy, adding, recall: training batches that are called one epoch
+    data.steps_per_epoch = 1000  # tasks that are drawn: training batches that are called one epoch
 
     # Captions; shapes has features of its own and no restval.
     data.encoder = "efficientnet_lite0"  # flickr8k, coco: folder of the features to read
@@ -62,7 +69,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.standardise = False
 
     model: Any = _group(c, "model")
-    model.cell = "lstm"  # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm
+    # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm | mingru | minlstm | lru | cornn |
+    # lem | slstm | indrnn
+    model.cell = "lstm"
     model.gates = "UR"  # gated cells: -- | C- | O- | U- | -R | OM | UM | OR | UR
     model.hidden_size = 128  # units per layer
     model.num_layers = 1
@@ -84,6 +93,15 @@ def get_config() -> ml_collections.ConfigDict:
     model.reset_gate = "--"  # gated_gru: -- | U- | -R | UR
     # rnn, lstm, gru and gated ones of lstm: LayerNorm of both products and of c inside the step
     model.layer_norm = False
+    model.state_size = 0  # lru: complex numbers of state; 0 = hidden_size
+    model.r_min = 0.0  # lru: least initial |lambda|
+    model.r_max = 1.0  # lru: largest initial |lambda|
+    model.max_phase = 6.28  # lru: largest initial phase, radians
+    model.step_size = 0.1  # cornn, lem: step in time, Delta
+    model.stiffness = 1.0  # cornn: gamma
+    model.damping = 1.0  # cornn: epsilon
+    model.heads = 1  # slstm: groups of units that do not mix in the recurrent product
+    model.recurrent_max = 0.0  # indrnn: bound of |u|; 0 = none
     model.kernel_init = "uniform_rsqrt"  # uniform_rsqrt | xavier | trunc_normal
     # none | residual: layers above the first add to what they read | prenorm: LayerNorm before each
     # of them too
@@ -204,6 +222,8 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.max_examples = 0
     # copy: evaluate at each of these delays, e.g. (200, 400, 1000); () = data.delay
     evaluation.delays = ()
+    # tracking, selective_copy: the same at each of these lengths, e.g. (32, 256, 1024)
+    evaluation.lengths = ()
     evaluation.sample_tokens = 0  # language: write a text of so many tokens instead of evaluating
     # of the sample: logits are divided by it; 0 = always the likeliest token
     evaluation.temperature = 1.0
@@ -275,7 +295,7 @@ def finish(
 # What a quick run is small in: group -> the last word of a key's name -> the most that it may be. A
 # name says what it measures, so this holds for keys of your own components as well.
 _QUICK: Mapping[str, Mapping[str, float]] = {
-    "data": {"batch_size": 50, "delay": 20, "length": 50, "pairs": 4},
+    "data": {"batch_size": 50, "delay": 20, "length": 50, "pairs": 4, "items": 4},
     "model": {"size": 16, "hidden": 32, "width": 16, "layers": 2},
     "aux": {"length": 20, "hidden": 32, "width": 16, "layers": 2, "epochs": 0.02},
     "truncate": {"steps": 20},

@@ -66,8 +66,18 @@ def typed(key: str, value: Any, default: Any) -> Any:
     return value
 
 
+_PAIRS = frozenset({"data.curriculum"})
+
+
 def check_elements(key: str, value: tuple[Any, ...], default: tuple[Any, ...]) -> None:
     """Refuses a tuple's elements that are of another type than those of its default."""
+    if key in _PAIRS:
+        if not all(isinstance(e, tuple) and [*map(type, e)] == [int, int] for e in value):
+            raise UserError(
+                f"config.{key}={value!r}: must be a tuple of pairs of whole numbers, such as"
+                " ((500, 8), (500, 16)) (in quotes on a command line)"
+            )
+        return
     kinds = {type(element) for element in default} or {int, float}
     if float in kinds:
         kinds.add(int)

@@ -169,6 +169,11 @@ def resident(dataset: Dataset) -> Resident | None:
     return offered() if offered is not None else None
 
 
+def borders(dataset: Dataset) -> tuple[int, ...]:
+    """Returns the training steps at which batches of another shape begin; the last are largest."""
+    return getattr(dataset, "borders", ())
+
+
 def _take(examples: tuple[Any, Any], index: Any) -> Batch:
     """Returns the batch of these examples, see `Resident.take`."""
     inputs, targets = examples

@@ -61,8 +61,10 @@ DATASETS = {
     "flickr8k": _captions("make_flickr8k"),
     "mnist": _image("mnist:LrdMnist"),
     "recall": Entry("lrd_jax.data.recall:Recall"),
+    "selective_copy": Entry("lrd_jax.data.selective_copying:SelectiveCopying"),
     "shapes": _captions("make_shapes"),
     "text": Entry(maker="lrd_jax.data.text:make_text", text=True),
+    "tracking": Entry("lrd_jax.data.tracking:Tracking"),
     "wikitext103": _wikitext("LrdWikitext103"),
     "wikitext2": _wikitext("LrdWikitext2"),
 }
@@ -102,7 +104,7 @@ def has_captions(name: str) -> bool:
 
 
 def varied_key(name: str) -> str:
-    """Returns the key of `config.data` that `eval.delays` varies, "" where there is none.
+    """Returns the key of `config.data` that `eval.delays` or `eval.lengths` varies, "" for none.
 
     Raises:
         UserError: unknown name.

@@ -32,6 +32,7 @@ class SyntheticDataset:
                 raise UserError(f"data.{key}={value} must be at least 1")
         self.spec = task.spec
         self.num_train = batch_size * epoch_steps
+        self.borders = task.borders
         self._task = task
         self._splits = splits
         self._batch_size = batch_size
@@ -47,7 +48,8 @@ class SyntheticDataset:
             fixed = self._splits["train"]
             index = rng.integers(_count(fixed), size=self._batch_size)[rows]
             return self._batch(_rows(fixed, index))
-        return self._batch(_rows(self._task.draw(rng, self._batch_size), rows))
+        task = self._task.at(step)
+        return self._batch(_rows(task.draw(rng, self._batch_size), rows))
 
     def eval_batches(
         self, split: str, batch_size: int, rows: slice = slice(None)

@@ -40,8 +40,8 @@ class Task(abc.ABC):
     STORED: ClassVar[str]
     """What lies on disk, for people."""
     VARIES: ClassVar[str] = ""
-    """The option at other values of which `eval.delays` tests a trained model; empty: none. Its
-    values must share their variant: the same draws are asked for at each."""
+    """The option, `delay` or `length`, at whose values in `eval.delays` or `eval.lengths` a trained
+    model is tested; empty: none. Values of one variant are asked for the same draws."""
 
     @property
     @abc.abstractmethod
@@ -69,6 +69,16 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def spec(self) -> DataSpec:
         """Sizes, and what predicting without memory scores."""
+
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """Training steps at which sequences of another length begin."""
+        return ()
+
+    def at(self, step: int) -> Task:
+        """The task of a training step, which may differ in the length of its sequences."""
+        del step
+        return self
 
     @abc.abstractmethod
     def draw(self, rng: np.random.Generator, count: int) -> Records:

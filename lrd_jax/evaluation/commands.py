@@ -33,7 +33,9 @@ COMMANDS = {
     "sample": Command(
         lambda config: config.eval.sample_tokens > 0, sampling.check, sampling.run, with_data=False
     ),
-    "transfer": Command(lambda config: bool(config.eval.delays), transfer.check, transfer.run),
+    "transfer": Command(
+        lambda config: bool(config.eval.delays or config.eval.lengths), transfer.check, transfer.run
+    ),
     "captions": Command(
         lambda config: has_captions(config.data.name), captions.check, captions.run
     ),

@@ -1,4 +1,4 @@
-"""Transfer copying: one trained model, evaluated at several delays."""
+"""Transfer: one trained model, evaluated at several delays, or lengths of a sequence."""
 
 from __future__ import annotations
 
@@ -17,43 +17,53 @@ from lrd_jax.reporting.results import strict
 
 
 def check(workdir: Path, config: Any) -> None:
-    """Raises UserError for another task, or a delay below 1."""
+    """Raises UserError for a task that has no such option, or a value below 1."""
     del workdir
-    delays = config.eval.delays
-    if not varied_key(config.data.name):
-        raise UserError(
-            f"eval.delays={delays} is for tasks with a delay, for instance the copying task: leave"
-            f" it out for {config.data.name}"
-        )
-    if any(not isinstance(delay, int) or delay < 1 for delay in delays):
-        raise UserError(f"eval.delays={delays} must be whole numbers of steps, at least 1")
+    key = varied_key(config.data.name)
+    for asked, what in (
+        ("delay", "a delay, for instance the copying task"),
+        ("length", _OF_LENGTH),
+    ):
+        values = config.eval[f"{asked}s"]
+        if values and key != asked:
+            raise UserError(
+                f"eval.{asked}s={values} is for tasks with {what}: leave it out for"
+                f" {config.data.name}"
+            )
+        if any(not isinstance(value, int) or value < 1 for value in values):
+            raise UserError(f"eval.{asked}s={values} must be whole numbers of steps, at least 1")
+
+
+_OF_LENGTH = "examples of any length, for instance state tracking"
 
 
 def run(loaded: Loaded) -> dict[str, Any]:
-    """Evaluates the best parameters at each of `eval.delays`; writes `eval/transfer.json`.
+    """Evaluates the best parameters at each of `eval.delays` or `eval.lengths`.
 
-    Every delay asks for the same symbols, those of the chosen split, which no training has seen. A
-    plot of accuracy over the delay is written beside the file. As in Arpit et al. (2019),
-    arXiv:1810.03023.
+    Writes `eval/transfer.json`, and beside it a plot of accuracy over the delay or length. Every
+    delay asks for the same symbols, those of the chosen split, which no training has seen (as in
+    Arpit et al. (2019), arXiv:1810.03023); every length has sequences of its own.
 
     Args:
-      loaded: a copying run.
+      loaded: a run on a task with such an option.
 
     Returns:
-      What was written: `split`, `overrides`, and in `delays` for each its `delay`, `seeds` (as in
-      `Loaded.scores`) and `baselines`.
+      What was written: `split`, `overrides`, `varies` (`delay` or `length`), and in `delays` or
+      `lengths` for each its value, `seeds` (as in `Loaded.scores`) and `baselines`.
     """
     config, split, rows = loaded.config, loaded.split, []
     key = varied_key(config.data.name)
-    for delay in config.eval.delays:
+    for value in config.eval[f"{key}s"]:
         changed: Any = config.copy_and_resolve_references()
-        changed.data[key] = delay
+        changed.data[key] = value
+        changed.data.curriculum = ()  # of training; its lengths need not fit this one
         there = loaded.changed(changed)
         changed.eval.batch_size = _batch_size(config, loaded.spec, there.spec)
         seeds, cut = there.scores()
         baselines = dict(there.spec.baselines)
-        rows.append({"delay": delay, "seeds": seeds, "baselines": baselines, **cut})
-    result: dict[str, Any] = {"split": split, "overrides": dict(loaded.overrides), "delays": rows}
+        rows.append({key: value, "seeds": seeds, "baselines": baselines, **cut})
+    result: dict[str, Any] = {"split": split, "overrides": dict(loaded.overrides)}
+    result |= {"varies": key, f"{key}s": rows}
     result["metrics"] = declarations(loaded.objective.metrics, loaded.objective.select)
     result = strict(result)
     name = "transfer" if split == "test" else f"transfer-{split}"
@@ -71,7 +81,7 @@ def run(loaded: Loaded) -> dict[str, Any]:
 
 
 def _batch_size(config: Any, trained: DataSpec, spec: DataSpec) -> int:
-    """Examples a batch, so that a long delay needs no more memory than the trained one did."""
+    """Examples a batch, so that a long sequence needs no more memory than the trained one did."""
     if config.eval.batch_size:
         return config.eval.batch_size
     return max(

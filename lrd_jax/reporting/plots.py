@@ -122,14 +122,14 @@ def plot_curves(
 def plot_transfer(
     result: Mapping[str, Any], path: str | os.PathLike[str], *, trained: int = 0
 ) -> pathlib.Path:
-    """Draws what chose the best step, accuracy say, over the delays of an evaluation.
+    """Draws what chose the best step, accuracy say, over the delays or lengths of an evaluation.
 
     Several seeds are drawn as in `plot_curves`, and each value of a sweep as a line.
 
     Args:
       result: the content of `eval/transfer.json`.
       path: the picture; its suffix picks the format.
-      trained: the delay of training, marked where it is given.
+      trained: the delay or length of training, marked where it is given.
 
     Returns:
       `path`.
@@ -137,8 +137,9 @@ def plot_transfer(
     Raises:
       UserError: The picture cannot be written.
     """
-    rows = sorted(result["delays"], key=lambda row: row["delay"])
-    delays, split = np.array([row["delay"] for row in rows]), result["split"]
+    key = result.get("varies", "delay")  # earlier versions had delays alone
+    rows = sorted(result[f"{key}s"], key=lambda row: row[key])
+    varied, split = np.array([row[key] for row in rows]), result["split"]
     figure = figures.new_figure()
     panel = figure.subplots()
     first = rows[0]["seeds"]
@@ -149,16 +150,16 @@ def plot_transfer(
     for number, (label, places) in enumerate(groups.items()):
         scores = [[row["seeds"][place][split][metric.name] for place in places] for row in rows]
         values = metric.factor * np.array([list(map(_number, row)) for row in scores])
-        draw_line(panel, number, delays, values, label or "this run", markers=True)
+        draw_line(panel, number, varied, values, label or "this run", markers=True)
     if metric.name in rows[0]["baselines"]:
         chance = [metric.factor * row["baselines"][metric.name] for row in rows]
-        panel.plot(delays, chance, label=CHANCE, **figures.REFERENCE)
+        panel.plot(varied, chance, label=CHANCE, **figures.REFERENCE)
     if trained:
-        panel.axvline(trained, color=figures.GREY, lw=0.7, label="delay of training")
+        panel.axvline(trained, color=figures.GREY, lw=0.7, label=f"{key} of training")
     panel.set_xscale("log")
-    panel.set_xticks(delays, [str(delay) for delay in delays])
+    panel.set_xticks(varied, [str(value) for value in varied])
     panel.minorticks_off()
-    panel.set_xlabel("delay (steps)")
+    panel.set_xlabel(f"{key} (steps)")
     panel.set_ylabel(f"{_SPLITS.get(split, split)} {axis_label(metric)}")
     low, high = (metric.factor * end for end in metric.range)
     if math.isfinite(low) and math.isfinite(high):

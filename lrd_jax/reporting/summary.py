@@ -124,26 +124,27 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
 
 
 def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
-    """Returns the table printed by `--mode=eval` with `eval.delays`.
+    """Returns the table printed by `--mode=eval` with `eval.delays` or `eval.lengths`.
 
     Args:
-      result: the content of `path`: split and delays, each with its seeds and baselines, are read.
+      result: the content of `path`: split and rows, each with its seeds and baselines, are read.
       path: the file that was written.
 
     Returns:
-      A row a delay (and swept value) with its metrics (mean and deviation over seeds) and the loss
-      without memory, then the file; no newline at the end.
+      A row a delay or length (and swept value) with its metrics (mean and deviation over seeds) and
+      the loss without memory, then the file; no newline at the end.
     """
-    split, rows = result["split"], result["delays"]
+    key = result.get("varies", "delay")  # earlier versions had delays alone
+    split, rows = result["split"], result[f"{key}s"]
     first = rows[0]["seeds"][0]
     metrics = _in_order(result, first[split])
-    table = [["delay", *first.get("sweep", {}), *(m.name for m in metrics), "baseline loss"]]
+    table = [[key, *first.get("sweep", {}), *(m.name for m in metrics), "baseline loss"]]
     for row in rows:
         baseline = value_over(Metric("loss"), [row["baselines"]])
         for swept, entries in by_value(row["seeds"]):
             values = [value_over(metric, [entry[split] for entry in entries]) for metric in metrics]
             swept_values = [f"{value:g}" for value in swept.values()]
-            table.append([str(row["delay"]), *swept_values, *values, baseline])
+            table.append([str(row[key]), *swept_values, *values, baseline])
     bounded = "".join(f"\n{name} {text}" for name, text in _cut(rows[0]).items())
     return f"{_table(table)}{bounded}\nwritten to {os.fspath(path)}"
 

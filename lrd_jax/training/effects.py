@@ -328,7 +328,7 @@ _RULES = (
         "model.caption is not show_attend_tell",
     ),
     _Rule(
-        ("eval.split", "eval.batch_size", "eval.max_examples", "eval.delays"),
+        ("eval.split", "eval.batch_size", "eval.max_examples", "eval.delays", "eval.lengths"),
         lambda c, mode: mode == "eval" and c.eval.sample_tokens > 0,
         "eval.sample_tokens asks for a text",
     ),

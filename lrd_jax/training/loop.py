@@ -21,7 +21,7 @@ from lrd_jax.config import checks, command_line
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.members import labels
 from lrd_jax.config.paths import expand_user
-from lrd_jax.data.pipeline import prefetch
+from lrd_jax.data.pipeline import borders, prefetch
 from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.evaluation.inspection import Snapshots
 from lrd_jax.metrics import CollectedMetric, finish, stored
@@ -289,9 +289,10 @@ def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
         (every(train.log_every_steps), run.log),
         (every(eval_every), run.evaluate),
         (every(train.checkpoint_every_steps or eval_every), run.save),
-        (once(horizon.pretrain_steps), lambda: None),  # a border of the calls
     ]
-    return Agenda(entries, end)
+    # Borders of the calls: of the loss, and of the shape of the batches.
+    between = (horizon.pretrain_steps, *borders(run.program.dataset))
+    return Agenda(entries + [(once(step), lambda: None) for step in between], end)
 
 
 def _add_profile(run: _Run, workdir: Path, agenda: Agenda) -> None:

@@ -18,7 +18,7 @@ from lrd_jax.cells import CELLS, ParameterGroup
 from lrd_jax.config.horizon import Horizon, run_horizon
 from lrd_jax.config.members import check_values, members
 from lrd_jax.data import make_dataset
-from lrd_jax.data.pipeline import resident
+from lrd_jax.data.pipeline import borders, resident
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation.scorer import Metrics, Scorer, eval_batch_size
@@ -225,7 +225,8 @@ class Program:
             return asked
         if prefers_loops(self.mesh):
             return 1
-        size = sum(x.nbytes for x in jax.tree.leaves(self._host_batch(0)))
+        largest = self._host_batch(max(borders(self.dataset), default=0))
+        size = sum(x.nbytes for x in jax.tree.leaves(largest))
         most = min(_STEPS_ON_GPU, _STRETCH_BYTES // max(size, 1))
         return max(1, min(most, self.config.train.log_every_steps))
 
@@ -305,7 +306,8 @@ class Program:
         """The training step, ready to be compiled; no device is touched."""
         sharding = NamedSharding(self.mesh, self._batch_spec)
         batch = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), self._host_batch(0)
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            self._host_batch(max(borders(self.dataset), default=0)),
         )
         return self.train_step.lower(self.template(), batch)
 

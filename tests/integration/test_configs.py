@@ -23,6 +23,9 @@ from configs import (
     hdetach_mnist,
     lesson,
     recall_mqar,
+    selective_copying,
+    state_tracking,
+    yardsticks,
 )
 from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.horizon import make_horizon
@@ -56,6 +59,9 @@ TABLES = {
     "hdetach_mnist": hdetach_mnist.ROWS,
     "lesson": lesson.ROWS,
     "recall_mqar": recall_mqar.ROWS,
+    "selective_copying": selective_copying.ROWS,
+    "state_tracking": state_tracking.ROWS,
+    "yardsticks": yardsticks.ROWS,
 }
 SPECS = [f"{name}.py:{row}" for name, rows in TABLES.items() for row in rows]
 SPECS += ["lstm_mnist_rows.py", "urlstm_pdigits.py", "urlstm_pmnist.py"]
@@ -136,6 +142,7 @@ def test_no_file_is_forgotten():
     # Files of other tables have tests of their own kind; those of this one must be all here.
     prefixes = ("auxiliary_", "gating_", "hdetach_", "urlstm_", "lstm_", "char_")
     prefixes += ("recall_", "wikitext", "caption_", "lesson")
+    prefixes += ("selective_", "state_", "yardsticks")
     ours = {name for name in files if name.startswith(prefixes)}
     assert ours == {spec.partition(".")[0] for spec in SPECS}
 
@@ -143,10 +150,10 @@ def test_no_file_is_forgotten():
 @pytest.mark.parametrize(
     "name",
     [
-        name
-        for name in TABLES
-        if name not in ("auxiliary_short", "gating_wikitext103", "lesson", "recall_mqar")
-        and "caption" not in name
+        n
+        for n in TABLES
+        if n.startswith(("gating_i", "gating_s", "hdetach", "auxiliary_i", "auxiliary_e"))
+        and "caption" not in n
     ],
 )
 def test_rows_by_name_are_the_rows(name):
@@ -367,6 +374,9 @@ def lines(workdir, split):
         pytest.param("gating_synthetic.py:G2-OR,quick", marks=pytest.mark.slow),
         pytest.param("char_shakespeare.py:quick", marks=pytest.mark.slow),
         pytest.param("recall_mqar.py:64-4,quick", marks=pytest.mark.slow),
+        pytest.param("yardsticks.py:lem-psmnist,quick", marks=pytest.mark.slow),
+        pytest.param("state_tracking.py:S3,quick", marks=pytest.mark.slow),
+        pytest.param("selective_copying.py:256,quick", marks=pytest.mark.slow),
         pytest.param("wikitext2.py:quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13-UR,quick", marks=pytest.mark.slow),
         pytest.param("gating_wikitext103.py:G13---,quick", marks=pytest.mark.slow),

@@ -198,13 +198,13 @@ def test_what_it_refuses(options, words):
 def test_bfloat16_products_are_refused():
     from lrd_jax.models import build
 
-    model = {"cell": "mingru", "hidden_size": D, "compute_dtype": "bfloat16"}
-    CELLS["mingru"] = MinGRUCell
+    model = {"cell": "tested", "hidden_size": D, "compute_dtype": "bfloat16"}
+    CELLS["tested"] = MinGRUCell
     try:
         with pytest.raises(UserError, match="compute_dtype=bfloat16"):
             build._make_cell(model, 1)
     finally:
-        CELLS.pop("mingru")
+        CELLS.pop("tested")
     assert bfloat16_dot is not LinearCell.dot
 
 
