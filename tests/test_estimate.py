@@ -10,8 +10,8 @@ from lrd_jax.errors import UserError
 from lrd_jax.models import estimate
 from lrd_jax.runtime import devices
 from lrd_jax.training.program import make_program
-from tests.training.harness import SPEC, make_config
 from tests.training import harness
+from tests.training.harness import SPEC, make_config
 
 GIB = 2**30
 COPY = {"data__name": "copy", "data__preset": "gu", "data__delay": 10}
@@ -85,7 +85,7 @@ def test_evaluations_too_large_are_refused(monkeypatch):
     mesh = devices.make_mesh(jax.devices()[:1])
     long = DataSpec("tag", length=10**9 + 20, features=10, classes=10, one_hot=True)
     with pytest.raises(UserError, match="at least .* GiB are needed, .* lower eval.batch_size"):
-        estimate.check_evaluation(make_config(), long, mesh, 1)
+        estimate.check_evaluation(make_config(), long, mesh, 2)
     with pytest.raises(UserError, match="lower eval.sample_tokens"):
         estimate.check_sample(2**31 - 1, mesh)
     estimate.check_evaluation(make_config(), SPEC, mesh, 1000)

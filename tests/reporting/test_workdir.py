@@ -5,7 +5,12 @@ import json
 import pytest
 
 from lrd_jax.errors import UserError
-from lrd_jax.reporting.workdir import check_checkpoints, check_metrics, check_unused
+from lrd_jax.reporting.workdir import (
+    check_checkpoints,
+    check_metrics,
+    check_unused,
+    work_directory,
+)
 
 
 def record(workdir, *lines):
