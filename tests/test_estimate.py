@@ -7,7 +7,7 @@ import pytest
 
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
-from lrd_jax.models import estimate
+from lrd_jax.evaluation import estimate
 from lrd_jax.runtime import devices
 from lrd_jax.training.program import make_program
 from tests.training import harness
@@ -84,9 +84,9 @@ def test_evaluations_too_large_are_refused(monkeypatch):
     monkeypatch.setattr(estimate, "memory_of", lambda _: (24 * GIB, "this machine"))
     mesh = devices.make_mesh(jax.devices()[:1])
     long = DataSpec("tag", length=10**9 + 20, features=10, classes=10, one_hot=True)
-    with pytest.raises(UserError, match="at least .* GiB are needed, .* lower eval.batch_size"):
+    with pytest.raises(UserError, match=r"at least .* GiB are needed, .* lower eval.batch_size"):
         estimate.check_evaluation(make_config(), long, mesh, 2)
-    with pytest.raises(UserError, match="lower eval.sample_tokens"):
+    with pytest.raises(UserError, match=r"lower eval\.sample_tokens"):
         estimate.check_sample(2**31 - 1, mesh)
     estimate.check_evaluation(make_config(), SPEC, mesh, 1000)
     estimate.check_sample(10**6, mesh)

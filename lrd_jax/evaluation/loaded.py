@@ -16,9 +16,9 @@ from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.data.text import text_spec
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.best import Best, best_member, shapes
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
-from lrd_jax.models import estimate
 from lrd_jax.objectives import Objective, make_evaluated
 from lrd_jax.reporting.results import seed_results
 from lrd_jax.reporting.workdir import check_vocabulary, read_vocabulary

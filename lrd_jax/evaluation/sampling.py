@@ -12,9 +12,9 @@ from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.evaluation.scores import NOWHERE
-from lrd_jax.models import estimate
 from lrd_jax.objectives.language import Language
 from lrd_jax.reporting import tensorboard
 from lrd_jax.reporting.workdir import keep, read_vocabulary

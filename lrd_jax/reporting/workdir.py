@@ -30,9 +30,9 @@ def work_directory(workdir: Path) -> Iterator[None]:
       UserError: it cannot be written, or another run holds it.
     """
     made = not workdir.exists()
-    before = frozenset(() if made else os.listdir(workdir))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        before = frozenset(os.listdir(workdir))
         file = (workdir / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(

@@ -64,8 +64,8 @@ def configure(config: Any, training: bool = True) -> None:
     than there are devices: enough where one program runs at a time (see `data_parallel`), and that
     with a single collective, as ours.
     Its size is read from NPROC when the CPU client is created; a value there that the user set is
-    kept, unless it is smaller than the number of devices or far beyond the cores. Where a GPU is used, the CPU is left as
-    JAX has it.
+    kept, unless it is smaller than the number of devices or far beyond the cores. Where a GPU is
+    used, the CPU is left as JAX has it.
 
     Args:
       config: the run's config; reads `devices.*`, and the batch size or the number of runs that

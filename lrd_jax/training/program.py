@@ -22,8 +22,9 @@ from lrd_jax.data.pipeline import resident
 from lrd_jax.data.registry import make_task
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
-from lrd_jax.models import estimate, make_recurrence
+from lrd_jax.models import make_recurrence
 from lrd_jax.objectives import Objective, make_objective
 from lrd_jax.runtime.devices import (
     AXIS,
