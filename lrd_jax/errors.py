@@ -30,6 +30,11 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Tells whether an error, of Python or of XLA, says that the memory is used up."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
+
+
 def one_line(text: str) -> str:
     """Returns the text with every run of white space made one blank."""
     return " ".join(text.split())

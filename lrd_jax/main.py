@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from lrd_jax.errors import one_line
+from lrd_jax.errors import one_line, out_of_memory
 from lrd_jax.runtime import interrupts, terminal
 
 if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceback of them
@@ -132,14 +132,15 @@ def run() -> None:
     except Interrupted as error:
         sys.exit(128 + error.signum)
     except Exception as error:
-        if not (isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)):
+        if not out_of_memory(error):
             raise
         reason = one_line(str(error))[:200]
-        _end(
-            f"out of memory ({reason}); lower data.batch_size, model.hidden_size or the length of"
-            " the sequences, and choose another --workdir",
-            1,
+        lower = (
+            "eval.batch_size, eval.delays or eval.sample_tokens"
+            if _MODE.value == "eval"
+            else "data.batch_size, model.hidden_size or the length of the sequences"
         )
+        _end(f"out of memory ({reason}); lower {lower}", 1)
 
 
 if __name__ == "__main__":

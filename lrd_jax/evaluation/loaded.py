@@ -16,6 +16,7 @@ from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.data.text import text_spec
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.best import Best, best_member, shapes
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
 from lrd_jax.objectives import Objective, make_evaluated
@@ -78,12 +79,17 @@ class Loaded:
         # As in training where that is possible here: the score of a text depends, a little, on the
         # number of its streams, which is rounded up to the devices that share a batch.
         by_seeds = options.split == "seeds" and count % self.mesh.size == 0
+        size = eval_batch_size(self.config, self.objective, self.mesh, count)
+        if self.spec.kind != "language":  # of which a batch may be cut into shorter windows
+            most = self.config.eval.max_examples or size
+            held = min(size, most, self.dataset.eval_size(self.split))
+            estimate.check_evaluation(self.config, self.spec, self.mesh, held)
         scorer = Scorer(
             self.objective,
             self.dataset,
             self.mesh,
             num_members=count,
-            batch_size=eval_batch_size(self.config, self.objective, self.mesh, count),
+            batch_size=size,
             split="seeds" if by_seeds else "batch",
             max_examples=self.config.eval.max_examples,
         )

@@ -13,6 +13,7 @@ from jax import lax
 from lrd_jax.arrays import Array
 from lrd_jax.data import reads_text
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.evaluation.scores import NOWHERE
 from lrd_jax.objectives.language import Language
@@ -45,6 +46,7 @@ def run(loaded: Loaded) -> str:
       The prompt and what the model made of it.
     """
     objective, vocabulary, options = loaded.objective, loaded.spec.vocabulary, loaded.config.eval
+    estimate.check_sample(options.sample_tokens, loaded.mesh)
     assert isinstance(objective, Language) and vocabulary is not None
     index, params, chosen = loaded.choose()
     prompt = vocabulary.encode(options.prompt)

@@ -294,8 +294,6 @@ def make_recurrence(config: Any, length: int) -> Recurrence:
         "recompute": model.recompute,
     }
     check_values(options, _KEYS)
-    if model.num_layers > 1000:  # more would be compiled for hours
-        raise UserError(f"model.num_layers={model.num_layers} must be from 1 to 1000")
     recurrence = Recurrence(cell=_make_cell(model, length), **options)
     recurrence.check()
     return recurrence

@@ -6,12 +6,13 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lrd_jax.data.vocabulary import Vocabulary
-from lrd_jax.errors import RunError, UserError
+from lrd_jax.errors import RunError, UserError, out_of_memory
 from lrd_jax.reporting.results import read_result
 from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.runtime.locks import lock
@@ -23,11 +24,15 @@ logger = logging.getLogger(__name__)
 def work_directory(workdir: Path) -> Iterator[None]:
     """Makes the directory and holds its lock, so that two runs never write to one place.
 
+    A run that finds too little memory before its first save leaves nothing that it wrote.
+
     Raises:
       UserError: it cannot be written, or another run holds it.
     """
+    made = not workdir.exists()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
+        before = frozenset(os.listdir(workdir))
         file = (workdir / ".lock").open("w", encoding="utf-8")
     except OSError as error:
         raise UserError(
@@ -40,7 +45,31 @@ def work_directory(workdir: Path) -> Iterator[None]:
                 f"the work directory {workdir} is in use by another run; wait for it, or choose"
                 " another --workdir"
             )
-        yield
+        try:
+            yield
+        except Exception as error:
+            if out_of_memory(error) and not _saved(workdir):
+                _remove_new(workdir, before, made)
+            raise
+
+
+def _saved(workdir: Path) -> bool:
+    """Whether there is a complete checkpoint."""
+    folders = (workdir / "checkpoints", workdir / "checkpoints_replaced")
+    return any(path.name.isdigit() for folder in folders for path in folder.glob("*"))
+
+
+def _remove_new(workdir: Path, before: frozenset[str], made: bool) -> None:
+    """Removes what was written since: another config may be tried in its place."""
+    for name in set(os.listdir(workdir)) - before:
+        path = workdir / name
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    if made:
+        with contextlib.suppress(OSError):
+            workdir.rmdir()
 
 
 def check_unused(workdir: Path) -> None:
@@ -67,8 +96,7 @@ def check_checkpoints(workdir: Path, checkpoint_every_steps: int) -> None:
     Raises:
       UserError: a part of the record is missing; nothing was touched.
     """
-    folders = (workdir / "checkpoints", workdir / "checkpoints_replaced")
-    saved = any(path.name.isdigit() for folder in folders for path in folder.glob("*"))
+    saved = _saved(workdir)
     metrics = workdir / "metrics.jsonl"
     if saved and not metrics.exists():
         raise UserError(
@@ -84,7 +112,7 @@ def check_checkpoints(workdir: Path, checkpoint_every_steps: int) -> None:
         or (checkpoint_every_steps and record["step"] > 2 * checkpoint_every_steps)
         for record in records
     )
-    lost = passed or len(validated) > 2 or (records and not folders[0].is_dir())
+    lost = passed or len(validated) > 2 or (records and not (workdir / "checkpoints").is_dir())
     if lost or (workdir / "result.json").exists():
         raise UserError(
             f"the checkpoints of {workdir} are missing, and training would start over what is"

@@ -362,7 +362,9 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> RunError:
+        kept = "the ones before are kept" if self.steps() else "there is none before it"
+        then = "continue" if self.steps() else "start again"
         return RunError(
             f"could not write a checkpoint to {self._directory} ({_reason(error)});"
-            " the ones before are kept: free some space, then run the same command to continue"
+            f" {kept}: free some space, then run the same command to {then}"
         )

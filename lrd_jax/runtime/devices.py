@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 # picking each label's logit, a loop over all rows in JAX before 0.12: 12 000 turns of 3 kernels for
 # a batch of the copying task, where time is 120 turns of 10. The second sorts instead.
 DETERMINISTIC = ("xla_gpu_deterministic_ops", "xla_gpu_enable_scatter_determinism_expander")
+_THREADS_A_CORE = 16  # of NPROC, at most; each takes memory, and many answer no signal
 AXIS = "data"  # the mesh axis that the batch, or the seeds, are split over
 
 
@@ -63,8 +64,8 @@ def configure(config: Any, training: bool = True) -> None:
     than there are devices: enough where one program runs at a time (see `data_parallel`), and that
     with a single collective, as ours.
     Its size is read from NPROC when the CPU client is created; a value there that the user set is
-    kept, unless it is smaller than the number of devices. Where a GPU is used, the CPU is left as
-    JAX has it.
+    kept, unless it is smaller than the number of devices or far beyond the cores. Where a GPU is
+    used, the CPU is left as JAX has it.
 
     Args:
       config: the run's config; reads `devices.*`, and the batch size or the number of runs that
@@ -90,8 +91,13 @@ def configure(config: Any, training: bool = True) -> None:
     if not uses_gpu():
         count = choose_cpu_devices(requested, share, cores, what)
         asked = os.environ.get("NPROC", "")
-        if not asked.isdigit() or int(asked) < count:
-            os.environ["NPROC"] = str(max(count + 1, available_cores()))
+        most = max(count + 1, available_cores())
+        known = asked.isdecimal() and len(asked) < 10  # longer ones mean as little
+        if not known or int(asked) < count:
+            os.environ["NPROC"] = str(most)
+        elif int(asked) > _THREADS_A_CORE * most:
+            os.environ["NPROC"] = str(most)
+            _log.warning("NPROC=%s is far beyond the cores: %d threads are used", asked, most)
         jax.config.update("jax_num_cpu_devices", count)
     elif config.devices.cpu_devices:
         _log.warning("devices.cpu_devices has no effect: this run uses a GPU")

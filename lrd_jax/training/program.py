@@ -19,8 +19,10 @@ from lrd_jax.config.horizon import Horizon, run_horizon
 from lrd_jax.config.members import check_values, members
 from lrd_jax.data import make_dataset
 from lrd_jax.data.pipeline import borders, resident
+from lrd_jax.data.registry import make_task
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.scorer import Metrics, Scorer, eval_batch_size
 from lrd_jax.models import make_recurrence
 from lrd_jax.objectives import Objective, make_objective
@@ -59,11 +61,16 @@ def make_program(config: Any, dataset: Dataset | None = None, mesh: Mesh | None 
       UserError: a config value or a data set that does not fit.
     """
     # What needs no data is checked before a download may start.
+    estimate.check_compiling(config)
     _check_parts(config)
     check_values(config, _check_parts)
+    mesh = mesh or make_mesh()
+    task = make_task(config.data) if dataset is None else None
+    if task is not None:  # its sizes are known before its examples are drawn
+        estimate.check_training(config, task.spec, mesh, len(members(config)))
     dataset = dataset or make_dataset(config)
     objective = make_objective(config, dataset.spec, run_horizon(config, dataset.num_train))
-    return Program(config, dataset, mesh or make_mesh(), objective)
+    return Program(config, dataset, mesh, objective)
 
 
 class Program:
@@ -107,6 +114,7 @@ class Program:
             averages=config.optim.ema_decay > 0,
         )
         _check_memory(self._shapes(), self._split, self.mesh)
+        estimate.check_training(config, dataset.spec, mesh, len(self.members))
         spec: Any = state_spec(self._split)
         self._sharding: Any = jax.tree.map(
             functools.partial(NamedSharding, mesh), spec, is_leaf=lambda x: isinstance(x, P)

@@ -5,7 +5,12 @@ import json
 import pytest
 
 from lrd_jax.errors import UserError
-from lrd_jax.reporting.workdir import check_checkpoints, check_metrics, check_unused
+from lrd_jax.reporting.workdir import (
+    check_checkpoints,
+    check_metrics,
+    check_unused,
+    work_directory,
+)
 
 
 def record(workdir, *lines):
@@ -77,3 +82,29 @@ def test_any_trace_of_a_run_needs_its_config(tmp_path, name):
     (tmp_path / name).mkdir()
     with pytest.raises(UserError, match=f"holds {name}"):
         check_unused(tmp_path)
+
+
+OUT_OF_MEMORY = (MemoryError("no room"), RuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize("earlier", [None, "notes.txt"])
+def test_without_memory_before_the_first_save_nothing_new_stays(tmp_path, error, earlier):
+    folder = tmp_path / "run"
+    if earlier:
+        folder.mkdir()
+        (folder / earlier).write_text("mine", encoding="utf-8")
+    with pytest.raises(type(error)), work_directory(folder):
+        (folder / "config.json").write_text("{}", encoding="utf-8")
+        (folder / "checkpoints").mkdir()
+        raise error
+    assert folder.exists() == bool(earlier)
+    assert [path.name for path in folder.glob("*")] == ([earlier] if earlier else [])
+
+
+@pytest.mark.parametrize(("error", "saved"), [(OUT_OF_MEMORY[0], True), (OSError("full"), False)])
+def test_what_was_saved_or_failed_otherwise_stays(tmp_path, error, saved):
+    with pytest.raises(type(error)), work_directory(tmp_path / "run"):
+        (tmp_path / "run" / "checkpoints" / ("10" if saved else "")).mkdir(parents=True)
+        raise error
+    assert (tmp_path / "run" / "checkpoints").is_dir()

@@ -58,7 +58,16 @@ def test_split_seeds_take_the_most_cores_that_divide_them(monkeypatch, seeds, va
 
 @pytest.mark.parametrize(
     ("cores", "asked", "expected"),
-    [(2, "", "3"), (2, "16", "16"), (2, "2", "2"), (2, "1", "3"), (2, "all", "3"), (1, "", "2")],
+    [
+        (2, "", "3"),
+        (2, "16", "16"),
+        (2, "2", "2"),
+        (2, "1", "3"),
+        (2, "all", "3"),
+        (1, "", "2"),
+        (2, "99999", "3"),
+        (2, "9" * 5000, "3"),
+    ],
 )
 def test_pool_of_threads_has_one_more_than_there_are_devices(monkeypatch, cores, asked, expected):
     config = defaults.get_config()
