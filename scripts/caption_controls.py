@@ -129,11 +129,11 @@ def controls(loaded: Loaded, split: str) -> dict[str, Any]:
     }
     for change in ("hidden", "shuffled"):
         changed: Any = Changed(dataset, change)
-        seeds = dataclasses.replace(loaded, dataset=changed).scores()
+        seeds, _ = dataclasses.replace(loaded, dataset=changed).scores()
         found[change] = [seed[split] for seed in seeds]
     for beam in _BEAMS:
         objective.how = objective.how._replace(beam_size=beam)
-        found[f"beam {beam}"] = [seed[split] for seed in loaded.scores()]
+        found[f"beam {beam}"] = [seed[split] for seed in loaded.scores()[0]]
         if len(loaded.members) > 1:
             speaker = speaker_of(loaded, together=True)
             said = [words for words, _ in captions_of(speaker, loaded)]
