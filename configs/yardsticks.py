@@ -12,13 +12,14 @@ The argument is a row; `quick` shrinks it. Published test accuracy, and what it 
 | `cornn-psmnist` | coRNN, 256 units | 97.34 % | 120 | log of tk-rusch/coRNN |
 | `cornn-smnist` | coRNN, 256 units | 99.35 % | 120 | log of tk-rusch/coRNN |
 | `indrnn-psmnist` | IndRNN, 6 layers of 128 | 97.04 % with 12 | - | log of IndRNN_pytorch |
+| `unicornn-psmnist` | UnICORNN, 3 layers of 256 | 98.4 % | 2 600 | README of tk-rusch/unicornn |
 | `lru-scifar` | LRU, 4 layers of 256, N 128 | 89.0 % | 180 | the paper's table; minimal-LRU |
 | `mingru-smnist`, `minlstm-smnist` | 3 layers of 128 | none seen | - | width and training of LEM |
 | `slstm-smnist` | sLSTM, 128 units, 4 heads | none seen | - | the same |
 
 Differences: the permutation is that of numpy seed 92916, not torch's; validation chooses the step.
-IndRNN has no batch norm, one mask of dropout for all steps is a mask a step here, and its decay
-and learning rate are those of all weights. LRU layers are stacked as they are, without the blocks
+IndRNN has no batch norm, and its decay is that of all weights. IndRNN's and UnICORNN's one mask of
+dropout for all steps is a mask a step here. LRU layers are stacked as they are, without the blocks
 (norm, GELU, GLU, residual) around them, and their last state is read, not the mean over time.
 """
 
@@ -84,6 +85,21 @@ ROWS: dict[str, dict[str, Any]] = {
         "optim.learning_rate": 2e-4,
         "optim.weight_decay": 1e-4,
         "train.num_epochs": 400.0,
+    },
+    "unicornn-psmnist": _PERMUTED
+    | {
+        "data.batch_size": 32,
+        "model.cell": "unicornn",
+        "model.hidden_size": 256,
+        "model.num_layers": 3,
+        "model.step_size": 0.19,
+        "model.stiffness": 30.65,
+        "model.dropout": 0.1,
+        "optim.learning_rate": 2.51e-3,
+        "optim.schedule": "step",
+        "optim.decay_every_epochs": 650,
+        "optim.decay_rate": 0.1,
+        "train.num_epochs": 2600.0,
     },
     "lru-scifar": {
         "data.name": "cifar10",

@@ -25,6 +25,7 @@ from lrd_jax.cells.mingru import MinGRUCell
 from lrd_jax.cells.minlstm import MinLSTMCell
 from lrd_jax.cells.rnn import RNNCell
 from lrd_jax.cells.slstm import SLSTMCell
+from lrd_jax.cells.unicornn import UnICORNNCell
 from lrd_jax.config.defaults import get_config
 from lrd_jax.errors import UserError, check_choice, unknown
 
@@ -52,6 +53,7 @@ __all__ = [
     "RecurrentCell",
     "SLSTMCell",
     "URLSTMCell",
+    "UnICORNNCell",
     "bfloat16_dot",
     "cell_options",
     "make_cell",
@@ -73,6 +75,7 @@ CELLS: dict[str, type[RecurrentCell]] = {
     "lem": LEMCell,
     "slstm": SLSTMCell,
     "indrnn": IndRNNCell,
+    "unicornn": UnICORNNCell,
 }
 
 

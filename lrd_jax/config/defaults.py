@@ -70,7 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     model: Any = _group(c, "model")
     # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm | mingru | minlstm | lru | cornn |
-    # lem | slstm | indrnn
+    # lem | slstm | indrnn | unicornn
     model.cell = "lstm"
     model.gates = "UR"  # gated cells: -- | C- | O- | U- | -R | OM | UM | OR | UR
     model.hidden_size = 128  # units per layer
@@ -97,8 +97,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.r_min = 0.0  # lru: least initial |lambda|
     model.r_max = 1.0  # lru: largest initial |lambda|
     model.max_phase = 6.28  # lru: largest initial phase, radians
-    model.step_size = 0.1  # cornn, lem: step in time, Delta
-    model.stiffness = 1.0  # cornn: gamma
+    model.step_size = 0.1  # cornn, lem, unicornn: step in time, Delta
+    model.stiffness = 1.0  # cornn: gamma; unicornn: alpha
     model.damping = 1.0  # cornn: epsilon
     model.heads = 1  # slstm: groups of units that do not mix in the recurrent product
     model.recurrent_max = 0.0  # indrnn: bound of |u|; 0 = none

@@ -27,6 +27,11 @@ ORACLES = {
         {},
         {"h": 0.008386335976, "z": 0.063303571251},
     ),
+    "unicornn": (
+        {"step_size": 0.19, "stiffness": 30.65},
+        {"rate": 0.1},
+        {"h": -0.015404970237, "z": -0.078751419803},  # z as the step by hand has it, and y
+    ),
     "slstm": (
         {},
         {},
@@ -82,6 +87,7 @@ def test_oracle(name, x64):
         ("lru", 8, 8, {"state_size": 5}, 3 * 5 + 4 * 5 * 8 + 8),
         ("lru", 3, 8, {}, 3 * 8 + 2 * 8 * (3 + 8) + 3 * 8),
         ("indrnn", 3, 8, {}, 8 * 5),
+        ("unicornn", 3, 8, {}, 8 * 6),
     ],
 )
 def test_parameter_counts(name, n, d, options, expected):
