@@ -15,7 +15,9 @@ from lrd_jax.errors import UserError
 from lrd_jax.runtime.devices import memory_of, prefers_loops
 
 _FLOAT = 4  # bytes; the state is float32, whatever the products are computed in
-_COMPILE_S = 1.0  # of a layer and direction: step, evaluation, initialisation (two cores: 0.6 to 1)
+# Assumed for a layer and direction, of step, evaluation and initialisation together; the step alone
+# took 0.3 to 0.9 s (lstm, urlstm; 1 against 6 layers, two busy cores). Deeper: untried.
+_COMPILE_S = 1.0
 _COMPILE_BUDGET_S = 600.0
 _TOKEN_BYTES = 20  # of a sample: its key, and the token on the device and in a list
 
