@@ -11,7 +11,6 @@ from tests.integration.conftest import outcome, reached, wait_for
 
 # Digits in 8 steps of 8 pixels; 26 steps make an epoch, the first of which is pre-training.
 RUN = (
-    "model.bidirectional=false",
     *("aux.kind=both", "aux.segment_length=4", "aux.pretrain_epochs=1.0", "aux.head_hidden=(8,8)"),
     *("truncate.steps=3", "truncate.supervised=5", "model.embedding_size=8"),
     *("model.head_hidden=(8,8)", "model.head_dropconnect=0.3", "optim.pretrain_decay=0.5"),
