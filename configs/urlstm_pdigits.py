@@ -3,12 +3,8 @@
     python -m lrd_jax.main --config=configs/urlstm_pdigits.py
 
 1797 real images of handwritten digits, 64 steps of one pixel, 1297 / 250 / 250 of them to train,
-validate and test. So few images are learnt by heart long before the end, so the run is regularised:
-the pixels are read in both directions, weights decay, and what is scored is a moving average of the
-parameters. The setting was chosen on validation images alone, by runs of two seeds (100, 101) that
-are not among the first ten. Expected: about 94 to 95 % test accuracy, in about a minute on two
-cores. With 250 test images a seed, or the rounding of another machine, moves that by one or two
-percent.
+validate and test. Expected: about 90 % test accuracy, in about a minute on two cores. With 250 test
+images a seed, or the rounding of another machine, moves that by two or three percent.
 """
 
 from typing import Any
@@ -25,12 +21,7 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.data.permutation = "92916"
     c.data.batch_size = 50
     c.model.cell = "urlstm"
-    c.model.bidirectional = True
-    c.model.kernel_init = "xavier"
-    c.optim.name = "adamw"
-    c.optim.weight_decay = 0.3
-    c.optim.ema_decay = 0.995
     c.optim.learning_rate = 3e-3
     c.optim.schedule = "cosine"
-    c.train.num_epochs = 60.0
+    c.train.num_epochs = 80.0
     return defaults.finish(c, arg)
