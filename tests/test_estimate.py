@@ -84,7 +84,7 @@ def test_evaluations_too_large_are_refused(monkeypatch):
     monkeypatch.setattr(estimate, "memory_of", lambda _: (24 * GIB, "this machine"))
     mesh = devices.make_mesh(jax.devices()[:1])
     long = DataSpec("tag", length=10**9 + 20, features=10, classes=10, one_hot=True)
-    with pytest.raises(UserError, match=r"at least .* GiB are needed, .* lower eval.batch_size"):
+    with pytest.raises(UserError, match=r"at least .* GiB are needed, .*lower eval.batch_size"):
         estimate.check_evaluation(make_config(), long, mesh, 2)
     with pytest.raises(UserError, match=r"lower eval\.sample_tokens"):
         estimate.check_sample(2**31 - 1, mesh)
