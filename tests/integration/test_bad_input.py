@@ -455,10 +455,10 @@ MAIN = [
         write("metrics.jsonl", ""),
         remove("result.json"),
     ),
-    (f"{RUN}", "result.json is damaged; remove it", write("result.json", "{")),
-    (f"{RUN}", "result.json is damaged; remove it", write("result.json", "[]")),
+    (f"{RUN}", "result.json is damaged .*; remove it", write("result.json", "{")),
+    (f"{RUN}", "result.json is damaged .*; remove it", write("result.json", "[]")),
     *(
-        (f"{RUN}", "result.json is damaged; remove it", write("result.json", text))
+        (f"{RUN}", "result.json is damaged .*; remove it", write("result.json", text))
         for text in (
             "null",
             "7",
@@ -468,7 +468,7 @@ MAIN = [
         )
     ),
     *(
-        (f"{RUN}", "result.json is damaged; remove it", result_with(**changes))
+        (f"{RUN}", "result.json is damaged .*; remove it", result_with(**changes))
         for changes in (
             {"best": 7},
             {"best": {"step": 30}},
@@ -687,7 +687,6 @@ def test_there_are_enough_of_them():
         ("model.num_layers=1000 model.bidirectional=true", "2000 layers (model.num_layers=1000"),
         ("aux.kind=predict aux.segment_length=9 aux.decoder_layers=1000", "lower model.num_layers"),
         ("train.steps_per_call=2147483647", "lower train.steps_per_call"),
-        ("aux.kind=predict aux.segment_length=9 aux.n_anchors=2147483647", "lower aux.n_anchors"),
         ("data.batch_size=2000000000", "more than the 1297 training examples"),
         ("optim.name=lion", "use one of adam, adamw"),
         ("optim.weight_decay=0.1", "needs optim.name=adamw"),
