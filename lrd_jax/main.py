@@ -137,7 +137,7 @@ def run() -> None:
         reason = one_line(str(error))[:200]
         lower = (
             "eval.batch_size, eval.delays or eval.sample_tokens"
-            if _MODE.value == "eval"
+            if flags.FLAGS.is_parsed() and _MODE.value == "eval"
             else "data.batch_size, model.hidden_size or the length of the sequences"
         )
         _end(f"out of memory ({reason}); lower {lower}", 1)

@@ -90,7 +90,9 @@ def machine() -> str:
     """The kind of GPU, else of processor, told without JAX."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+        found = subprocess.run(
+            command, capture_output=True, encoding="utf-8", timeout=30, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return f"{platform.machine()} CPU"
     return " / ".join(sorted(set(found.stdout.split("\n")) - {""}))
@@ -160,7 +162,7 @@ def work(process: str, jobs: list[Job], record: Record, deadline: Deadline, pyth
             [python, str(ROOT / "scripts" / "gpu_checks.py"), argument],
             stdout=subprocess.PIPE,
             stderr=errors,
-            text=True,
+            encoding="utf-8",
             # PyTorch and JAX come one after the other, and one that died may hold its part still.
             env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
         )

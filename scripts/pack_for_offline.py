@@ -82,7 +82,7 @@ def pip(*arguments: str) -> None:
       UserError: it failed; with its last line.
     """
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
         why = one_line((errors or done.stderr.splitlines() or ["no message"])[-1])
@@ -131,7 +131,7 @@ def code(folder: Path) -> None:
     clone = folder / "lrd-jax"
     command = ["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", str(clone)]
     try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run(command, check=True, capture_output=True, encoding="utf-8")
     except (OSError, subprocess.CalledProcessError) as error:
         raise UserError(f"cannot clone this checkout: {one_line(str(error))}") from error
     shutil.make_archive(str(folder / "code"), "gztar", folder, "lrd-jax")

@@ -27,7 +27,7 @@ def verbosity():
             MemoryError("177 GiB\nwanted"),
             1,
             "lrd_jax: error: out of memory (177 GiB wanted); lower data.batch_size, "
-            "model.hidden_size or the length of the sequences, and choose another --workdir\n",
+            "model.hidden_size or the length of the sequences\n",
         ),
         (SystemExit(0), 0, ""),
     ],

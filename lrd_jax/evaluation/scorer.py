@@ -133,8 +133,9 @@ class Scorer:
         """
         devices = 1 if self._split == "seeds" else self._mesh.size
         bound, whole = self._bound(split)
-        # The rest would be padding.
-        wanted = min(self._batch_size, self._dataset.eval_size(split), bound)
+        cut = bound < whole
+        # The rest would be padding. (Of text, a bound is in windows and the size in tokens.)
+        wanted = min(self._batch_size, self._dataset.eval_size(split), *([bound] if cut else []))
         size = math.ceil(wanted / devices) * devices
         rows = slice(None) if self._split == "seeds" else local_rows(size, self._mesh)
         carry = jax.tree.map(
@@ -145,9 +146,10 @@ class Scorer:
         batches, outputs = [], []
         every = self._dataset.eval_batches(split, size, rows)
         count = math.ceil(min(bound, whole) / size)
-        for number, batch in enumerate(every if bound >= whole else itertools.islice(every, count)):
+        # Streams of text end in windows that are not full, so there may be more than were counted.
+        for number, batch in enumerate(itertools.islice(every, count) if cut else every):
             before_batch()
-            if number * size + size > bound:
+            if cut and number * size + size > bound:
                 mask, within = batch["mask"], np.arange(size)[rows] < bound - number * size
                 batch = batch | {"mask": mask * within.reshape(-1, *[1] * (mask.ndim - 1))}
             placed = place(batch, self._mesh, self._batch_spec)
@@ -157,7 +159,7 @@ class Scorer:
                 outputs.append(gather(self.collect_step(params, placed)))
             # Not far ahead of the devices, or the caller could not end this soon.
             jax.block_until_ready(batches[-_BATCHES_AHEAD:][0])
-            shown((number + 1) / count)
+            shown(min(1.0, (number + 1) / count))
         # Summed on the host in float64: a float32 sum over a large split would lose digits.
         parts = jax.device_get(batches)
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)

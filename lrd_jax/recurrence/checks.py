@@ -182,7 +182,7 @@ class Call:
         if not asks and context is not None:
             raise UserError(f"context is given, and the step of {self._name} does not ask for one")
         for leaf in jax.tree.leaves(context):
-            if np.shape(leaf)[:1] != (self.batch,):
+            if np.ndim(leaf) == 0 or self.batch % np.shape(leaf)[0]:
                 raise UserError(
                     f"context has a leaf of shape {list(np.shape(leaf))}, and each must begin with"
                     f" the batch, {self.batch}: it is the same at every step"

@@ -220,7 +220,7 @@ def test_a_data_set_knows_its_keys():
         *("text", "wikitext103", "wikitext2")
     ]
     varied = {name: key for name in dataset_names() if (key := varied_key(name))}
-    assert varied == {"copy": "delay"}
+    assert varied == {"copy": "delay", "tracking": "length", "selective_copy": "length"}
     with pytest.raises(UserError, match=r"unknown data\.name='digitz': did you mean digits"):
         known_keys("digitz")
 

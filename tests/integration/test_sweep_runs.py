@@ -88,7 +88,7 @@ def test_a_person_sees_a_table_by_value(program, swept):
 def test_tensorboard_has_a_folder_for_each_member(swept):
     folder = swept[0] / "tensorboard"
     names = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert names == {f"learning_rate_{r}-seed_{s}" for r in (0.003, 0.001) for s in (0, 1)}
+    assert names == {f"learning_rate_{r}-seed_{s}" for r in (0.003, 0.001) for s in (0, 1, "mean")}
     events = EventAccumulator(str(folder / "learning_rate_0.001-seed_1"))
     events.Reload()
     assert [event.step for event in events.Scalars("valid/loss")] == [10, 20, 30]
