@@ -10,13 +10,6 @@ FILES = [p for folder in ("lrd_jax", "configs", "scripts") for p in (ROOT / fold
 MODULES = ("io", "os", "gzip", "lzma", "bz2")  # whose `open` takes the mode after the path
 WITHOUT_TEXT = ("os.open", "tarfile.open", "zipfile.open")
 WITHOUT_TEXT += ("members.open", "files.open", "image.open")  # of archives, folders of pictures
-    "os.open",
-    "tarfile.open",
-    "zipfile.open",
-    "members.open",
-    "files.open",
-    "image.open",
-)  # archives, pictures
 OPENERS = ("open", "fdopen", "read_text", "write_text", "TextIOWrapper", "TemporaryFile")
 PROGRAMS = ("run", "Popen", "check_output")  # whose output is text if they are told so
 
