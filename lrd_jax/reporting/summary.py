@@ -64,7 +64,7 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
 
     Args:
       result: the content of `result.json`: best, test, seeds, metrics and times are read.
-      config_flag: the value of `--config`, for the commands that come next.
+      config_flag: the value of `--config`, for the commands that come next; "": there was none.
       workdir: the work directory.
 
     Returns:
@@ -76,6 +76,7 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
     swept = result.get("sweep", {})
     runs = [run for run in everyone if run.get("sweep", {}) == swept]
     folder = shlex.quote(os.fspath(workdir))
+    given = f"--config={shlex.quote(config_flag)} " if config_flag else ""
     steps = sorted({run["best"]["step"] for run in runs if run["best"]["step"]})
     brackets = f"{CONFIDENCE:.0%} interval of the mean over seeds (Student's t)"
     rows = {
@@ -89,8 +90,7 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
         **_baseline(result.get("baselines"), result),
         "wall time": _wall_time(result),
         "workdir": os.fspath(workdir),
-        "evaluate": f"python -m lrd_jax.main --config={shlex.quote(config_flag)} "
-        f"--workdir={folder} --mode=eval",
+        "evaluate": f"python -m lrd_jax.main {given}--workdir={folder} --mode=eval",
         "curves": f"tensorboard --logdir={folder}{_MISSING}",
     }
     return (f"{_by_value(result, everyone)}\n\n" if swept else "") + _rows(rows)

@@ -48,6 +48,8 @@ def test_closing_of_a_single_run():
         "--mode=eval",
         "curves      tensorboard --logdir='runs/my run'",
     ]
+    of_python = summary.closing(result(), config_flag="", workdir="runs/x")
+    assert "evaluate    python -m lrd_jax.main --workdir=runs/x --mode=eval" in of_python
 
 
 def test_closing_of_several_seeds_gives_mean_and_spread():
