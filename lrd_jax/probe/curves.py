@@ -61,15 +61,18 @@ def read(folders: Sequence[str]) -> dict[str, Any]:
     for folder in folders:
         run, (values, trouble) = read_run(folder), _config(folder)
         for swept, records in by_value(run.records):
+            members = _members(run.result, swept)
             runs.append(
                 {
                     "folder": os.fspath(folder),
                     "label": ", ".join(filter(None, (Path(folder).resolve().name, named(swept)))),
                     "config": values | {SWEPT[name]: value for name, value in swept.items()},
                     "published": published(folder),
-                    "notes": [trouble] * bool(trouble) + _notes(run.result, records),
+                    "notes": [trouble] * bool(trouble) + _notes(run.result, records, members),
                     "_records": records,
                     "_result": run.result,
+                    # Of what never came to a finite validation nothing counts, as in result.json.
+                    "_lost": {m["seed"] for m in members if not m.get("best", {}).get("step", 1)},
                 }
             )
     metrics = declared_of(read_run(folders[0]))
@@ -77,7 +80,9 @@ def read(folders: Sequence[str]) -> dict[str, Any]:
     finished = all(run["_result"] for run in runs)
     compared = "test" if finished else "valid"
     for run in runs:
-        run["scores"] = _scores(run["_records"], metric, compared)
+        found = _scores(run["_records"], metric, compared)
+        lost = run.pop("_lost")
+        run["scores"] = {seed: None if seed in lost else score for seed, score in found.items()}
         each = [{metric.name: score} for score in run["scores"].values()]
         run["statistics"] = over_seeds(each, [metric]) if each else {}
         run["curves"] = _curves(run["_records"], metric)
@@ -99,15 +104,26 @@ def read(folders: Sequence[str]) -> dict[str, Any]:
     return {"metric": metric, "compared": compared, "differing": differing, "runs": runs}
 
 
-def _notes(result: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _notes(
+    result: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    members: Sequence[Mapping[str, Any]],
+) -> list[str]:
     notes = []
     if not result:
         last = max((r["step"] for r in records), default=0)
         notes.append(f"not finished: its last line is of step {last}")
-    for run in result.get("seeds") or ():
-        if isinstance(run, dict) and "first_nonfinite_step" in run:
-            notes.append(f"seed {run['seed']} stopped with NaN at {run['first_nonfinite_step']}")
+    for run in members:
+        if "first_nonfinite_step" in run:
+            step = run["first_nonfinite_step"]
+            notes.append(f"seed {run['seed']} stopped with NaN at step {step}")
     return notes
+
+
+def _members(result: Mapping[str, Any], swept: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a result holds of the seeds that were trained at these swept values."""
+    every = (run for run in result.get("seeds") or () if isinstance(run, dict))
+    return [run for run in every if run.get("sweep", {}) == swept]
 
 
 def _scores(

@@ -158,3 +158,25 @@ def test_band_and_mean_are_those_of_the_seeds(tmp_path):
     values = np.array(read["runs"][0]["curves"]["train loss"]["values"])
     np.testing.assert_allclose(values.mean(1), [1 / s + 0.01 for s in (10, 20, 30)])
     assert read["runs"][0]["scores"] == {0: 0.7, 1: 0.71, 2: 0.72}
+
+
+def test_what_stopped_with_nan_has_no_score_and_no_other_is_blamed(tmp_path):
+    """Of a sweep, only the value that never validated is without one."""
+    from lrd_jax.probe import curves
+
+    made = Path(make_run(tmp_path / "swept", seeds=(0,)))
+    result = json.loads((made / "result.json").read_text("utf-8"))
+    (entry,) = result["seeds"]
+    lost = entry | {"first_nonfinite_step": 2, "best": entry["best"] | {"step": 0}}
+    result["seeds"] = [
+        entry | {"sweep": {"learning_rate": 0.1}},
+        lost | {"sweep": {"learning_rate": 1e30}},
+    ]
+    (made / "result.json").write_text(json.dumps(result), "utf-8")
+    lines = [json.loads(s) for s in (made / "metrics.jsonl").read_text("utf-8").splitlines()]
+    swept = [line | {"learning_rate": rate} for rate in (0.1, 1e30) for line in lines]
+    (made / "metrics.jsonl").write_text("".join(json.dumps(s) + "\n" for s in swept), "utf-8")
+    fine, stopped = curves.read([str(made)])["runs"]
+    assert fine["notes"] == [] and list(fine["scores"].values()) != [None]
+    assert stopped["notes"] == ["seed 0 stopped with NaN at step 2"]
+    assert stopped["scores"] == {0: None}
