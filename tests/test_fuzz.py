@@ -30,7 +30,7 @@ def test_built_or_refused(case, folder):
 
 
 @pytest.mark.slow
-@hypothesis.settings(max_examples=400, suppress_health_check=HEALTH)
+@hypothesis.settings(max_examples=200, suppress_health_check=HEALTH)
 @given(case=configs())
 def test_built_or_refused_at_length(case, folder):
     refusal(lambda: traced(make_config(*case, folder)))

@@ -179,5 +179,5 @@ def test_a_rehearsal_of_the_reproductions(tmp_path, digits_dir):
         record = json.loads((tmp_path / "output" / f"gpu_{entry['name']}.json").read_text())
         (variant,) = record["variants"]
         assert len(variant["result"]["by_value"]) == 3 and len(variant["result"]["seeds"]) == 9
-        assert record["commit"] and record["device"]
+        assert record["commit"] and record["devices"]
     assert (tmp_path / "to" / "runs.tar.000").exists()

@@ -159,14 +159,17 @@ class Call:
         return resets
 
     def initial(self, initial: Any, zero: Any) -> None:
-        """Raises UserError unless it has the structure, shapes and dtypes of the zero state."""
+        """Raises UserError unless it has the structure, shapes and kinds of the zero state.
+
+        Its numbers may be of another precision; real ones are no complex state, nor the reverse.
+        """
         if initial is None:
             return
         carry = self._cell.carry_type
         alike = isinstance(initial, tuple | list) and len(initial) == len(zero)
         alike = alike and all(isinstance(each, carry) for each in initial)
-        if not alike or [*map(_type, jax.tree.leaves(initial))] != [
-            *map(_type, jax.tree.leaves(zero))
+        if not alike or [*map(_kind, jax.tree.leaves(initial))] != [
+            *map(_kind, jax.tree.leaves(zero))
         ]:
             shown = ", ".join(f"{f} {_type(x)}" for f, x in zero[0]._asdict().items())
             raise UserError(
@@ -238,6 +241,12 @@ def _as_array(name: str, value: Any) -> Array:
         raise UserError(
             f"{name} is of type {type(value).__name__}, and must be an array"
         ) from error
+
+
+def _kind(leaf: Any) -> tuple[tuple[int, ...], str]:
+    """Shape, and whether the numbers are real, complex, or none of these."""
+    dtype = jnp.result_type(leaf)
+    return np.shape(leaf), "f" if jnp.issubdtype(dtype, jnp.floating) else np.dtype(dtype).kind
 
 
 def _type(x: Any) -> str:

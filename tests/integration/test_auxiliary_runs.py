@@ -68,18 +68,6 @@ def test_evaluation_draws_what_the_decoders_learnt(program, whole):
 
 
 @pytest.mark.slow
-def test_without_matplotlib_a_line_says_so(program, whole):
-    code = (
-        "import runpy, sys; sys.modules['matplotlib.figure'] = None; "
-        "runpy.run_module('lrd_jax.main', run_name='__main__', alter_sys=True)"
-    )
-    out, _ = program.evaluate(whole[0], launcher=("-c", code))
-    assert "no plot: plots need matplotlib" in out
-    assert (whole[0] / "eval" / "test.json").exists()
-    assert not (whole[0] / "eval" / "test-predict.png").exists()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["scalar", "onehot"])
 def test_tokens_are_decoded_too(program, tmp_path, encoding):
     flags = ("--config=configs/hdetach_copying.py:H3,quick", f"--workdir={tmp_path / 'run'}")

@@ -249,7 +249,7 @@ def test_a_disk_that_fills_up_during_a_save_ends_the_run(program, tmp_path):
     # Threads of the storage library may print tracebacks around the line.
     assert process.returncode == 1 and not (tmp_path / "result.json").exists()
     assert "lrd_jax: error: could not write a checkpoint to " in err
-    assert "run the same command to continue" in err
+    assert "there is none before it: free some space, then run the same command" in err
     program.train(tmp_path, *big)  # there is room again
 
 
@@ -279,7 +279,7 @@ def test_rows_of_mnist_reach_975_in_five_epochs(program, mnist_dir, tmp_path):
     assert result["test"]["accuracy"] >= 0.975
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive  # the kills above, of a run that takes long
 def test_permuted_mnist_survives_ten_kills(program, mnist_dir, tmp_path):
     def arguments(name):
         return (
