@@ -244,7 +244,8 @@ def test_a_disk_that_fills_up_during_a_save_ends_the_run(program, tmp_path):
     )
     big = ("model.hidden_size=100", "train.num_steps=20")
     flags = [*program.tiny, f"--workdir={tmp_path}", *(f"--config.{key}" for key in big)]
-    process = program.start(*flags, cache=False, launcher=("-c", code))
+    whole = {"PYTHONDONTWRITEBYTECODE": "1"}  # or it leaves halves of them to everybody
+    process = program.start(*flags, cache=False, launcher=("-c", code), env=whole)
     _, err = process.communicate(timeout=300)
     # Threads of the storage library may print tracebacks around the line.
     assert process.returncode == 1 and not (tmp_path / "result.json").exists()
