@@ -11,6 +11,9 @@ commit alone, writes both into `results/` too, and README's table. Where methods
 has five seeds (`--seeds`). A budget fixes the number of steps before the first run, so that all
 variants together fit into it at the speed measured beforehand; their schedules stay those of the
 full length, and the table says how far they got. Interrupted, the same command continues.
+
+An experiment with learning rates to choose from (`rates`) tries them first, all variants alike;
+one with `lengths` tests what it trained at each of them, and draws that as well.
 """
 
 from __future__ import annotations
@@ -34,15 +37,17 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not inst
 
 from reproduce_experiments import EXPERIMENTS, Experiment  # noqa: E402
 from reproduce_report import RESULTS, comparison, rewrite_readme, table  # noqa: E402
+from reproduce_tuning import check_rates, tested_at, tune  # noqa: E402
 
 from lrd_jax.config import checks, command_line, record  # noqa: E402
 from lrd_jax.errors import UserError, one_line  # noqa: E402
 from lrd_jax.reporting import published  # noqa: E402
-from lrd_jax.reporting.plots import plot_curves  # noqa: E402
+from lrd_jax.reporting.plots import plot_curves, plot_transfer  # noqa: E402
 from lrd_jax.reporting.workdir import write_atomically  # noqa: E402
 from lrd_jax.reporting.writers import read_metrics  # noqa: E402
 from lrd_jax.runtime import devices, interrupts, terminal  # noqa: E402
 
+EVAL = "--mode=eval"
 SEEDS = 5  # of each method, where methods are compared
 
 
@@ -88,7 +93,11 @@ def steps_for(experiment: Experiment, minutes: float) -> int:
 
 
 def collect(
-    name: str, experiment: Experiment, workdirs: dict[str, Path], argv: list[str]
+    name: str,
+    experiment: Experiment,
+    workdirs: dict[str, Path],
+    tuned: dict[str, Any],
+    argv: list[str],
 ) -> dict[str, Any]:
     """What `NAME.json` holds, see `lrd_jax.reporting.published`."""
     variants: list[dict[str, Any]] = []
@@ -110,9 +119,14 @@ def collect(
         thinned = train[:: max(1, len(train) // 200)]
         curve = [r for r in curve if r["split"] != "train" or r in thinned]
         variant = {"name": label, "config": content, "result": result}
+        if label in tuned:
+            variant["tuned"] = tuned[label]
+        if experiment.lengths:
+            _run(command(experiment, (f"eval.lengths={experiment.lengths}",), workdir, EVAL))
+            variant["transfer"] = tested_at(workdir)
         variant["begun"] = {key: begun.get(key) for key in ("commit", "versions")}
         if experiment.sample:
-            _run(command(experiment, experiment.sample, workdir, "--mode=eval"))
+            _run(command(experiment, experiment.sample, workdir, EVAL))
             variant["sample"] = (workdir / "eval" / "sample.txt").read_text(encoding="utf-8")
             tokens = config.data.batch_size * config.data.length
             rates = [r["steps_per_s"] for r in train]
@@ -165,9 +179,7 @@ def applicable(
       The overrides that remain; key -> why, for those left out; and all that has an effect, as
       text.
     """
-    argv = ["reproduce", f"--config={ROOT / experiment.config}"]
-    argv += [f"--config.{override}" for override in overrides]
-    config = command_line.parse_flags(argv, flags.FlagValues()).config
+    config = _parsed(experiment, overrides)
     checks.validate(config)
     from lrd_jax.training import effects  # loads JAX: after what is wrong without it
 
@@ -176,6 +188,12 @@ def applicable(
     given = {override.partition("=")[0] for override in overrides}
     left_out = {key: reason for key, reason in unused.items() if key in given}
     return known, left_out, repr(sorted(effects.effective(config).items()))
+
+
+def _parsed(experiment: Experiment, overrides: tuple[str, ...]) -> Any:
+    argv = ["reproduce", f"--config={ROOT / experiment.config}"]
+    argv += [f"--config.{override}" for override in overrides]
+    return command_line.parse_flags(argv, flags.FlagValues()).config
 
 
 def keep_request(folder: Path, request: dict[str, Any]) -> int:
@@ -207,14 +225,17 @@ def keep_request(folder: Path, request: dict[str, Any]) -> int:
 
 def run_all(
     experiment: Experiment, folder: Path, request: dict[str, Any], minutes: float
-) -> dict[str, Path]:
-    """Runs every variant to its end, or to the step that is fixed for all; their work directories.
+) -> tuple[dict[str, Path], dict[str, Any]]:
+    """Runs every variant to its end, or to the step that is fixed for all.
 
     Args:
       experiment: its variants hold all overrides.
       folder: made if missing.
       request: `steps` among it, 0 = none; compared with what the comparison was begun with.
       minutes: the budget, 0 = none.
+
+    Returns:
+      Variant -> work directory; variant -> how its learning rate was chosen, {} where none was.
     """
     steps = keep_request(folder, request)
     if steps < 0:
@@ -230,10 +251,23 @@ def run_all(
             folder / "request.json", json.dumps({"request": request, "stop_step": steps}) + "\n"
         )
     extra = (f"train.stop_step={steps}",) if steps else ()
-    workdirs = _workdirs(experiment, folder)
+    workdirs, tuned = _workdirs(experiment, folder), {}
+    if experiment.rates:
+        trials = _workdirs(experiment, folder / "tuning")
+        experiment, tuned = tune(
+            experiment, trials, _num_steps(experiment), lambda o, w: _run(command(experiment, o, w))
+        )
     for label, overrides in experiment.variants.items():
         _run(command(experiment, (*overrides, *extra), workdirs[label]))
-    return workdirs
+    return workdirs, tuned
+
+
+def _num_steps(experiment: Experiment) -> dict[str, int]:
+    """Steps of the whole training of every variant."""
+    return {
+        label: _parsed(experiment, overrides).train.num_steps
+        for label, overrides in experiment.variants.items()
+    }
 
 
 def parse_arguments() -> Any:
@@ -282,6 +316,7 @@ def main() -> None:
         raise UserError(f"{RESULTS} is written by --publish alone: choose another --out")
     seeds = args.seeds or (SEEDS if len(experiment.variants) > 1 else 1)
     experiment = check_overrides(experiment, (f"num_seeds={seeds}", *args.set))
+    experiment = check_rates(experiment, args.set)
     request = {"name": args.name, "seeds": seeds, "steps": args.steps, "set": sorted(args.set)}
     request["budget_minutes"] = args.budget_minutes
     target = RESULTS / f"{args.name}.json"
@@ -289,8 +324,8 @@ def main() -> None:
         if not _all_ran(experiment, folder):
             published.check_checkout()
         table()  # what would be told after hours
-    workdirs = run_all(experiment, folder, request, args.budget_minutes)
-    found = collect(args.name, experiment, workdirs, [*map(_from_root, sys.argv)])
+    workdirs, tuned = run_all(experiment, folder, request, args.budget_minutes)
+    found = collect(args.name, experiment, workdirs, tuned, [*map(_from_root, sys.argv)])
     path = folder / target.name
     write_atomically(path, published.to_json(found))
     plot = path.with_suffix(".png")
@@ -300,10 +335,17 @@ def main() -> None:
         curves=(("valid", experiment.metric), ("train", "loss")),
         title=experiment.title,
     )
-    print(f"\n{comparison(target, found)}\n\nwritten to {path} and {plot.name}")
+    plots = [plot]
+    if experiment.lengths:
+        plots.append(plot.with_name(f"{args.name}_lengths.png"))
+        transfers = {variant["name"]: variant["transfer"] for variant in found["variants"]}
+        trained = found["variants"][0]["config"]["data"]["length"]
+        plot_transfer(transfers, plots[1], trained=trained, title=experiment.title)
+    names = " and ".join(file.name for file in plots)
+    print(f"\n{comparison(target, found)}\n\nwritten to {path} and {names}")
     if args.publish:
         published.check_publishable(found)
-        for file in (path, plot):
+        for file in (path, *plots):
             shutil.copyfile(file, RESULTS / file.name)
         rewrite_readme()
         print(f"published in {target} and README.md")

@@ -15,6 +15,9 @@ class Experiment:
       variants: name in the table -> overrides, `key=value`.
       metric: what is plotted; empty: what chooses the best step.
       sample: overrides of the evaluation that writes a sample of text; none where empty.
+      rates: learning rates that each variant is tried with before, by a seed that is not among
+        those compared, for a quarter of its steps; the best on validation data is taken.
+      lengths: of the sequences that the trained models are tested at; none where empty.
     """
 
     title: str
@@ -22,11 +25,38 @@ class Experiment:
     variants: dict[str, tuple[str, ...]]
     metric: str = ""
     sample: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
+    lengths: tuple[int, ...] = ()
 
 
 _SAMPLE = ("eval.sample_tokens=300", "eval.temperature=0.8")
 
+_TRACKING_CELLS = {
+    "RNN": "rnn",
+    "LSTM": "lstm",
+    "GRU": "gru",
+    "UR-LSTM": "urlstm",
+    "minGRU": "mingru",
+    "LRU": "lru",
+}
+
+
+def _tracking(problem: str, title: str) -> Experiment:
+    return Experiment(
+        f"State tracking, {title}: trained at 32 steps, 64 units",
+        f"configs/state_tracking.py:{problem}",
+        {name: (f"model.cell={cell}",) for name, cell in _TRACKING_CELLS.items()},
+        rates=(1e-3, 3e-3, 1e-2),
+        lengths=(32, 64, 128, 256, 512, 1024),
+    )
+
+
 EXPERIMENTS = {
+    "tracking_parity": _tracking("parity", "parity"),
+    "tracking_cycle5": _tracking("cycle5", "ring of five"),
+    "tracking_S3": _tracking("S3", "S3"),
+    "tracking_A5": _tracking("A5", "A5"),
+    "tracking_S5": _tracking("S5", "S5"),
     "digits_urlstm": Experiment(
         "Permuted digits (64 steps), 128 units",
         "configs/urlstm_pdigits.py",

@@ -231,3 +231,50 @@ def test_the_number_of_seeds(ran):
     assert all("--config.train.stop_step=2080" in argv for argv in ran.started)
     with pytest.raises(UserError, match="was begun with seeds 5"):
         ran("digits_bfloat16", "--seeds=2", "--steps=2080")
+
+
+# ---- The learning rate, chosen before -----------------------------------------------------------
+
+
+def trial(folder, scores, best):
+    """A result of a swept trial: learning rate -> validation accuracy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = [
+        {"sweep": {"learning_rate": r}, "best": {"valid": {"accuracy": s}}} for r, s in scores
+    ]
+    result = {"sweep": {"learning_rate": best}, "by_value": values}
+    (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def test_every_variant_gets_the_rate_that_its_own_trial_found(scripts, tmp_path):
+    tuning = importlib.import_module("reproduce_tuning")
+    experiment = importlib.import_module("reproduce_experiments").Experiment(
+        "t", "c", {"a": ("num_seeds=5", "model.cell=lstm"), "b": ("num_seeds=5",)}, rates=(0.1, 0.2)
+    )
+    asked = []
+
+    def run(overrides, workdir):
+        asked.append(overrides)
+        best = {"a": 0.2, "b": 0.1}[workdir.name]
+        trial(workdir, [(0.1, 0.5), (0.2, 0.6)], best)
+
+    folders = {label: tmp_path / label for label in "ab"}
+    chosen, found = tuning.tune(experiment, folders, {"a": 100, "b": 40}, run)
+    # One seed that is not compared, a quarter of the steps, all rates in one program.
+    assert asked[0] == (
+        *("model.cell=lstm", "seed=0", "sweep.learning_rate=(0.1, 0.2)", "train.stop_step=25"),
+    )
+    assert asked[1][-1] == "train.stop_step=10"
+    assert chosen.variants["a"][-2:] == ("optim.learning_rate=0.2", "seed=1")
+    assert chosen.variants["b"] == ("num_seeds=5", "optim.learning_rate=0.1", "seed=1")
+    assert found["b"]["tried"][1] == {"learning_rate": 0.2, "valid": {"accuracy": 0.6}}
+
+
+def test_a_rate_that_is_given_is_not_chosen(scripts, capsys):
+    tuning = importlib.import_module("reproduce_tuning")
+    experiment = scripts[0].EXPERIMENTS["tracking_S3"]
+    assert tuning.check_rates(experiment, ["optim.learning_rate=0.1"]).rates == ()
+    assert "no others are tried" in capsys.readouterr().out
+    assert tuning.check_rates(experiment, ["train.num_steps=9"]) == experiment
+    with pytest.raises(UserError, match="seed 0 tries learning rates"):
+        tuning.check_rates(experiment, ["seed=3"])

@@ -73,7 +73,7 @@ def run(loaded: Loaded) -> dict[str, Any]:
         return result
     try:
         trained = config.data[key]
-        path = plot_transfer(result, target.with_suffix(".png"), trained=trained)
+        path = plot_transfer({"": result}, target.with_suffix(".png"), trained=trained)
         print(f"plot in {path}")
     except UserError as error:
         print(f"no plot: {error}")

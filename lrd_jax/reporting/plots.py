@@ -120,16 +120,22 @@ def plot_curves(
 
 
 def plot_transfer(
-    result: Mapping[str, Any], path: str | os.PathLike[str], *, trained: int = 0
+    results: Mapping[str, Mapping[str, Any]],
+    path: str | os.PathLike[str],
+    *,
+    trained: int = 0,
+    title: str = "",
 ) -> pathlib.Path:
-    """Draws what chose the best step, accuracy say, over the delays or lengths of an evaluation.
+    """Draws what chose the best step, accuracy say, over the delays or lengths of evaluations.
 
     Several seeds are drawn as in `plot_curves`, and each value of a sweep as a line.
 
     Args:
-      result: the content of `eval/transfer.json`.
+      results: the content of `eval/transfer.json`, by the label that the legend shows; all of one
+        task, at the same delays or lengths.
       path: the picture; its suffix picks the format.
       trained: the delay or length of training, marked where it is given.
+      title: above the figure; none where empty.
 
     Returns:
       `path`.
@@ -137,20 +143,19 @@ def plot_transfer(
     Raises:
       UserError: The picture cannot be written.
     """
+    result = next(iter(results.values()))
     key = result.get("varies", "delay")  # earlier versions had delays alone
     rows = sorted(result[f"{key}s"], key=lambda row: row[key])
     varied, split = np.array([row[key] for row in rows]), result["split"]
     figure = figures.new_figure()
     panel = figure.subplots()
-    first = rows[0]["seeds"]
-    metric = next(iter(declared(result, first[0][split]).values()))
-    groups: dict[str, list[int]] = {}
-    for index, entry in enumerate(first):
-        groups.setdefault(named(entry.get("sweep", {})), []).append(index)
-    for number, (label, places) in enumerate(groups.items()):
-        scores = [[row["seeds"][place][split][metric.name] for place in places] for row in rows]
-        values = metric.factor * np.array([list(map(_number, row)) for row in scores])
-        draw_line(panel, number, varied, values, label or "this run", markers=True)
+    metric = next(iter(declared(result, rows[0]["seeds"][0][split]).values()))
+    counts: list[int] = []
+    for name, one in results.items():
+        for label, scores in _scores_over(one, key, metric):
+            shown = ", ".join(filter(None, (name, label))) or "this run"
+            draw_line(panel, len(counts), varied, scores, shown, markers=True)
+            counts.append(scores.shape[1])
     if metric.name in rows[0]["baselines"]:
         chance = [metric.factor * row["baselines"][metric.name] for row in rows]
         panel.plot(varied, chance, label=CHANCE, **figures.REFERENCE)
@@ -165,8 +170,22 @@ def plot_transfer(
     if math.isfinite(low) and math.isfinite(high):
         panel.set_ylim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     figures.style(panel)
-    figures.legend(figure, note=seeds_note([len(places) for places in groups.values()]))
+    figures.legend(figure, note=seeds_note(counts))
+    figures.title(figure, title)
     return figures.save(figure, path)
+
+
+def _scores_over(
+    result: Mapping[str, Any], key: str, metric: Metric
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields the values of a sweep (one, "", without) with scores `(values of key, seeds)`."""
+    rows = sorted(result[f"{key}s"], key=lambda row: row[key])
+    groups: dict[str, list[int]] = {}
+    for index, entry in enumerate(rows[0]["seeds"]):
+        groups.setdefault(named(entry.get("sweep", {})), []).append(index)
+    for label, places in groups.items():
+        scores = [[row["seeds"][i][result["split"]][metric.name] for i in places] for row in rows]
+        yield label, metric.factor * np.array([list(map(_number, row)) for row in scores])
 
 
 def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:

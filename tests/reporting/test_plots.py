@@ -199,7 +199,7 @@ def test_equal_transfer_curves_can_be_told_apart(tmp_path, drawn):
         for delay, chance in ((200, 0.1), (100, 0.2))
     ]
     result = {"split": "test", "delays": rows, "metrics": declarations([ACCURACY])}
-    plots.plot_transfer(result, tmp_path / "t.png", trained=100)
+    plots.plot_transfer({"": result}, tmp_path / "t.png", trained=100)
     (panel,) = drawn[0].axes
     first, second, chance, trained = panel.lines
     assert first.get_ydata().tolist() == second.get_ydata().tolist() == [95.0, 95.0]
