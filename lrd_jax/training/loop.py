@@ -274,6 +274,7 @@ def _train(
     }
     result |= warm_start.recorded(workdir)
     result |= {"steps": end, "num_steps": horizon.num_steps}
+    result |= {"parameters": sum(x[0].size for x in jax.tree.leaves(trained.params))}
     cuts = {split: cut for split in ("valid", "test") if (cut := program.evaluate.cut(split))}
     result |= {"evaluated": cuts} if cuts else {}
     result |= {"baselines": dict(baselines)} if baselines else {}
