@@ -3,14 +3,14 @@
     python scripts/reproduce.py pmnist_gates --budget-minutes=60
     python scripts/reproduce.py char_shakespeare --set data.text_dir=DIR
     python scripts/reproduce.py pmnist_gates --publish   # what came out goes into results/
-    python scripts/reproduce.py --table                  # prints README's table from results/
+    python scripts/reproduce.py --table                  # prints docs/results.md from results/
 
 Writes `NAME.json` (config, versions, commit, device, seeds, curves) and `NAME.png` beside the work
 directories in `--out`, and prints the committed numbers beside these. `--publish`, of a clean
-commit alone, writes both into `results/` too, and README's table. Where methods are compared each
-has five seeds (`--seeds`). A budget fixes the number of steps before the first run, so that all
-variants together fit into it at the speed measured beforehand; their schedules stay those of the
-full length, and the table says how far they got. Interrupted, the same command continues.
+commit alone, writes both into `results/` too, and the pages made of it. Where methods are compared
+each has five seeds (`--seeds`). A budget fixes the number of steps before the first run, so that
+all variants together fit into it at the speed measured beforehand; their schedules stay those of
+the full length, and the table says how far they got. Interrupted, the same command continues.
 
 An experiment with learning rates to choose from (`rates`) tries them first, all variants alike;
 one with `lengths` tests what it trained at each of them, and draws that as well.
@@ -35,8 +35,9 @@ from absl import flags
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
 
+import results_page  # noqa: E402
 from reproduce_experiments import EXPERIMENTS, Experiment  # noqa: E402
-from reproduce_report import RESULTS, comparison, rewrite_readme, table  # noqa: E402
+from reproduce_report import RESULTS, comparison, rewrite_pages  # noqa: E402
 from reproduce_tuning import check_rates, tested_at, tune  # noqa: E402
 
 from lrd_jax.config import checks, command_line, record  # noqa: E402
@@ -282,9 +283,9 @@ def parse_arguments() -> Any:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any key")
     parser.add_argument("--out", type=Path, help="default runs/reproduce/NAME")
     parser.add_argument(
-        "--publish", action="store_true", help="write results/ and README's table as well"
+        "--publish", action="store_true", help="write results/ and its pages as well"
     )
-    parser.add_argument("--table", action="store_true", help="only print README's table")
+    parser.add_argument("--table", action="store_true", help="only print docs/results.md")
     args = parser.parse_args()
     if args.name is None and not args.table:
         parser.error("name an experiment: " + ", ".join(sorted(EXPERIMENTS)))
@@ -306,9 +307,9 @@ def main() -> None:
     args = parse_arguments()
     if args.table:
         if args.publish:
-            rewrite_readme()
+            rewrite_pages()
         else:
-            print(table())
+            print(results_page.page(RESULTS))
         return
     experiment = EXPERIMENTS[args.name]
     folder = (args.out or ROOT / "runs" / "reproduce" / args.name).expanduser().resolve()
@@ -323,7 +324,7 @@ def main() -> None:
     if args.publish:
         if not _all_ran(experiment, folder):
             published.check_checkout()
-        table()  # what would be told after hours
+        results_page.page(RESULTS)  # what would be told after hours
     workdirs, tuned = run_all(experiment, folder, request, args.budget_minutes)
     found = collect(args.name, experiment, workdirs, tuned, [*map(_from_root, sys.argv)])
     path = folder / target.name
@@ -347,8 +348,8 @@ def main() -> None:
         published.check_publishable(found)
         for file in (path, *plots):
             shutil.copyfile(file, RESULTS / file.name)
-        rewrite_readme()
-        print(f"published in {target} and README.md")
+        rewrite_pages()
+        print(f"published in {target}, docs/results.md and README.md")
 
 
 def _all_ran(experiment: Experiment, folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What `reproduce.py` shows: README's table, and new numbers beside the committed ones."""
+"""What `reproduce.py` shows: new numbers beside the committed ones; and the pages it rewrites."""
 
 from __future__ import annotations
 
@@ -8,86 +8,37 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import results_page
+
 from lrd_jax.config import record
 from lrd_jax.errors import UserError
-from lrd_jax.metrics import DerivedMetric, Metric, declared
 from lrd_jax.reporting import published
-from lrd_jax.reporting.summary import value_over
 from lrd_jax.reporting.workdir import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
 
 
-def table(results: Path = RESULTS) -> str:
-    """README's table, made of everything in `results/` that has variants.
+def rewrite_pages(root: Path = ROOT) -> None:
+    """Makes `docs/results.md` and README's rows of `results/`, so that text and data cannot differ.
 
     Raises:
-      UserError: a file there is not as the schema has it.
+      UserError: README's markers are lost, or a result is not as the schema has it.
     """
-    lines = [
-        "| experiment | variant | seeds | steps (of full length) | best valid. | test | time |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for path in sorted(results.glob("*.json")):
-        content = published.read(path)
-        for variant in content.get("variants", []):
-            result = variant["result"]
-            part = result["steps"] / result["num_steps"]
-            done = "all" if part == 1 else f"{100 * part:.0f} %, unfinished"
-            speed = f", {variant['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in variant else ""
-            lines.append(
-                f"| [{content['title']}](results/{path.name}) | {variant['name']}"
-                f" | {_seeds(result)} | {result['steps']} ({done})"
-                f" | {_score(result, 'valid')} | {_score(result, 'test', interval=True)}"
-                f" | {result['wall_time_s'] / 60:.1f} min{speed} |"
-            )
-    return "\n".join(lines)
-
-
-def _seeds(result: Mapping[str, Any]) -> str:
-    """How many seeds, and how many of them have a result."""
-    count, whole = len(result["seeds"]), len(_runs(result, "test", main=True))
-    if count == 1:
-        return "1 (no interval)"
-    return str(count) if whole == count else f"{whole} of {count}, the others NaN"
-
-
-def _shown(result: Mapping[str, Any]) -> list[Metric]:
-    """What chooses the best step, and what is derived of that."""
-    main, *others = declared(result, result["test"]).values()
-    return [main, *(m for m in others if isinstance(m, DerivedMetric) and m.of == main.name)]
-
-
-def _runs(result: Mapping[str, Any], split: str, main: bool = False) -> list[dict[str, Any]]:
-    """The values of every seed; with `main`, of those whose first metric is a number."""
-    runs = [run["best"]["valid"] if split == "valid" else run["test"] for run in result["seeds"]]
-    return [run for run in runs if not main or run.get(_shown(result)[0].name) is not None]
-
-
-def _score(result: Mapping[str, Any], split: str, interval: bool = False) -> str:
-    """What the table shows of a split, over seeds."""
-    main, *derived = _shown(result)
-    runs = _runs(result, split)
-    texts = [value_over(main, runs, interval)]
-    return ", ".join(texts + [m.labelled(value_over(m, runs, interval)) for m in derived])
-
-
-def rewrite_readme(readme: Path = ROOT / "README.md") -> None:
-    """Puts `table()` between the markers in README.md, so that text and data cannot drift apart.
-
-    Raises:
-      UserError: the markers are lost, or a result is not as the schema has it.
-    """
-    text = readme.read_text(encoding="utf-8")
+    whole, rows = results_page.page(root / "results"), results_page.telling_rows(root / "results")
+    readme = root / "README.md"
     pattern = r"(<!-- results -->\n).*?(<!-- /results -->)"
-    rows = table()
     new, found = re.subn(
-        pattern, lambda m: m[1] + rows + "\n" + m[2], text, count=1, flags=re.DOTALL
+        pattern,
+        lambda m: m[1] + rows + "\n" + m[2],
+        readme.read_text(encoding="utf-8"),
+        count=1,
+        flags=re.DOTALL,
     )
     if not found:
         raise UserError("README.md has lost the markers <!-- results --> and <!-- /results -->")
     write_atomically(readme, new)
+    write_atomically(root / "docs" / "results.md", whole)
 
 
 def comparison(committed: Path, yours: Mapping[str, Any]) -> str:
@@ -112,7 +63,7 @@ def comparison(committed: Path, yours: Mapping[str, Any]) -> str:
             lines.append(f"{name}: test {_alone(result)}; none committed")
             continue
         old = found[name]["result"]
-        metric = _shown(result)[0]
+        metric = results_page.main_metric(result)
         lines.append(
             f"{name}: test {metric.label}: committed {_alone(old)}, yours {_alone(result)}"
         )
@@ -127,7 +78,7 @@ def comparison(committed: Path, yours: Mapping[str, Any]) -> str:
 def _alone(result: Mapping[str, Any]) -> str:
     """The test score with its number of seeds, e.g. "98.02 ± 0.11 % [97.88, 98.16] (5 seeds)"."""
     count = len(result["seeds"])
-    return f"{_score(result, 'test', interval=True)} ({count} seed{'s' * (count > 1)})"
+    return f"{results_page.score(result, 'test')} ({count} seed{'s' * (count > 1)})"
 
 
 def _differing(

@@ -34,12 +34,14 @@ def assert_blocks(model, params, x):
         assert jnp.abs(one - other).max() > 0
 
 
-def test_results_table_is_what_the_results_say(monkeypatch):
+def test_the_shown_results_are_what_the_results_say(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
-    reproduce = importlib.import_module("reproduce")
+    page = importlib.import_module("results_page")
     shown = re.search(r"<!-- results -->\n(.*?)\n<!-- /results -->", README, re.DOTALL)
     assert shown
-    assert shown[1] == reproduce.table()
+    assert shown[1] == page.telling_rows(ROOT / "results")
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    assert text == page.page(ROOT / "results")
 
 
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))

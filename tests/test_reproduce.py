@@ -2,7 +2,9 @@
 
 import copy
 import importlib
+import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ def scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "scripts")
         yield importlib.import_module("reproduce"), importlib.import_module("reproduce_report")
+
+
+@pytest.fixture(scope="module")
+def pages(scripts):
+    return importlib.import_module("results_page")
 
 
 @pytest.fixture
@@ -47,43 +54,99 @@ def write(folder, content, name="digits_bfloat16.json"):
     return path
 
 
-# ---- The table ----------------------------------------------------------------------------------
+# ---- The pages ----------------------------------------------------------------------------------
 
 
-def test_the_table_shows_seeds_mean_deviation_and_interval(scripts, committed, tmp_path):
-    _, report = scripts
+def row(page, label):
+    """The row of a table that begins with a label."""
+    (line,) = [line for line in page.splitlines() if line.startswith(f"| {label} |")]
+    return line
+
+
+def test_the_page_shows_seeds_mean_interval_and_difference(pages, committed, tmp_path):
+    for name in ("copying_gates", "adding_gates", "copying_hdetach"):  # evidence of claims
+        shutil.copy(ROOT / "results" / f"{name}.json", tmp_path)
     write(tmp_path, committed)
-    one = report.table(tmp_path).splitlines()[2]
-    assert "| float32 | 1 (no interval) | 2080 (all) | 92.80 % | 92.00 % | 0.7 min |" in one
-    write(tmp_path, with_seeds(committed, [0.9, 0.92, 0.94]))
-    three = report.table(tmp_path).splitlines()[2]
-    # Student's t of 2 degrees of freedom: 4.303 * 2 / sqrt(3) = 4.97.
-    assert "| float32 | 3 | 2080 (all) |" in three
-    assert "| 92.00 ± 2.00 % [87.03, 96.97] |" in three
+    assert "| 1 | 2080 | 92.80 % | 92.00 % | 0.7 min |" in row(pages.page(tmp_path), "float32")
+    three = with_seeds(committed, [0.9, 0.92, 0.94])
+    for seed in three["variants"][1]["result"]["seeds"]:
+        seed["test"]["accuracy"] += 0.01 * (seed["seed"] - 1)
+    write(tmp_path, three)
+    # Student's t of 2 degrees of freedom: 4.303 * 2 / sqrt(3) = 4.97; of the differences, -1, 0, 1
+    # by seed: 4.303 * 1 / sqrt(3) = 2.48.
+    shown = pages.page(tmp_path)
+    assert "| 3 | 2080 |" in row(shown, "float32")
+    assert "| 92.00 ± 2.00 % [87.03, 96.97] |" in row(shown, "float32")
+    assert "| +0.00 [-2.48, +2.48] % |" in row(shown, "bfloat16")
     write(tmp_path, with_seeds(committed, [0.9, 0.92, None]))
-    assert "| 2 of 3, the others NaN |" in report.table(tmp_path)
+    assert "| 2 of 3, the others NaN |" in row(pages.page(tmp_path), "float32")
+
+
+def test_the_page_shows_scores_at_other_lengths(pages, committed, tmp_path):
+    content = with_seeds(committed, [0.9, 0.8])
+    for variant in content["variants"]:
+        rows = [
+            {
+                "length": length,
+                "seeds": [{"test": {"accuracy": s}} for s in scores],
+                "baselines": {"accuracy": 0.1},
+            }
+            for length, scores in ((32, (0.9, 0.8)), (64, (0.5, 0.6)))
+        ]
+        variant["transfer"] = {"split": "test", "varies": "length", "lengths": rows}
+    (lines,) = [part for part in pages.lengths_table(content["variants"]).split("\n\n")]
+    assert lines.splitlines()[0] == "| test length | 32 | 64 |"
+    assert row(lines, "float32") == "| float32 | 85.00 (90.00, 80.00) % | 55.00 (50.00, 60.00) % |"
+    assert row(lines, "without memory") == "| without memory | 10.00 % | 10.00 % |"
+
+
+def test_every_claim_has_its_evidence_or_is_not_tested():
+    claims = importlib.import_module("claims")
+    for claim in itertools.chain(*claims.PAPERS.values()):
+        assert claim.verdict in ("reproduced", "not reproduced", "not tested")
+        if claim.verdict != "not tested":
+            assert claim.evidence and claim.note
+        assert not claim.evidence or (ROOT / "results" / f"{claim.evidence}.json").exists()
+
+
+def test_every_row_with_a_published_number_is_among_the_claims():
+    claims = importlib.import_module("claims")
+    named = {row for claim in itertools.chain(*claims.PAPERS.values()) for row in rows_of(claim)}
+    for file in ("gating_images", "hdetach_mnist", "auxiliary_images"):
+        module = importlib.import_module(f"configs.{file}")
+        assert set(getattr(module, "PUBLISHED", {})) <= named
+
+
+def rows_of(claim):
+    """The rows that a claim is about: "A1-A3" are A1, A2, A3."""
+    first, _, last = claim.rows.partition("-")
+    numbers = range(int(first[1:]), int((last or first)[1:]) + 1)
+    return [f"{first[0]}{number}" for number in numbers]
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "{", "3", '{"schema": 1, "variants": [{}]}'])
-def test_an_odd_file_among_the_results_is_one_line(scripts, committed, tmp_path, text):
-    _, report = scripts
+def test_an_odd_file_among_the_results_is_one_line(pages, committed, tmp_path, text):
     write(tmp_path, committed)
     (tmp_path / "zz.json").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=r"zz\.json is damaged") as caught:
-        report.table(tmp_path)
+        pages.page(tmp_path)
     assert "\n" not in str(caught.value)
 
 
-def test_the_readme_keeps_its_text_around_the_table(scripts, tmp_path):
+def test_the_readme_keeps_its_text_around_the_table(scripts, pages, tmp_path):
     _, report = scripts
-    readme = tmp_path / "README.md"
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    (tmp_path / "docs").mkdir()
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "results.md"
     readme.write_text("a\n<!-- results -->\nold\n<!-- /results -->\nz\n", encoding="utf-8")
-    report.rewrite_readme(readme)
-    text = f"a\n<!-- results -->\n{report.table()}\n<!-- /results -->\nz\n"
+    report.rewrite_pages(tmp_path)
+    rows = pages.telling_rows(ROOT / "results")
+    text = f"a\n<!-- results -->\n{rows}\n<!-- /results -->\nz\n"
     assert readme.read_text(encoding="utf-8") == text
+    assert page.read_text(encoding="utf-8") == pages.page(ROOT / "results")
     readme.write_text("no markers\n", encoding="utf-8")
     with pytest.raises(UserError, match="lost the markers"):
-        report.rewrite_readme(readme)
+        report.rewrite_pages(tmp_path)
     assert readme.read_text(encoding="utf-8") == "no markers\n"
 
 
@@ -179,9 +242,9 @@ def ran(scripts, committed, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "_run", run)
     monkeypatch.setattr(reproduce, "RESULTS", results)
     monkeypatch.setattr(reproduce, "plot_curves", lambda _, path, **__: path.write_bytes(b"png"))
-    monkeypatch.setattr(reproduce, "table", lambda: "")
+    monkeypatch.setattr(reproduce.results_page, "page", lambda _: "")
     readmes = []
-    monkeypatch.setattr(reproduce, "rewrite_readme", lambda: readmes.append(1))
+    monkeypatch.setattr(reproduce, "rewrite_pages", lambda: readmes.append(1))
     call.started, call.out, call.results, call.readmes = started, out, results, readmes
     return call
 

@@ -31,6 +31,7 @@ from lrd_jax.reporting.plots import (
     seeds_note,
 )
 from lrd_jax.reporting.statistics import difference, over_seeds
+from lrd_jax.reporting.summary import with_interval
 
 
 def _config(folder: str) -> tuple[dict[str, Any], str]:
@@ -222,9 +223,9 @@ def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
             [
                 run["label"],
                 *(str(run["config"].get(key, "?")) for key in differing),
-                _with_interval(found, metric),
+                with_interval(found, metric),
                 str(found.get("seeds", 0)),
-                _with_interval(run["difference"], metric, "+") if "difference" in run else "",
+                with_interval(run["difference"], metric, "+") if "difference" in run else "",
                 metric.number(run["published"][metric.name])
                 if metric.name in run["published"]
                 else "",
@@ -232,21 +233,6 @@ def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
         )
     keep = [i for i in range(len(header)) if any(row[i] for row in body)]
     return [header[i] for i in keep], [[row[i] for i in keep] for row in body]
-
-
-def _with_interval(found: Mapping[str, Any], metric: Metric, sign: str = "") -> str:
-    if found.get("mean") is None:
-        return "none"
-
-    def number(value: float) -> str:
-        return f"{value * metric.factor:{sign}.{metric.digits}f}"
-
-    text = number(found["mean"])
-    if "interval" in found:
-        return f"{text} [{', '.join(map(number, found['interval']))}]"
-    if "values" in found:
-        return f"{text} ({', '.join(map(number, found['values']))})"
-    return text
 
 
 def numbers(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """A run from the command line to `result.json`, and what may be done with it afterwards."""
 
 import json
+import re
 import shutil
 import time
 
@@ -70,8 +71,10 @@ def test_the_result_repeats_the_best_validation_and_the_test(finished):
     result = read_json(finished[0] / "result.json")
     assert set(result) == {
         *("best", "test", "seeds", "wall_time_s", "seconds", "device", "versions", "commit"),
-        *("steps", "num_steps", "metrics"),
+        *("steps", "num_steps", "metrics", "parameters"),
     }
+    shown = re.search(r"([\d ]+) parameters", finished[1])
+    assert shown and result["parameters"] == int(shown[1].replace(" ", ""))
     records = outcome(finished[0])["metrics"]
     valid = [r for r in records if r["split"] == "valid"]
     best = max(valid, key=lambda r: (r["accuracy"], -r["loss"]))

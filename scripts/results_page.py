@@ -1,0 +1,223 @@
+"""`docs/results.md`, made of what is in `results/`: tables by task, and the published claims.
+
+python scripts/reproduce.py --table --publish   # rewrites it, and the telling rows in README.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from claims import NOT_ATTEMPTED, PAPERS, Claim
+
+from lrd_jax.metrics import DerivedMetric, Metric, declared
+from lrd_jax.reporting import published
+from lrd_jax.reporting.statistics import difference
+from lrd_jax.reporting.summary import value_over, with_interval
+
+# Heading -> how the names of its experiments begin; what fits none comes last.
+TASKS = {
+    "State tracking": ("tracking_",),
+    "Copying": ("copying_",),
+    "Adding": ("adding_",),
+    "Images, pixel by pixel": ("pmnist_", "smnist_", "auxiliary_", "mnist_", "digits_", "scifar_"),
+    "Language": ("char_", "wikitext"),
+    "Captions": ("caption_",),
+    "Own sequences": ("sequences_",),
+    "Others": ("",),
+}
+TELLING = (
+    ("tracking_S3", "GRU"),
+    ("tracking_S3", "LRU"),
+    ("copying_gates", "UR-LSTM"),
+    ("caption_shapes", "Show, Attend & Tell"),
+    ("digits_urlstm", "UR-LSTM"),
+)
+"""Experiment and variant of the rows that README shows, where they have been run."""
+
+_INTRO = """\
+# Results
+
+Made by `python scripts/reproduce.py --table --publish` of the files in `results/`, which hold every
+curve, config, version and commit; do not edit it by hand. A mean over seeds has its 95 % interval
+(Student's t) from three seeds on, and says of how many seeds it is. "Tuned" means: learning rates
+tried by one more seed for a quarter of the steps, chosen on validation data, the same effort for
+every row. "Difference" is that of the test score to the first row of its table, with its 95 %
+interval, paired by seed. A row that stopped before the end of its training says so.
+"""
+
+
+def page(results: Path) -> str:
+    """The whole page.
+
+    Raises:
+      UserError: a file there is not as the schema has it.
+    """
+    found = {path.stem: published.read(path) for path in sorted(results.glob("*.json"))}
+    experiments = {name: c for name, c in found.items() if "variants" in c}
+    parts = [_INTRO, "## What the three papers claim\n"]
+    for paper, claims in PAPERS.items():
+        parts.append(f"### {paper}\n\n{_claims(claims, experiments)}\n")
+    parts.append("Not attempted:\n\n" + "\n".join(f"- {line}" for line in NOT_ATTEMPTED) + "\n")
+    for heading, names in _by_task(experiments):
+        parts.append(f"## {heading}\n")
+        parts += [_experiment(name, experiments[name], results) for name in names]
+    return "\n".join(parts)
+
+
+def telling_rows(results: Path) -> str:
+    """The rows that README shows, as a table.
+
+    Raises:
+      UserError: a file there is not as the schema has it.
+    """
+    lines = ["| experiment | model | seeds | test | training |", "|---|---|---|---|---|"]
+    for name, label in TELLING:
+        path = results / f"{name}.json"
+        if not path.exists():
+            continue
+        content = published.read(path)
+        for variant in content["variants"]:
+            if variant["name"] == label:
+                result = variant["result"]
+                lines.append(
+                    f"| [{content['title']}](results/{path.name}) | {label} | {_seeds(result)}"
+                    f" | {score(result, 'test')} | {_steps(result)}, {_time(variant)} |"
+                )
+    return "\n".join(lines)
+
+
+def _by_task(experiments: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    left = list(experiments)
+    for heading, beginnings in TASKS.items():
+        names = [name for name in left if name.startswith(beginnings)]
+        left = [name for name in left if name not in names]
+        if names:
+            yield heading, names
+
+
+def _claims(claims: Sequence[Claim], experiments: Mapping[str, Any]) -> str:
+    lines = [
+        "| row | what | published | by | its training | here | evidence |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim in claims:
+        evidence = claim.note
+        if claim.evidence:
+            link = f"[{experiments[claim.evidence]['title']}](../results/{claim.evidence}.json)"
+            evidence = f"{link}{': ' * bool(claim.note)}{claim.note}"
+        lines.append(
+            f"| {claim.rows} | {claim.what} | {claim.number} | {claim.source} | {claim.cost}"
+            f" | {claim.verdict} | {evidence} |"
+        )
+    return "\n".join(lines)
+
+
+def _experiment(name: str, content: Mapping[str, Any], results: Path) -> str:
+    """A heading, how it was made, and its tables and figures."""
+    variants = content["variants"]
+    command = " ".join(content["command"]).replace(" --publish", "")
+    cores = f"{content['cores']} core{'s' * (content['cores'] != 1)}"
+    parts = [
+        f"### {content['title']}\n",
+        f"`{command}`, commit {content['commit'][:10]}, {', '.join(content['devices'])}, {cores}:"
+        f" [{name}.json](../results/{name}.json), [curves](../results/{name}.png)\n",
+        _scores(variants),
+    ]
+    if all("transfer" in variant for variant in variants):
+        parts.append("\n" + lengths_table(variants))
+        if (results / f"{name}_lengths.png").exists():
+            parts.append(f"\n![Test score over the length](../results/{name}_lengths.png)")
+    return "\n".join(parts) + "\n"
+
+
+def _scores(variants: Sequence[Mapping[str, Any]]) -> str:
+    compared = len(variants) > 1 and all(len(v["result"]["seeds"]) > 1 for v in variants)
+    names = ["model", "parameters", "learning rate", "seeds", "steps", "validation", "test"]
+    names += ["difference"] * compared + ["time"]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for variant in variants:
+        result = variant["result"]
+        count = result.get("parameters")
+        rate = f"{variant['config']['optim']['learning_rate']:g}"
+        cells = [
+            variant["name"],
+            f"{count:,}".replace(",", " ") if count else "-",
+            f"{rate}, tuned" if "tuned" in variant else rate,
+            _seeds(result),
+            _steps(result),
+            score(result, "valid"),
+            score(result, "test"),
+        ]
+        if compared:
+            cells.append("" if variant is variants[0] else _difference(variants[0], variant))
+        lines.append("| " + " | ".join([*cells, _time(variant)]) + " |")
+    return "\n".join(lines)
+
+
+def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    metric = main_metric(first["result"])
+    sides = [v["result"]["seeds"] for v in (first, second)]
+    values = [[run["test"].get(metric.name) for run in runs] for runs in sides]
+    seeds = [[run["seed"] for run in runs] for runs in sides]
+    found = difference(*values, seeds_first=seeds[0], seeds_second=seeds[1], metric=metric)
+    return metric.with_unit(with_interval(found, metric, "+"))
+
+
+def lengths_table(variants: Sequence[Mapping[str, Any]]) -> str:
+    """The test score at every length."""
+    rows = [variant["transfer"]["lengths"] for variant in variants]
+    lengths = [row["length"] for row in rows[0]]
+    lines = [
+        "| test length | " + " | ".join(map(str, lengths)) + " |",
+        "|---" * (1 + len(lengths)) + "|",
+    ]
+    for variant, found in zip(variants, rows, strict=True):
+        metric = main_metric(variant["result"])
+        cells = [
+            value_over(metric, [seed["test"] for seed in row["seeds"]], interval=False)
+            for row in found
+        ]
+        lines.append(f"| {variant['name']} | " + " | ".join(cells) + " |")
+    metric = main_metric(variants[0]["result"])
+    if all(metric.name in row["baselines"] for row in rows[0]):
+        chance = [value_over(metric, [row["baselines"]]) for row in rows[0]]
+        lines.append("| without memory | " + " | ".join(chance) + " |")
+    return "\n".join(lines)
+
+
+def _seeds(result: Mapping[str, Any]) -> str:
+    count = len(result["seeds"])
+    whole = len(_runs(result, "test", main_metric(result)))
+    return str(count) if whole == count else f"{whole} of {count}, the others NaN"
+
+
+def _steps(result: Mapping[str, Any]) -> str:
+    part = result["steps"] / result["num_steps"]
+    return f"{result['steps']}" + ("" if part == 1 else f" ({100 * part:.0f} %, unfinished)")
+
+
+def _time(variant: Mapping[str, Any]) -> str:
+    speed = f", {variant['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in variant else ""
+    return f"{variant['result']['wall_time_s'] / 60:.1f} min{speed}"
+
+
+def main_metric(result: Mapping[str, Any]) -> Metric:
+    """The metric that chose the best step."""
+    return next(iter(declared(result, result["test"]).values()))
+
+
+def _runs(result: Mapping[str, Any], split: str, metric: Metric) -> list[dict[str, Any]]:
+    runs = [run["best"]["valid"] if split == "valid" else run["test"] for run in result["seeds"]]
+    return [run for run in runs if run.get(metric.name) is not None]
+
+
+def score(result: Mapping[str, Any], split: str) -> str:
+    """The metric that chose the best step, and what is derived of it, over the seeds of a split."""
+    main, *others = declared(result, result["test"]).values()
+    shown = [main, *(m for m in others if isinstance(m, DerivedMetric) and m.of == main.name)]
+    runs, interval = _runs(result, split, main), split == "test"
+    texts = [value_over(metric, runs, interval) for metric in shown]
+    labels = ["", *(f"{metric.label} " for metric in shown[1:])]
+    return ", ".join(label + text for label, text in zip(labels, texts, strict=True))
