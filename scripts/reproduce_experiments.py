@@ -134,6 +134,21 @@ EXPERIMENTS = {
         {"LSTM": ()},
         sample=_SAMPLE,
     ),
+    "char_shakespeare_long": Experiment(  # two million parameters; nanoGPT: 1.4697 at best
+        "Characters of tinyshakespeare, 2 layers of 384 units, 15 epochs",
+        "configs/char_shakespeare.py",
+        {
+            "LSTM": (
+                "model.hidden_size=384",
+                "model.dropout=0.3",
+                "model.output_dropout=0.3",
+                "optim.ema_decay=0.998",
+                "optim.learning_rate=3e-3",
+                "train.num_epochs=15.0",
+            )
+        },
+        sample=_SAMPLE,
+    ),
     "wikitext2_word": Experiment(
         "Words of WikiText-2, 256 units, tied embeddings",
         "configs/wikitext2.py",
