@@ -72,6 +72,25 @@ EXPERIMENTS = {
         "configs/lstm_mnist_rows.py",
         {"LSTM (untied)": ()},
     ),
+    "lesson_rows": Experiment(
+        "The lesson: digits row by row (8 steps), 64 units",
+        "configs/lesson.py:rows",
+        {"LSTM (untied)": ()},
+    ),
+    "lesson_digits": Experiment(
+        "The lesson: permuted digits (64 steps), 64 units",
+        "configs/lesson.py:digits-lstm",
+        {"LSTM (untied)": (), "UR-LSTM": ("model.cell=urlstm",)},
+    ),
+    "lesson_copying": Experiment(
+        "The lesson: copying over 60 steps, 64 units",
+        "configs/lesson.py:copy-lstm",
+        {
+            "LSTM (untied)": (),
+            "LSTM, h-detach 0.25": ("detach.p_block=0.25",),
+            "UR-LSTM": ("model.cell=urlstm",),
+        },
+    ),
     "auxiliary_short": Experiment(
         "Permuted MNIST, four pixels a step (196 steps), 128 units",
         "configs/auxiliary_short.py:lstm",

@@ -19,9 +19,9 @@ from lrd_jax.reporting.summary import value_over, with_interval
 # Heading -> how the names of its experiments begin; what fits none comes last.
 TASKS = {
     "State tracking": ("tracking_",),
-    "Copying": ("copying_",),
+    "Copying": ("copying_", "lesson_copying"),
     "Adding": ("adding_",),
-    "Images, pixel by pixel": ("pmnist_", "smnist_", "auxiliary_", "mnist_", "digits_", "scifar_"),
+    "Images, pixel by pixel": ("pmnist_", "smnist_", "auxiliary_", "mnist_", "digits_", "lesson_"),
     "Language": ("char_", "wikitext"),
     "Captions": ("caption_",),
     "Own sequences": ("sequences_",),
