@@ -27,6 +27,7 @@ from lrd_jax.models import (
     supervised_reach,
 )
 from lrd_jax.objectives.base import Inputs, Sums, blank, encode, score_weights
+from lrd_jax.objectives.reports import ClassReport, NumberReport
 from lrd_jax.streams import StepContext
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,18 @@ class SequenceObjective:
         """
         raise NotImplementedError
 
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """Sums of each `ReportedMetric`, in evaluation alone; arguments as for `score`."""
+        del outputs, batch
+        return {}
+
+    def scored(
+        self, outputs: Array, batch: dict[str, Array], step: StepContext | None
+    ) -> tuple[Array, Sums]:
+        """What `score` gives, in evaluation with what is reported beside it."""
+        total, sums = self.score(outputs, batch)
+        return total, sums if step is not None else sums | self.report(outputs, batch)
+
     def share(self, batch: dict[str, Array]) -> Array:
         """How much each example counts in `loss`, `(batch,)`: its labels, as counted there."""
         return batch["mask"]
@@ -158,7 +171,7 @@ class SequenceObjective:
         step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        total, sums = self.score(self.outputs(variables, batch, step), batch)
+        total, sums = self.scored(self.outputs(variables, batch, step), batch, step)
         return total, (sums, carry)
 
     def collect(self, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
@@ -172,9 +185,12 @@ class SequenceObjective:
 
 
 class Classification(SequenceObjective):
-    """A `SequenceClassifier` with softmax cross-entropy; metrics `loss` and `accuracy`."""
+    """A `SequenceClassifier` with softmax cross-entropy.
 
-    metrics = (LOSS, ACCURACY)
+    The metrics are `loss` and `accuracy`, and in evaluation those of `ClassReport`.
+    """
+
+    metrics = (LOSS, ACCURACY, *ClassReport.metrics)
     select = (ACCURACY, LOSS)  # equal accuracies are common on small splits
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
@@ -187,6 +203,11 @@ class Classification(SequenceObjective):
             output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        report = ClassReport(self.spec.classes)
+        return report.sums(outputs, batch["targets"], score_weights(batch))
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
@@ -202,9 +223,13 @@ class Classification(SequenceObjective):
 
 
 class Regression(SequenceObjective):
-    """A network that gives one number after the last step; the metric `loss` is the mean square."""
+    """A network that gives one number after the last step.
 
-    metrics = select = (LOSS,)
+    The metric `loss` is the mean square; in evaluation those of `NumberReport` are beside it.
+    """
+
+    metrics = (LOSS, *NumberReport.metrics)
+    select = (LOSS,)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -216,6 +241,10 @@ class Regression(SequenceObjective):
             output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        return NumberReport().sums(outputs, batch["targets"][..., None], batch["mask"])
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
