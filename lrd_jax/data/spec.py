@@ -84,6 +84,7 @@ class DataSpec:
         recalled: "tag": accuracy counts the labels of this many last steps; 0: all.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
         vocabulary: "language", "caption": what the numbers stand for.
+        labels: "classify", "tag": names of the classes, where they have some.
         captions: "caption": what they are scored against.
         inputs: name -> its spec, where an example has several inputs; what is said above of one
             input then means nothing.
@@ -102,6 +103,7 @@ class DataSpec:
     recalled: int = 0
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    labels: tuple[str, ...] = ()
     captions: CaptionSpec | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
 

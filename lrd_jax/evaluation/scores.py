@@ -46,6 +46,7 @@ def measure(loaded: Loaded) -> dict[str, Any]:
         "overrides": dict(loaded.overrides),
         "seeds": seeds,
         "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
+        **({"classes": list(labels)} if (labels := loaded.spec.labels) else {}),
         **cut,
     }
 

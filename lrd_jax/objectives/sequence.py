@@ -27,6 +27,7 @@ from lrd_jax.models import (
     supervised_reach,
 )
 from lrd_jax.objectives.base import Inputs, Sums, blank, encode, score_weights
+from lrd_jax.objectives.reports import ClassReport, NumberReport
 from lrd_jax.streams import StepContext
 
 logger = logging.getLogger(__name__)
@@ -78,6 +79,12 @@ class SequenceObjective:
         self.model: Any = model
         self._looks_up = config.model.embedding == "table"
         self._stops = supervised_reach(config, spec.length) is None
+        self._noise = config.model.input_noise
+        if self._noise and (spec.one_hot or self._looks_up):
+            raise UserError(
+                f"model.input_noise={self._noise} is added to numbers, and the inputs of"
+                f" {config.data.name} are ids here: set it to 0"
+            )
 
     def init(self, key: Array) -> Any:
         """Parameters of one seed."""
@@ -91,6 +98,14 @@ class SequenceObjective:
     def values(self, stored: Inputs) -> Inputs:
         """What the model's embedding takes: the stored numbers for a table, else encoded ones."""
         return stored if self._looks_up else encode(stored, self.spec)
+
+    def noisy(self, values: Inputs, step: StepContext | None) -> Inputs:
+        """Adds noise to `values`, `model.input_noise` N(0, 1), in training."""
+        if not self._noise or step is None:
+            return values
+        keys = step.per_example("input_noise", len(values))
+        draw = functools.partial(jax.random.normal, shape=values.shape[1:], dtype=values.dtype)
+        return values + self._noise * jax.vmap(draw)(keys)
 
     def in_force(self, step: StepContext | None) -> StepContext | None:
         """A step with h- and c-detach switched off in the run's last epochs."""
@@ -113,7 +128,7 @@ class SequenceObjective:
     def outputs(self, variables: Any, batch: dict[str, Array], step: StepContext | None) -> Array:
         """Outputs of the network for a batch; arguments as in `Objective.loss`."""
         apply = functools.partial(self.model.apply, variables)
-        x, now = self.values(batch["inputs"]), self.in_force(step)
+        x, now = self.noisy(self.values(batch["inputs"]), step), self.in_force(step)
         out = apply(x, step=now, method="run")
         features = self.model.features(out)
         if self._stops:
@@ -132,6 +147,18 @@ class SequenceObjective:
         """
         raise NotImplementedError
 
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """Sums of each `ReportedMetric`, in evaluation alone; arguments as for `score`."""
+        del outputs, batch
+        return {}
+
+    def scored(
+        self, outputs: Array, batch: dict[str, Array], step: StepContext | None
+    ) -> tuple[Array, Sums]:
+        """What `score` gives, in evaluation with what is reported beside it."""
+        total, sums = self.score(outputs, batch)
+        return total, sums if step is not None else sums | self.report(outputs, batch)
+
     def share(self, batch: dict[str, Array]) -> Array:
         """How much each example counts in `loss`, `(batch,)`: its labels, as counted there."""
         return batch["mask"]
@@ -144,7 +171,7 @@ class SequenceObjective:
         step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        total, sums = self.score(self.outputs(variables, batch, step), batch)
+        total, sums = self.scored(self.outputs(variables, batch, step), batch, step)
         return total, (sums, carry)
 
     def collect(self, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
@@ -158,9 +185,12 @@ class SequenceObjective:
 
 
 class Classification(SequenceObjective):
-    """A `SequenceClassifier` with softmax cross-entropy; metrics `loss` and `accuracy`."""
+    """A `SequenceClassifier` with softmax cross-entropy.
 
-    metrics = (LOSS, ACCURACY)
+    The metrics are `loss` and `accuracy`, and in evaluation those of `ClassReport`.
+    """
+
+    metrics = (LOSS, ACCURACY, *ClassReport.metrics)
     select = (ACCURACY, LOSS)  # equal accuracies are common on small splits
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
@@ -170,8 +200,14 @@ class Classification(SequenceObjective):
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
             pool=make_pool(config),
+            output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        report = ClassReport(self.spec.classes)
+        return report.sums(outputs, batch["targets"], score_weights(batch))
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
@@ -187,9 +223,13 @@ class Classification(SequenceObjective):
 
 
 class Regression(SequenceObjective):
-    """A network that gives one number after the last step; the metric `loss` is the mean square."""
+    """A network that gives one number after the last step.
 
-    metrics = select = (LOSS,)
+    The metric `loss` is the mean square; in evaluation those of `NumberReport` are beside it.
+    """
+
+    metrics = (LOSS, *NumberReport.metrics)
+    select = (LOSS,)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -198,8 +238,13 @@ class Regression(SequenceObjective):
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
             pool=make_pool(config),
+            output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        return NumberReport().sums(outputs, batch["targets"][..., None], batch["mask"])
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
@@ -226,6 +271,7 @@ class Tagging(SequenceObjective):
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
             last_steps=spec.scored,
+            output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
 

@@ -120,7 +120,27 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
             rows[name] = _metrics(result, [run[split] for run in entries], interval=True)
     else:
         rows[split] = _of_step(result, runs[0])
-    return _rows(rows | _cut(result) | {"written to": os.fspath(path)})
+    text = _rows(rows | _cut(result) | {"written to": os.fspath(path)})
+    return f"{_confusion(result)}{text}" if len(groups) == 1 else text
+
+
+_MOST_CLASSES = 12  # whose confusions fit on a page
+
+
+def _confusion(result: Mapping[str, Any]) -> str:
+    """The table of few classes, counts of all seeds together, with its title; else nothing."""
+    found = [run.get("tables", {}).get("confusion", ()) for run in result["seeds"]]
+    classes = len(found[0])
+    if not 0 < classes <= _MOST_CLASSES:
+        return ""
+    names = result.get("classes") or list(map(str, range(classes)))
+    rows = [
+        [names[i], *(str(sum(table[i][j] for table in found)) for j in range(classes))]
+        for i in range(classes)
+    ]
+    seeds = f", {len(found)} seeds together" if len(found) > 1 else ""
+    title = f"how often each class (row) is taken for which{seeds}"
+    return f"{title}\n{_table([['', *names], *rows])}\n\n"
 
 
 def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
@@ -164,12 +184,16 @@ def _wall_time(result: Mapping[str, Any]) -> str:
 def _by_value(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """A row a swept value: metrics as mean and deviation over its seeds."""
     groups = by_value(runs)
-    metrics = _in_order(result, runs[0]["test"])
-    names = [f"{split} {m.name}" for split in ("validation", "test") for m in metrics]
-    table = [[*groups[0][0], *names]]
+    splits = {"validation": lambda run: run["best"]["valid"], "test": lambda run: run["test"]}
+    # What is only reported has no value of the best validation.
+    shown = [
+        (split, metric) for split, of in splits.items() for metric in _in_order(result, of(runs[0]))
+    ]
+    table = [[*groups[0][0], *(f"{split} {metric.name}" for split, metric in shown)]]
     for swept, entries in groups:
-        parts = ([run["best"]["valid"] for run in entries], [run["test"] for run in entries])
-        values = [value_over(metric, part) for part in parts for metric in metrics]
+        values = [
+            value_over(metric, [splits[split](run) for run in entries]) for split, metric in shown
+        ]
         table.append([*(f"{value:g}" for value in swept.values()), *values])
     return _table(table)
 

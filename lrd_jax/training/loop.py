@@ -24,7 +24,7 @@ from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import borders, prefetch
 from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.evaluation.inspection import Snapshots
-from lrd_jax.metrics import CollectedMetric, finish, stored
+from lrd_jax.metrics import CollectedMetric, ReportedMetric, finish, stored
 from lrd_jax.reporting import header, provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
@@ -231,7 +231,7 @@ def _train(
         )
     unevaluated = extra.get("unevaluated", False)
     metrics = objective.metrics
-    shown = [m.name for m in metrics if not isinstance(m, CollectedMetric)]
+    shown = [m.name for m in metrics if not isinstance(m, CollectedMetric | ReportedMetric)]
     recorder = Recorder(
         workdir,
         config,
