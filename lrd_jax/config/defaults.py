@@ -42,9 +42,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.normalise = False  # cifar10: also subtract each channel's mean and divide by its deviation
     data.preset = ""  # copy, to be named: hdetach | gu | marker; published definitions differ
     data.delay = 0  # copy: blank steps between the symbols and the signal to recall them
-    data.length = (
-        0  # adding, recall, tracking, selective_copy: time steps; text: tokens of a window
-    )
+    # adding, recall, tracking, selective_copy: time steps; text: tokens of a window
+    data.length = 0
     data.problem = ""  # tracking: parity | cycle<n> | S3 | A5 | S5 | flipflop
     # tracking: ((steps, length), ...): so many steps on sequences of that length, one after
     # the other, then data.length; () = data.length from the start
@@ -74,7 +73,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.cell = "lstm"
     model.gates = "UR"  # gated cells: -- | C- | O- | U- | -R | OM | UM | OR | UR
     model.hidden_size = 128  # units per layer
-    model.num_layers = 1
+    model.num_layers = 1  # recurrent layers, one above the other
     model.tied_input = True  # gated_lstm: input gate 1 - g
     model.forget_bias = 1.0  # lstm, gated_lstm: initial bias of plain sigmoid forget gates
     # lstm: zeros; two_uniform: sum of two U(-1/sqrt d, 1/sqrt d) (h-detach)
@@ -158,7 +157,7 @@ def get_config() -> ml_collections.ConfigDict:
     aux.gap = 0  # steps between anchor and segment; -1 = random
     aux.n_anchors = 1  # drawn anew for every batch
     aux.scope = "batch"  # batch: one draw for the mini-batch | example: one for each example
-    aux.decoder_layers = 2
+    aux.decoder_layers = 2  # recurrent layers of the decoder
     aux.decoder_width = 0  # units; 0 = hidden_size, else a linear layer fits the state
     aux.head_hidden = (256, 256)  # widths of the ReLU layers between decoder and prediction
     # teacher | none: zeros after the first step | scheduled: own outputs
@@ -202,7 +201,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.stop_step = 0
     train.eval_every_steps = 0  # 0 = once an epoch
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
-    train.log_every_steps = 50
+    train.log_every_steps = 50  # a line of training metrics, means since the last one
     # optimizer steps in one call of the devices; 0 = 1 on a CPU, many on a GPU. Results do not
     # depend on it; a call ends at whatever is due, and after about a second
     train.steps_per_call = 0
