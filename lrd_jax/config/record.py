@@ -202,10 +202,15 @@ def eval_overrides(
     Raises:
       UserError: A key outside `data.*` and `eval.*`, or one that the work directory lacks.
     """
+    if not isinstance(overrides, Mapping):
+        raise UserError(
+            f"overrides are of type {type(overrides).__name__}, and must be a mapping from key to"
+            " value, such as {'eval.split': 'valid'}"
+        )
     config = work_config.copy_and_resolve_references()
     known = flatten(config)
     for key, value in overrides.items():
-        if not _within(key, _EVALUATION):
+        if not isinstance(key, str) or not _within(key, _EVALUATION):
             raise UserError(
                 f"--mode=eval takes the model from the work directory: config.{key} cannot be "
                 "changed, only data.* and eval.* can"

@@ -20,6 +20,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from lrd_jax.runtime import address_space, terminal
+
+if __name__ == "__main__":  # before what loads JAX
+    terminal.be_courteous()
+    address_space.check_or_exit()
+
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders import Builder
@@ -27,7 +33,6 @@ from lrd_jax.data.builders.sources import DownloadError, download
 from lrd_jax.data.encoders import DEFAULT
 from lrd_jax.data.registry import caption_names, find_builder, prepared_names
 from lrd_jax.errors import RunError, UserError
-from lrd_jax.runtime import terminal
 from lrd_jax.runtime.locks import locked_folder
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
@@ -284,5 +289,4 @@ def _prepare_captions(flags: Any) -> int:
 
 
 if __name__ == "__main__":
-    terminal.be_courteous()
     sys.exit(main())
