@@ -52,6 +52,24 @@ MOVED: dict[str, tuple[int, Callable[[Any], dict[str, Any]]]] = {
 }
 
 
+def read_json(path: pathlib.Path, then: str) -> dict[str, Any]:
+    """Reads a small file that a run keeps.
+
+    Args:
+      path: of the file, which holds a JSON object.
+      then: what to do where it is damaged, for the message.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {then}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(str(error))[:80]}): {then}") from error
+
+
 def to_json(config: ml_collections.ConfigDict, **provenance: Any) -> str:
     """Returns the text of `config.json`.
 
