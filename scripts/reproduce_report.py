@@ -12,6 +12,7 @@ from lrd_jax.config import record
 from lrd_jax.errors import UserError
 from lrd_jax.metrics import DerivedMetric, Metric, declared
 from lrd_jax.reporting import published
+from lrd_jax.reporting.comparison import difference_text, differences
 from lrd_jax.reporting.summary import value_over
 from lrd_jax.reporting.workdir import write_atomically
 
@@ -26,20 +27,24 @@ def table(results: Path = RESULTS) -> str:
       UserError: a file there is not as the schema has it.
     """
     lines = [
-        "| experiment | variant | seeds | steps (of full length) | best valid. | test | time |",
-        "|---|---|---|---|---|---|---|",
+        "| experiment | variant | seeds | steps (of full length) | best valid. | test"
+        " | test, minus the first variant's | time |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for path in sorted(results.glob("*.json")):
         content = published.read(path)
-        for variant in content.get("variants", []):
+        variants = content.get("variants", [])
+        for variant in variants:
             result = variant["result"]
             part = result["steps"] / result["num_steps"]
+            other = "" if variant is variants[0] else _difference(variants[0]["result"], result)
             done = "all" if part == 1 else f"{100 * part:.0f} %, unfinished"
             speed = f", {variant['tokens_per_s']:.0f} tokens/s" if "tokens_per_s" in variant else ""
             lines.append(
                 f"| [{content['title']}](results/{path.name}) | {variant['name']}"
                 f" | {_seeds(result)} | {result['steps']} ({done})"
                 f" | {_score(result, 'valid')} | {_score(result, 'test', interval=True)}"
+                f" | {other}"
                 f" | {result['wall_time_s'] / 60:.1f} min{speed} |"
             )
     return "\n".join(lines)
@@ -71,6 +76,13 @@ def _score(result: Mapping[str, Any], split: str, interval: bool = False) -> str
     runs = _runs(result, split)
     texts = [value_over(main, runs, interval)]
     return ", ".join(texts + [m.labelled(value_over(m, runs, interval)) for m in derived])
+
+
+def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """The test score of the second minus that of the first, by what chooses the best step."""
+    metric = _shown(second)[0]
+    found = differences(first["seeds"], second["seeds"], [metric])
+    return difference_text(metric, found[metric.name])
 
 
 def rewrite_readme(readme: Path = ROOT / "README.md") -> None:
@@ -114,7 +126,8 @@ def comparison(committed: Path, yours: Mapping[str, Any]) -> str:
         old = found[name]["result"]
         metric = _shown(result)[0]
         lines.append(
-            f"{name}: test {metric.label}: committed {_alone(old)}, yours {_alone(result)}"
+            f"{name}: test {metric.label}: committed {_alone(old)}, yours {_alone(result)},"
+            f" difference {_difference(old, result)}"
         )
         differing = _differing(theirs, found[name], yours, variant)
         lines += [f"  not alike: {line}" for line in differing]

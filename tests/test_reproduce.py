@@ -54,12 +54,16 @@ def test_the_table_shows_seeds_mean_deviation_and_interval(scripts, committed, t
     _, report = scripts
     write(tmp_path, committed)
     one = report.table(tmp_path).splitlines()[2]
-    assert "| float32 | 1 (no interval) | 2080 (all) | 92.80 % | 92.00 % | 0.7 min |" in one
+    assert "| float32 | 1 (no interval) | 2080 (all) | 92.80 % | 92.00 % |  | 0.7 min |" in one
+    other = report.table(tmp_path).splitlines()[3]
+    assert "| 88.80 % | -3.20 points (1 seed, paired, no interval) |" in other
     write(tmp_path, with_seeds(committed, [0.9, 0.92, 0.94]))
     three = report.table(tmp_path).splitlines()[2]
     # Student's t of 2 degrees of freedom: 4.303 * 2 / sqrt(3) = 4.97.
     assert "| float32 | 3 | 2080 (all) |" in three
     assert "| 92.00 ± 2.00 % [87.03, 96.97] |" in three
+    other = report.table(tmp_path).splitlines()[3]
+    assert "| +0.00 points [+0.00, +0.00] (3 seeds, paired) |" in other
     write(tmp_path, with_seeds(committed, [0.9, 0.92, None]))
     assert "| 2 of 3, the others NaN |" in report.table(tmp_path)
 
@@ -96,8 +100,9 @@ def test_equal_runs_are_compared_in_one_line_each(scripts, committed, tmp_path):
     yours = with_seeds(committed, [0.9, 0.92, 0.94])
     assert report.comparison(path, yours).splitlines() == [
         f"{name}: test accuracy: committed {score} % (1 seed),"
-        " yours 92.00 ± 2.00 % [87.03, 96.97] (3 seeds)"
-        for name, score in (("float32", "92.00"), ("bfloat16", "88.80"))
+        f" yours 92.00 ± 2.00 % [87.03, 96.97] (3 seeds), difference {change} points"
+        " (1 seed, paired, no interval)"
+        for name, score, change in (("float32", "92.00", "-2.00"), ("bfloat16", "88.80", "+1.20"))
     ]
 
 

@@ -128,7 +128,7 @@ def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Build
         if is_prepared(builder):
             return builder
         downloads = expand_user(data_dir) / "downloads"
-        source_dir = expand_user(from_dir)
+        source_dir = expand_user(from_dir or ".")  # "." where there is nothing to read
         try:
             for leftover in folder.glob("incomplete.*"):
                 shutil.rmtree(leftover)  # of a killed run: whoever is alive holds the lock
