@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lrd_jax.errors import one_line, out_of_memory
-from lrd_jax.runtime import interrupts, terminal
+from lrd_jax.runtime import address_space, interrupts, terminal
 
 if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceback of them
     terminal.be_courteous()
@@ -59,6 +59,7 @@ def main(flag: command_line.ConfigFlag) -> None:
         # XLA tells, as errors and for each program that it loads, of preferences of its compiler
         # that are no features of a processor. Read when JAX loads.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    address_space.check()
     # Imported here, so that a wrong flag is answered before JAX has loaded.
     from lrd_jax.runtime import devices, processes
 

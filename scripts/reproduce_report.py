@@ -65,7 +65,8 @@ def comparison(committed: Path, yours: Mapping[str, Any]) -> str:
         old = found[name]["result"]
         metric = results_page.main_metric(result)
         lines.append(
-            f"{name}: test {metric.label}: committed {_alone(old)}, yours {_alone(result)}"
+            f"{name}: test {metric.label}: committed {_alone(old)}, yours {_alone(result)},"
+            f" difference {results_page.difference_of(old, result)}"
         )
         differing = _differing(theirs, found[name], yours, variant)
         lines += [f"  not alike: {line}" for line in differing]

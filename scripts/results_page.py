@@ -13,8 +13,8 @@ from claims import NOT_ATTEMPTED, PAPERS, Claim
 
 from lrd_jax.metrics import DerivedMetric, Metric, declared
 from lrd_jax.reporting import published
-from lrd_jax.reporting.statistics import difference
-from lrd_jax.reporting.summary import value_over, with_interval
+from lrd_jax.reporting.comparison import difference_text, differences
+from lrd_jax.reporting.summary import value_over
 
 # Heading -> how the names of its experiments begin; what fits none comes last.
 TASKS = {
@@ -151,18 +151,18 @@ def _scores(variants: Sequence[Mapping[str, Any]]) -> str:
             score(result, "test"),
         ]
         if compared:
-            cells.append("" if variant is variants[0] else _difference(variants[0], variant))
+            cells.append(
+                "" if variant is variants[0] else difference_of(variants[0]["result"], result)
+            )
         lines.append("| " + " | ".join([*cells, _time(variant)]) + " |")
     return "\n".join(lines)
 
 
-def _difference(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
-    metric = main_metric(first["result"])
-    sides = [v["result"]["seeds"] for v in (first, second)]
-    values = [[run["test"].get(metric.name) for run in runs] for runs in sides]
-    seeds = [[run["seed"] for run in runs] for runs in sides]
-    found = difference(*values, seeds_first=seeds[0], seeds_second=seeds[1], metric=metric)
-    return metric.with_unit(with_interval(found, metric, "+"))
+def difference_of(first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
+    """The test score of the second result minus that of the first, with its interval."""
+    metric = main_metric(second)
+    found = differences(first["seeds"], second["seeds"], [metric])
+    return difference_text(metric, found[metric.name])
 
 
 def lengths_table(variants: Sequence[Mapping[str, Any]]) -> str:

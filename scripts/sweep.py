@@ -48,7 +48,10 @@ from lrd_jax.config.paths import split_spec  # noqa: E402
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
 from lrd_jax.metrics import Metric, declarations, declared  # noqa: E402
 from lrd_jax.reporting import provenance  # noqa: E402
+from lrd_jax.reporting.comparison import difference_text, differences  # noqa: E402
 from lrd_jax.reporting.plots import plot_sweep  # noqa: E402
+from lrd_jax.reporting.results import read_result  # noqa: E402
+from lrd_jax.reporting.summary import seeds_with_value, value_over  # noqa: E402
 from lrd_jax.reporting.tensorboard import write_hparams  # noqa: E402
 from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
 from lrd_jax.runtime import interrupts, terminal  # noqa: E402
@@ -171,7 +174,8 @@ class Sweep:
                 folder = folder / "seed_mean" if len(result["seeds"]) > 1 else folder
                 if folder.is_dir():
                     write_hparams(folder, trial.params, result["best"]["valid"])
-                print(f"{name}: {metric.labelled(metric.text(value))}", flush=True)
+                shown = value_over(metric, [run["best"]["valid"] for run in _seeds(result)])
+                print(f"{name}: {metric.labelled(shown)} ({_count(result)})", flush=True)
                 return
         lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         error = (lines or [f"ended with status {status}"])[-1]
@@ -186,7 +190,7 @@ class Sweep:
     # ---- What came out ------------------------------------------------------------------------
 
     def _result(self, name: str) -> dict[str, Any]:
-        return json.loads((self.out / name / "result.json").read_text(encoding="utf-8"))
+        return read_result(self.out / name / "result.json")
 
     def _metric_of(self, result: dict[str, Any]) -> Metric:
         """The metric that scores, as the run declared it."""
@@ -219,6 +223,7 @@ class Sweep:
                 entry["score"], device = self._score(result), result["device"]
                 kept = ("best", "test", "statistics", "steps", "wall_time_s")
                 entry |= {key: result[key] for key in kept if key in result}
+                entry["seeds"] = _seeds(result)
             else:
                 entry["error"] = trial.user_attrs["error"]
             trials.append(entry)
@@ -230,6 +235,10 @@ class Sweep:
             return metric.better(trial["score"])
 
         trials.sort(key=rank, reverse=True)
+        for trial in trials[1:]:
+            if metric and trial["score"] is not None:
+                found = differences(trials[0]["seeds"], trial["seeds"], [metric])
+                trial["difference"] = {"to": trials[0]["workdir"], "test": found}
         config = trial_config(self.arguments)
         return {
             "command": ["python", "scripts/sweep.py", *sys.argv[1:]],
@@ -247,23 +256,50 @@ class Sweep:
         }
 
 
+def _seeds(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a run says of each seed, in a sweep of its own those of the best value."""
+    seeds = [
+        run for run in result.get("seeds", []) if run.get("sweep", {}) == result.get("sweep", {})
+    ]
+    return seeds or [{"seed": 0, "best": result["best"], "test": result["test"]}]
+
+
+def _count(result: dict[str, Any]) -> str:
+    count = seeds_with_value([run["test"] for run in _seeds(result)])
+    return "1 seed" if count == "1" else f"{count} seeds"
+
+
 def table(record: dict[str, Any]) -> str:
-    """The trials as Markdown, the best one first."""
+    """The trials as Markdown, the best one first.
+
+    The difference is that of the test scores to the best trial's, paired by seed where they share.
+    """
     keys = list(record["vary"])
     metric = declared(record, [record["metric"]])[record["metric"]]
     name = metric.name
     lines = [
-        f"| trial | {' | '.join(keys)} | valid {name} | test {name} | best step | seconds |",
-        "|---" * (len(keys) + 5) + "|",
+        f"| trial | {' | '.join(keys)} | seeds | valid {name} | test {name} | test, minus the best"
+        " trial's | best step | seconds |",
+        "|---" * (len(keys) + 7) + "|",
     ]
     for trial in record["trials"]:
         values = [trial["values"][key] for key in keys]
         shown = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
-        rest = [trial.get("error", "failed"), "", "", ""]
+        rest = ["", trial.get("error", "failed"), "", "", "", ""]
         if trial["score"] is not None:
-            best, test = trial["best"], trial["test"]
-            rest = [*map(metric.text, (trial["score"], test[name])), str(best["step"])]
-            rest.append(f"{trial['wall_time_s']:.1f}")
+            valid, test = (
+                [run["best"]["valid"] for run in trial["seeds"]],
+                [run["test"] for run in trial["seeds"]],
+            )
+            other = trial.get("difference", {}).get("test", {}).get(name)
+            rest = [
+                seeds_with_value(test),
+                value_over(metric, valid, interval=True),
+                value_over(metric, test, interval=True),
+                difference_text(metric, other) if other else "",
+                str(trial["best"]["step"]),
+                f"{trial['wall_time_s']:.1f}",
+            ]
         lines.append(f"| {' | '.join([trial['workdir'], *shown, *rest])} |")
     return "\n".join(lines)
 

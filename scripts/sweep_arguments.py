@@ -15,6 +15,7 @@ from absl import flags
 from lrd_jax.config import checks, command_line, record
 from lrd_jax.config.paths import expand_user
 from lrd_jax.errors import UserError, did_you_mean
+from lrd_jax.runtime import address_space
 
 
 class Varied(NamedTuple):
@@ -162,6 +163,7 @@ def _check_values(arguments: argparse.Namespace, varied: list[Varied]) -> None:
         }
         for v in varied
     }
+    address_space.check()
     from lrd_jax.training import effects  # loads JAX: after what is wrong without it
 
     base, models = trial_config(arguments), {}

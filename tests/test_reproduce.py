@@ -77,7 +77,7 @@ def test_the_page_shows_seeds_mean_interval_and_difference(pages, committed, tmp
     shown = pages.page(tmp_path)
     assert "| 3 | 2080 |" in row(shown, "float32")
     assert "| 92.00 ± 2.00 % [87.03, 96.97] |" in row(shown, "float32")
-    assert "| +0.00 [-2.48, +2.48] % |" in row(shown, "bfloat16")
+    assert "| +0.00 points [-2.48, +2.48] (3 seeds, paired) |" in row(shown, "bfloat16")
     write(tmp_path, with_seeds(committed, [0.9, 0.92, None]))
     assert "| 2 of 3, the others NaN |" in row(pages.page(tmp_path), "float32")
 
@@ -159,8 +159,9 @@ def test_equal_runs_are_compared_in_one_line_each(scripts, committed, tmp_path):
     yours = with_seeds(committed, [0.9, 0.92, 0.94])
     assert report.comparison(path, yours).splitlines() == [
         f"{name}: test accuracy: committed {score} % (1 seed),"
-        " yours 92.00 ± 2.00 % [87.03, 96.97] (3 seeds)"
-        for name, score in (("float32", "92.00"), ("bfloat16", "88.80"))
+        f" yours 92.00 ± 2.00 % [87.03, 96.97] (3 seeds), difference {change} points"
+        " (1 seed, paired, no interval)"
+        for name, score, change in (("float32", "92.00", "-2.00"), ("bfloat16", "88.80", "+1.20"))
     ]
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lrd_jax.cells.base import (
     HiddenCarry,
     LSTMCarry,
@@ -94,6 +96,11 @@ def make_cell(model_config: Mapping[str, Any], sequence_length: int = 0) -> Recu
     Raises:
       UserError: if the cell is not known or one of its keys has a value it cannot work with.
     """
+    if not hasattr(model_config, "keys"):  # a ConfigDict is no Mapping
+        raise UserError(
+            f"the config of a model is of type {type(model_config).__name__}, and must be a mapping"
+            " such as config.model or {'cell': 'lstm', 'hidden_size': 64}"
+        )
     if "cell" not in model_config:
         raise UserError(f"no cell is named: give 'cell', one of {', '.join(CELLS)}")
     known = cell_options(model_config["cell"])
@@ -104,8 +111,11 @@ def make_cell(model_config: Mapping[str, Any], sequence_length: int = 0) -> Recu
     options = {name: model_config[name] for name in known if name in model_config}
     if missing := [name for name, f in known.items() if _is_needed(f) and name not in options]:
         raise UserError(f"model.cell={model_config['cell']} needs {missing[0]}")
-    if sequence_length < 0:
-        raise UserError(f"sequence_length={sequence_length} must be 0 (not known) or more")
+    whole = isinstance(sequence_length, int | np.integer) and not isinstance(sequence_length, bool)
+    if not whole or sequence_length < 0:
+        raise UserError(
+            f"sequence_length={sequence_length!r} must be a whole number: 0 (not known) or more"
+        )
     if "chrono_t_max" in known:
         options["chrono_t_max"] = options.get("chrono_t_max") or sequence_length
     return CELLS[model_config["cell"]](**options)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lrd_jax.arrays import Array
+from lrd_jax.cells.arguments import as_reals, check_carry, check_input_shape, check_made_for
 from lrd_jax.cells.initial import KERNEL_INITS, RECURRENT_INITS, Initializer
 from lrd_jax.cells.materialise import materialise
 from lrd_jax.errors import UserError, check_choice, check_fields
@@ -82,7 +83,7 @@ def bfloat16_dot(x: Array, kernel: Array) -> Array:
 
 def _is_float(dtype: Any) -> bool:
     try:
-        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+        return dtype is not None and jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except TypeError:
         return False
 
@@ -97,7 +98,9 @@ class InputKernel(nn.Module):
     @nn.compact
     def __call__(self, features: int) -> Array:
         """The kernel for n = `features`."""
-        return self.param("kernel", self.init_kernel, (features, self.width), self.param_dtype)
+        shape = (features, self.width)
+        check_made_for(self, "kernel", features, shape)
+        return self.param("kernel", self.init_kernel, shape, self.param_dtype)
 
 
 # What says which cell is meant, where one is written in no form or in two.
@@ -341,14 +344,18 @@ class RecurrentCell(nn.RNNCellBase):
           The new state and the output h, `(batch, d)`.
 
         Raises:
-          UserError: the cell asks for what it was not given, as inside `nn.RNN`.
+          UserError: the cell asks for what it was not given, as inside `nn.RNN`, or was given what
+            it does not ask for; a carry or inputs of another shape or dtype.
         """
         if missing := sorted(self.asks() - set(asked)):
             raise UserError(
                 f"{type(self).__name__} needs {' and '.join(missing)} at every step: run it by"
                 " lrd_jax.recurrence.Recurrence"
             )
-        carry = self.carry_type(*carry)
+        if strange := sorted(set(asked) - self.asks()):
+            raise UserError(f"the step of {type(self).__name__} does not ask for {strange[0]}")
+        inputs = as_reals("the input of a step", inputs)
+        carry = check_carry(self, carry, inputs)
         h = self.recurrent_input(carry)
         carry = self.step(carry, self.project(inputs), h, **asked)
         return carry, carry.h
@@ -357,7 +364,8 @@ class RecurrentCell(nn.RNNCellBase):
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> Carry:
         """Zero state for inputs of shape `input_shape = (batch..., n)`; `rng` is not used."""
         del rng
-        zeros = jnp.zeros((*input_shape[:-1], self.hidden_size), self.param_dtype)
+        batch = check_input_shape(input_shape)[:-1]
+        zeros = jnp.zeros((*batch, self.hidden_size), self.param_dtype)
         return self.carry_type(*(zeros for _ in self.carry_type._fields))
 
     @property

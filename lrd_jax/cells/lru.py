@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from lrd_jax.arrays import Array
+from lrd_jax.cells.arguments import check_input_shape, check_made_for
 from lrd_jax.cells.base import ParameterGroup
 from lrd_jax.cells.forms import LinearCarry, LinearCell
 from lrd_jax.errors import UserError
@@ -92,8 +93,9 @@ class LRUCell(LinearCell):
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> LinearCarry:
         """A complex state of zeros."""
         del rng
-        h = jnp.zeros((*input_shape[:-1], self.hidden_size), self.param_dtype)
-        s = jnp.zeros((*input_shape[:-1], self.units), jnp.result_type(h, jnp.complex64))
+        batch = check_input_shape(input_shape)[:-1]
+        h = jnp.zeros((*batch, self.hidden_size), self.param_dtype)
+        s = jnp.zeros((*batch, self.units), jnp.result_type(h, jnp.complex64))
         return LinearCarry(s, h)
 
     def coefficients(self, x: Array) -> tuple[Array, Array]:
@@ -120,4 +122,5 @@ class _Sized(nn.Module):
     @nn.compact
     def __call__(self, n: int) -> Array:
         init = nn.initializers.normal(self.deviation(n))
+        check_made_for(self, "value", n, self.shape(n))
         return self.param("value", init, self.shape(n), self.dtype)

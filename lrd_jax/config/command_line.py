@@ -73,7 +73,7 @@ def parse_flags(
     return ConfigFlag(spec, config, overrides)
 
 
-def load_config(spec: str) -> ml_collections.ConfigDict:
+def load_config(spec: str | os.PathLike[str]) -> ml_collections.ConfigDict:
     """Loads a config file.
 
     Args:
@@ -87,6 +87,13 @@ def load_config(spec: str) -> ml_collections.ConfigDict:
       UserError: There is no such file, it fails, it refuses the argument, or what it sets is no key
         or of another type.
     """
+    if isinstance(spec, os.PathLike):
+        spec = os.fspath(spec)
+    if not isinstance(spec, str):
+        raise UserError(
+            f"the config file is of type {type(spec).__name__}, and must be given as a string such"
+            " as 'configs/urlstm_pdigits.py:quick'"
+        )
     name, colon, argument = split_spec(spec)
     try:
         module = load_module(name)

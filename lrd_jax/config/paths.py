@@ -23,9 +23,16 @@ def expand_user(path: str | os.PathLike[str], key: str = "") -> pathlib.Path:
     Raises:
       NoHomeError: `~` means nothing here: HOME is not set, and the user no entry among the
         system's, as in a container that was started under a number.
-      UserError: there is no such user, it is a URL, or no file system could hold it.
+      UserError: it is no path, or an empty one; there is no such user; it is a URL, or no file
+        system could hold it.
     """
-    text = os.fspath(path)
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str):
+        raise UserError(f"{path!r} is of type {type(path).__name__}, and must be a path")
+    if not text.strip():
+        raise UserError(
+            f"{text!r} is no path: name a folder or a file" + (f" with {key}" if key else "")
+        )
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):  # pathlib makes one slash of two
         raise UserError(
             f"{text!r} is a URL, and only folders of this machine are read and written: mount it,"

@@ -52,6 +52,24 @@ MOVED: dict[str, tuple[int, Callable[[Any], dict[str, Any]]]] = {
 }
 
 
+def read_json(path: pathlib.Path, then: str) -> dict[str, Any]:
+    """Reads a small file that a run keeps.
+
+    Args:
+      path: of the file, which holds a JSON object.
+      then: what to do where it is damaged, for the message.
+
+    Raises:
+      UserError: it cannot be read, or is damaged.
+    """
+    try:
+        return dict(json.loads(path.read_bytes()))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): {then}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(str(error))[:80]}): {then}") from error
+
+
 def to_json(config: ml_collections.ConfigDict, **provenance: Any) -> str:
     """Returns the text of `config.json`.
 
@@ -202,10 +220,15 @@ def eval_overrides(
     Raises:
       UserError: A key outside `data.*` and `eval.*`, or one that the work directory lacks.
     """
+    if not isinstance(overrides, Mapping):
+        raise UserError(
+            f"overrides are of type {type(overrides).__name__}, and must be a mapping from key to"
+            " value, such as {'eval.split': 'valid'}"
+        )
     config = work_config.copy_and_resolve_references()
     known = flatten(config)
     for key, value in overrides.items():
-        if not _within(key, _EVALUATION):
+        if not isinstance(key, str) or not _within(key, _EVALUATION):
             raise UserError(
                 f"--mode=eval takes the model from the work directory: config.{key} cannot be "
                 "changed, only data.* and eval.* can"

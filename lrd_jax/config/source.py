@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 from typing import Any
 
 from lrd_jax.config.command_line import load_config
 from lrd_jax.config.paths import split_spec
-from lrd_jax.config.record import flatten
+from lrd_jax.config.record import flatten, read_json
 from lrd_jax.errors import UserError
 
 
@@ -40,13 +39,21 @@ def check_made_from(workdir: str | os.PathLike[str], spec: str) -> None:
     Raises:
       UserError: it is another file, or another row.
     """
-    known = json.loads(pathlib.Path(workdir, "config.json").read_bytes()).get("made_from")
+    content = read_json(pathlib.Path(workdir, "config.json"), "bring it back")
+    known = content.get("made_from")
     if not spec or known is None:
         return
+    parts = dict(known) if isinstance(known, dict) else {}
+    file, argument = (parts.get(name) for name in ("file", "argument"))
+    if not isinstance(file, str) or not isinstance(argument, str):
+        raise UserError(
+            f"config.json in {os.fspath(workdir)} is damaged (made_from: {known!r}): leave out"
+            " --config"
+        )
     now = made_from(spec)["made_from"]
-    if known["file"] == now["file"] and _same_row(spec, known["argument"], now["argument"]):
+    if file == now["file"] and _same_row(spec, argument, now["argument"]):
         return
-    old = ":".join(filter(None, (known["file"], known["argument"])))
+    old = ":".join(filter(None, (file, argument)))
     raise UserError(
         f"the run in {os.fspath(workdir)} was made from {old}, not from {spec}: leave out --config,"
         " or give the --workdir of a run of that"

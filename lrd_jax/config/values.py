@@ -40,6 +40,11 @@ def conform(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     Raises:
       UserError: A key is missing, or a value is of another type; names key, value and type.
     """
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(
+            f"the config is of type {type(config).__name__}, and must be a ConfigDict: start from"
+            " lrd_jax.config.defaults, or load a file with lrd_jax.config.command_line.load_config"
+        )
     known, given = flatten(defaults.get_config()), flatten(config)
     if missing := sorted(known.keys() - given.keys(), key=lambda key: (key.count("."), key)):
         raise UserError(f"the config has no key {missing[0]!r}: start from lrd_jax.config.defaults")

@@ -20,6 +20,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 
+from lrd_jax.runtime import address_space, terminal
+
+if __name__ == "__main__":  # before what loads JAX
+    terminal.be_courteous()
+    address_space.check_or_exit()
+
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders import Builder
@@ -27,7 +33,6 @@ from lrd_jax.data.builders.sources import DownloadError, download
 from lrd_jax.data.encoders import DEFAULT
 from lrd_jax.data.registry import caption_names, find_builder, prepared_names
 from lrd_jax.errors import RunError, UserError
-from lrd_jax.runtime import terminal
 from lrd_jax.runtime.locks import locked_folder
 
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
@@ -123,7 +128,7 @@ def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Build
         if is_prepared(builder):
             return builder
         downloads = expand_user(data_dir) / "downloads"
-        source_dir = expand_user(from_dir)
+        source_dir = expand_user(from_dir or ".")  # "." where there is nothing to read
         try:
             for leftover in folder.glob("incomplete.*"):
                 shutil.rmtree(leftover)  # of a killed run: whoever is alive holds the lock
@@ -284,5 +289,4 @@ def _prepare_captions(flags: Any) -> int:
 
 
 if __name__ == "__main__":
-    terminal.be_courteous()
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from lrd_jax.config import checks
 from lrd_jax.config.members import Member, members
+from lrd_jax.config.paths import expand_user
 from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.data.text import text_spec
@@ -24,6 +27,8 @@ from lrd_jax.reporting.results import seed_results
 from lrd_jax.reporting.workdir import check_vocabulary, read_vocabulary
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.runtime.devices import make_mesh
+
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +124,7 @@ class Loaded:
 
 
 def load(
-    workdir: Path, config: Any, overrides: Mapping[str, Any], *, with_data: bool = True
+    workdir: str | Path, config: Any, overrides: Mapping[str, Any], *, with_data: bool = True
 ) -> Loaded:
     """Loads the best parameters of a run from its newest checkpoint; touches nothing.
 
@@ -132,10 +137,13 @@ def load(
     Raises:
       UserError: no such run, one whose model or text is another, or a value that does not fit.
     """
+    workdir = expand_user(workdir)
+    checks.validate(config)
     dataset = make_dataset(config) if with_data else None
     if dataset is None:
         vocabulary = read_vocabulary(workdir)
-        assert vocabulary is not None
+        if vocabulary is None:
+            raise UserError(f"{workdir} holds no vocabulary: give with_data=True")
         spec = text_spec(vocabulary, config.data.length)
     else:
         spec = dataset.spec
@@ -164,6 +172,11 @@ def _restore(workdir: Path, wanted: Best, mesh: Mesh) -> tuple[Best, list[int]]:
     if restored is None:
         raise UserError(nothing)
     items, extra = restored
-    if not jax.device_get(items["best"].step).any():
+    steps = jax.device_get(items["best"].step)
+    if not steps.any():
         raise UserError(f"{workdir} was not evaluated on validation data yet; train it further")
-    return items["best"], extra["first_nonfinite_step"]
+    stopped = extra.get("first_nonfinite_step")
+    if not isinstance(stopped, list) or [*map(type, stopped)] != [int] * len(steps):
+        logger.warning("the checkpoint does not say which seeds stopped with NaN, if any did")
+        stopped = [-1] * len(steps)
+    return items["best"], stopped

@@ -7,6 +7,12 @@ Exit status: 0 done; 2 bad input.
 
 from __future__ import annotations
 
+from lrd_jax.runtime import address_space, terminal
+
+if __name__ == "__main__":  # before what loads JAX
+    terminal.be_courteous()
+    address_space.check_or_exit()
+
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

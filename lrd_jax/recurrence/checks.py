@@ -14,6 +14,7 @@ import numpy as np
 from jax.core import Tracer
 
 from lrd_jax.arrays import Array
+from lrd_jax.cells.arguments import as_reals, described, kind
 from lrd_jax.cells.base import RecurrentCell
 from lrd_jax.errors import UserError, check_choice
 from lrd_jax.recurrence.controls import Masks
@@ -116,10 +117,10 @@ class Call:
           UserError: they are not `(batch, time, features)` numbers; `deterministic` is neither None
             nor a boolean that is known while tracing.
         """
-        self.x = _as_array("x", x)
-        if self.x.ndim != 3 or jnp.iscomplexobj(self.x):
+        self.x = as_reals("x", x)
+        if self.x.ndim != 3:
             raise UserError(
-                f"x is {_type(self.x)}, and must be real numbers (batch, time, features)"
+                f"x is {described(self.x)}, and must be real numbers (batch, time, features)"
             )
         if deterministic is not None and not isinstance(deterministic, bool | np.bool_):
             raise UserError(
@@ -150,10 +151,10 @@ class Call:
         """Booleans, `(batch, time)`, or None; else UserError."""
         if resets is None:
             return None
-        resets, shape = _as_array("resets", resets), (self.batch, self.length)
+        resets, shape = as_reals("resets", resets), (self.batch, self.length)
         if resets.shape != shape or resets.dtype != bool:
             raise UserError(
-                f"resets is {_type(resets)}, and must be bool{list(shape)}: one a step, (batch,"
+                f"resets is {described(resets)}, and must be bool{list(shape)}: one a step, (batch,"
                 " time)"
             )
         return resets
@@ -168,10 +169,10 @@ class Call:
         carry = self._cell.carry_type
         alike = isinstance(initial, tuple | list) and len(initial) == len(zero)
         alike = alike and all(isinstance(each, carry) for each in initial)
-        if not alike or [*map(_kind, jax.tree.leaves(initial))] != [
-            *map(_kind, jax.tree.leaves(zero))
+        if not alike or [*map(kind, jax.tree.leaves(initial))] != [
+            *map(kind, jax.tree.leaves(zero))
         ]:
-            shown = ", ".join(f"{f} {_type(x)}" for f, x in zero[0]._asdict().items())
+            shown = ", ".join(f"{f} {described(x)}" for f, x in zero[0]._asdict().items())
             raise UserError(
                 f"initial does not fit: give a tuple of {len(zero)} {carry.__name__}({shown}), one"
                 " for each layer and direction, such as `final` of an earlier call"
@@ -195,8 +196,10 @@ class Call:
         """Raises UserError unless these were drawn for a batch of this shape and so many layers."""
         if masks is None:
             return
+        if not isinstance(masks, Masks):
+            raise UserError(f"masks is of type {type(masks).__name__}: give what `draw` returns")
         block = ((self.length,), (self.length, self.batch))
-        kept = masks.keep if isinstance(masks, Masks) else ()
+        kept = masks.keep
         shapes = [(mask, block) for part in masks[:2] for mask in part if mask is not None]
         shapes += [(k, ((self.batch, self.length, k.shape[-1]),)) for k in kept if k is not None]
         zones = [*masks[3], *masks[4]]
@@ -212,10 +215,10 @@ class Call:
             )
 
     def _whole(self, name: str, value: Any, shape: tuple[int, ...], what: str) -> Array:
-        value = _as_array(name, value)
+        value = as_reals(name, value)
         if value.shape != shape or not jnp.issubdtype(value.dtype, jnp.integer):
             raise UserError(
-                f"{name} is {_type(value)}, and must be int{list(shape)}: whole numbers, {what}"
+                f"{name} is {described(value)}, and must be int{list(shape)}: whole numbers, {what}"
             )
         return value
 
@@ -227,28 +230,3 @@ class Call:
         known = np.asarray(value)
         if (known < 0).any() or (last is not None and (known > last).any()):
             raise UserError(f"{name}={known.tolist()}: must be {legal}")
-
-
-def _as_array(name: str, value: Any) -> Array:
-    """A list or an array of NumPy as JAX's.
-
-    Raises:
-      UserError: it is nothing of the kind.
-    """
-    try:
-        return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{name} is of type {type(value).__name__}, and must be an array"
-        ) from error
-
-
-def _kind(leaf: Any) -> tuple[tuple[int, ...], str]:
-    """Shape, and whether the numbers are real, complex, or none of these."""
-    dtype = jnp.result_type(leaf)
-    return np.shape(leaf), "f" if jnp.issubdtype(dtype, jnp.floating) else np.dtype(dtype).kind
-
-
-def _type(x: Any) -> str:
-    x = x if isinstance(x, jax.ShapeDtypeStruct) else jnp.asarray(x)
-    return f"{x.dtype}{list(x.shape)}"

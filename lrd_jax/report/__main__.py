@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
 from lrd_jax.errors import RunError, UserError, one_line
+from lrd_jax.runtime import address_space, terminal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         flags = parser.parse_args(argv)
+        address_space.check()
         from lrd_jax.probe.command_line import quiet
         from lrd_jax.report.build import build
         from lrd_jax.reporting.page import write_page
@@ -51,4 +53,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    terminal.be_courteous()
     sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import os
 import pathlib
@@ -17,6 +16,7 @@ from lrd_jax.config.members import SWEPT, named
 from lrd_jax.errors import UserError
 from lrd_jax.metrics import Metric, declared
 from lrd_jax.reporting import figures
+from lrd_jax.reporting.results import read_result
 from lrd_jax.reporting.writers import read_metrics
 
 _SPLITS = {"train": "training", "valid": "validation", "test": "test"}
@@ -40,7 +40,7 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
     """Reads a work directory (or its `metrics.jsonl`).
 
     Raises:
-      UserError: there are no metrics.
+      UserError: there are no metrics, or its result is damaged.
     """
     path = pathlib.Path(folder)
     file = path / "metrics.jsonl" if path.is_dir() else path
@@ -50,11 +50,8 @@ def read_run(folder: str | os.PathLike[str]) -> Run:
         raise UserError(
             f"no metrics in {folder}: {error.strerror}; give the work directory of a run"
         ) from error
-    try:
-        result = json.loads((file.parent / "result.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        result = {}
-    return Run(records, result if isinstance(result, dict) else {})
+    path = file.parent / "result.json"  # which a run that goes on does not have yet
+    return Run(records, read_result(path) if path.exists() else {})
 
 
 def plot_curves(

@@ -56,6 +56,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._metrics = {metric.name: metric for metric in metrics}
         self._values: dict[str, float] = {}
+        self._runs = 0
         self._training, self._running = training, running
         self._started_at = running()
         self._rate = 0.0  # steps a second, of the last interval
@@ -69,15 +70,17 @@ class Progress:
             self._bar = tqdm.tqdm(total=1, file=self._stream, nrows=24, delay=1e-9)
             self._draw()
 
-    def update(self, step: int, **values: float) -> None:
+    def update(self, step: int, runs: int = 0, **values: float) -> None:
         """Moves to `step`; call it only when metrics are on the host anyway.
 
         Args:
           step: optimizer steps taken.
+          runs: how many runs side by side the values are the mean of; 0: of one, and no mean.
           **values: what to show beside it, e.g. `loss=0.31, valid_accuracy=0.92`. A value stays
             until it is given again, so a validation metric remains in sight between evaluations.
         """
         self._step, self._values, self._stage = step, self._values | values, ("", 0.0)
+        self._runs = runs
         now = self._training()
         before, at = self._updated
         if step > before:
@@ -148,6 +151,7 @@ class Progress:
         parts += [Part(shown, 1)] if name else []
         if name in ("", "compiling"):  # one percentage at a time
             parts.append(Part(f"{self._step / max(self._total, 1):.0%}", 4))
+        parts += [Part(self._mean_of(), 4)] if self._runs else []
         parts.append(Part(f"{self._step}/{self._total}", 6))
         if self._rate:
             parts.append(Part(f"{self._rate:.3g} steps/s", 7))
@@ -179,6 +183,7 @@ class Progress:
         parts = [
             f"step {self._step}/{self._total} ({self._step / self._total:.0%})",
             *map(self._named, self._values),
+            *([self._mean_of()] if self._runs else []),
             f"{(self._step - printed) / max(now - at, 1e-9):.4g} steps/s",
             f"{self._left()} left",
         ]
@@ -195,6 +200,9 @@ class Progress:
         """Time until the last step, at the speed of this session with its evaluations."""
         seconds = (self._running() - self._started_at) / max(self._step - self._start, 1)
         return datetime.timedelta(seconds=round((self._total - self._step) * seconds))
+
+    def _mean_of(self) -> str:
+        return f"mean of {self._runs}"
 
     def _metric(self, name: str) -> Metric:
         for prefix in ("valid_", "baseline_"):

@@ -13,6 +13,7 @@ import numpy as np
 from lrd_jax.config.members import Member
 from lrd_jax.errors import UserError, one_line
 from lrd_jax.metrics import Metric, declarations, declared, with_derived
+from lrd_jax.reporting.comparison import differences
 from lrd_jax.reporting.statistics import METHOD, by_value, over_seeds
 
 
@@ -67,10 +68,16 @@ def run_result(
       `best`, `test` and, of several seeds, `statistics` over them; then `seeds`, which is `each`,
       and `metrics`, how each of them is shown and which direction is better.
       In a sweep the former are of the value that validated best, named under `sweep`, and
-      `by_value` holds the same of every value.
+      `by_value` holds the same of every value, and the `difference` to that one.
     """
     values = [_over_seeds(swept, runs, metrics) for swept, runs in by_value(each)]
     best = max(values, key=lambda value: rank(value["best"]["valid"], select))
+    groups = [entries for _, entries in by_value(each)]
+    chosen = groups[values.index(best)]
+    for value, entries in zip(values, groups, strict=True):
+        if value is not best:
+            found = differences(chosen, entries, metrics)
+            value["difference"] = {"to": best["sweep"], "test": found}
     found = best | ({"by_value": values} if "sweep" in best else {}) | {"seeds": each}
     return found | {"metrics": declarations(metrics, select)}
 

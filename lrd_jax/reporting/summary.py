@@ -12,6 +12,7 @@ from clu import parameter_overview
 from lrd_jax.config.members import named
 from lrd_jax.metrics import Metric, declarations, declared
 from lrd_jax.reporting import provenance
+from lrd_jax.reporting.comparison import Entries, difference_text, differences
 from lrd_jax.reporting.statistics import CONFIDENCE, by_value, over_seeds
 
 # The viewer is an extra; the files that it reads are always written.
@@ -68,9 +69,10 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
       workdir: the work directory.
 
     Returns:
-      In a sweep a table of its values; then, of the best one, step and metrics (with several seeds:
-      mean, sample standard deviation and interval), seeds that stopped with NaN, the baseline where
-      the result has one, wall time, and the next commands; no newline at the end.
+      In a sweep a table of its values, and of their differences to the best one; then, of that,
+      step and metrics (with several seeds: mean, sample standard deviation and interval), seeds
+      that stopped with NaN, the baseline where the result has one, wall time, and the next
+      commands; no newline at the end.
     """
     everyone = result.get("seeds") or [{"best": result["best"], "test": result["test"]}]
     swept = result.get("sweep", {})
@@ -93,7 +95,8 @@ def closing(result: Mapping[str, Any], *, config_flag: str, workdir: str | os.Pa
         "evaluate": f"python -m lrd_jax.main {given}--workdir={folder} --mode=eval",
         "curves": f"tensorboard --logdir={folder}{_MISSING}",
     }
-    return (f"{_by_value(result, everyone)}\n\n" if swept else "") + _rows(rows)
+    tables = [_by_value(result, everyone), _compared(result, everyone)] if swept else []
+    return "\n\n".join([*filter(None, tables), _rows(rows)])
 
 
 def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
@@ -104,8 +107,8 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
       path: the file that was written.
 
     Returns:
-      What was evaluated, its metrics (each seed's, then mean and deviation), and the file; no
-      newline at the end.
+      What was evaluated, its metrics (each seed's, then mean and deviation; of a sweep also what
+      the other values differ by from the first), and the file; no newline at the end.
     """
     split, runs = result["split"], result["seeds"]
     rows = {key: str(value) for key, value in result["overrides"].items() if key != "eval.split"}
@@ -118,6 +121,10 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
         for swept, entries in groups:
             name = f"{split}, {named(swept)}" if swept else split
             rows[name] = _metrics(result, [run[split] for run in entries], interval=True)
+        for swept, entries in groups[1:]:
+            rows[f"{named(swept)} minus {named(groups[0][0])}"] = _difference(
+                result, groups[0][1], entries, split
+            )
     else:
         rows[split] = _of_step(result, runs[0])
     text = _rows(rows | _cut(result) | {"written to": os.fspath(path)})
@@ -158,13 +165,14 @@ def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
     split, rows = result["split"], result[f"{key}s"]
     first = rows[0]["seeds"][0]
     metrics = _in_order(result, first[split])
-    table = [[key, *first.get("sweep", {}), *(m.name for m in metrics), "baseline loss"]]
+    table = [[key, *first.get("sweep", {}), "seeds", *(m.name for m in metrics), "baseline loss"]]
     for row in rows:
         baseline = value_over(Metric("loss"), [row["baselines"]])
         for swept, entries in by_value(row["seeds"]):
             values = [value_over(metric, [entry[split] for entry in entries]) for metric in metrics]
             swept_values = [f"{value:g}" for value in swept.values()]
-            table.append([str(row[key]), *swept_values, *values, baseline])
+            count = seeds_with_value([entry[split] for entry in entries])
+            table.append([str(row[key]), *swept_values, count, *values, baseline])
     bounded = "".join(f"\n{name} {text}" for name, text in _cut(rows[0]).items())
     return f"{_table(table)}{bounded}\nwritten to {os.fspath(path)}"
 
@@ -189,13 +197,35 @@ def _by_value(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> s
     shown = [
         (split, metric) for split, of in splits.items() for metric in _in_order(result, of(runs[0]))
     ]
-    table = [[*groups[0][0], *(f"{split} {metric.name}" for split, metric in shown)]]
+    table = [[*groups[0][0], "seeds", *(f"{split} {metric.name}" for split, metric in shown)]]
     for swept, entries in groups:
         values = [
             value_over(metric, [splits[split](run) for run in entries]) for split, metric in shown
         ]
-        table.append([*(f"{value:g}" for value in swept.values()), *values])
+        counted = seeds_with_value([run["test"] for run in entries])
+        table.append([*(f"{value:g}" for value in swept.values()), counted, *values])
     return _table(table)
+
+
+def _compared(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """A row a swept value but the best one: its test metrics minus those of that."""
+    groups = by_value(runs)
+    best = next(entries for swept, entries in groups if swept == result["sweep"])
+    rows = {}
+    for swept, entries in groups:
+        if entries is not best:
+            rows[named(swept)] = _difference(result, best, entries, "test")
+    if not rows:
+        return ""
+    head = f"test, minus that of {named(result['sweep'])} ([ ]: {CONFIDENCE:.0%} interval):"
+    return f"{head}\n{_rows(rows)}"
+
+
+def _difference(result: Mapping[str, Any], first: Entries, second: Entries, split: str) -> str:
+    """Second minus first, e.g. "loss +0.0312 [0.0101, 0.0523] (5 seeds, paired), ..."."""
+    metrics = _in_order(result, first[0][split])
+    found = differences(first, second, metrics, split)
+    return ", ".join(m.labelled(difference_text(m, found[m.name])) for m in metrics)
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
@@ -249,9 +279,13 @@ def _metrics(
     """Returns e.g. "loss 0.2134, accuracy 94.02 %", or with several runs "... ± ... (3 seeds)"."""
     metrics = _in_order(result, runs[0])
     text = ", ".join(metric.labelled(value_over(metric, runs, interval)) for metric in metrics)
+    return text + (f" ({seeds_with_value(runs)} seeds)" if len(runs) > 1 else "")
+
+
+def seeds_with_value(runs: Sequence[Mapping[str, float | None]]) -> str:
+    """Returns how many runs have a value, e.g. "3", or "2 of 3" where one stopped with NaN."""
     whole = sum(any(value is not None for value in run.values()) for run in runs)
-    of = "" if whole == len(runs) else f" of {len(runs)}"
-    return text + (f" ({whole}{of} seeds)" if len(runs) > 1 else "")
+    return str(whole) if whole == len(runs) else f"{whole} of {len(runs)}"
 
 
 def value_over(

@@ -31,7 +31,7 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(line)
-    except ValueError:  # garbled JSON or UTF-8
+    except (ValueError, RecursionError):  # garbled JSON or UTF-8, or nested without end
         return None
     if isinstance(record, dict) and isinstance(record.get("step"), int):
         return record

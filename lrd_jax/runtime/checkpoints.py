@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,19 @@ from lrd_jax.runtime import processes
 
 logger = logging.getLogger(__name__)
 
-
 _BESIDE_BYTES = 1 << 20  # more than what a checkpoint holds beside the arrays
 
 # 1 (without a number): `best` was a part of `state`. 2: it is an item of its own.
 _FORMAT = 2
+
+# Of what a run keeps beside the arrays, where it does.
+_KINDS = {
+    "metrics_bytes": int,
+    "wall_time_s": float,
+    "seconds": dict,
+    "unevaluated": bool,
+    "first_nonfinite_step": list,
+}
 
 Items = dict[str, Any]  # `state`, `best` -> a tree of arrays, or of their shapes
 
@@ -83,6 +93,22 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+@functools.cache
+def _drop_late_answers() -> None:
+    """Has nobody told of what TensorStore answers after Orbax has given up a read.
+
+    Orbax reads all arrays at a time and ends at the first that it cannot; the others come back to a
+    loop that is closed, each as a page of traceback beside the line that says what is damaged.
+    """
+    previous = sys.unraisablehook
+
+    def hook(found: Any) -> None:
+        if found.object is not None or str(found.exc_value) != "Event loop is closed":
+            previous(found)
+
+    sys.unraisablehook = hook
+
+
 @flax.struct.dataclass
 class _Stopped:
     """The one leaf of `state` that evaluation wants; format 2 has it in `extra`."""
@@ -104,6 +130,9 @@ class _Reader:
         shapes, sha256 = dict(extra.pop("shapes")), dict(extra.pop("sha256"))
         if not shapes or shapes.keys() != sha256.keys():
             raise ValueError("what lies beside the arrays does not describe them")
+        for name, kind in _KINDS.items():
+            if not isinstance(extra.get(name, kind()), kind):
+                raise ValueError(f"{name} is {extra[name]!r}"[:80])
         return extra, int(extra.pop("format", 1)), shapes, sha256
 
     def items(self, wanted: Items) -> Items:
@@ -127,6 +156,7 @@ class _Reader:
         return {"state": dataclasses.replace(state, **parts), **items}
 
     def _restore(self, **items: Any) -> Any:
+        _drop_late_answers()
         args = ocp.args.Composite(**items)
         return processes.together(self._manager.restore, self._step, args=args)
 

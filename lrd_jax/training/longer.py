@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from lrd_jax.config import record
 from lrd_jax.config.horizon import Horizon, run_horizon
 from lrd_jax.config.members import members
 from lrd_jax.errors import UserError
+from lrd_jax.reporting.results import read_result
 from lrd_jax.reporting.workdir import write_json
 from lrd_jax.runtime import processes
 from lrd_jax.training.optimizer import make_schedule
@@ -59,9 +59,9 @@ def go_on(workdir: Path, program: Program, start: int) -> None:
         )
     result = workdir / "result.json"
     if result.exists():
-        steps = json.loads(result.read_bytes()).get("steps", start)
+        steps = read_result(result)["steps"]
         result.replace(workdir / f"result-{steps}.json")
-    content = json.loads((workdir / "config.json").read_bytes())
+    content = record.read_json(workdir / "config.json", "bring it back")
     was = {"until_step": start, **{key: before.train[_name(key)] for key in record.LENGTH}}
     content["config"]["train"] |= {_name(key): new.train[_name(key)] for key in record.LENGTH}
     content["lengths"] = [*content.get("lengths", []), was]

@@ -59,8 +59,11 @@ def train(config: Any, workdir: str | Path, config_flag: str = "") -> dict[str, 
       Interrupted: SIGINT or SIGTERM came; the state was saved first.
     """
     checks.validate(config)
+    if not isinstance(config_flag, str):
+        raise UserError(f"config_flag={config_flag!r}: must be the value of --config, a string")
+    place = expand_user(workdir)
     config, notes = effects.judge(config, {})
-    return run(config, expand_user(workdir), config_flag, notes)
+    return run(config, place, config_flag, notes)
 
 
 def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ()) -> dict[str, Any]:

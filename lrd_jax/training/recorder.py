@@ -169,7 +169,8 @@ class Recorder:
                 self._writers.write(step, step / self._epoch, split, each | timing, label)
             for swept, places in self._groups:
                 means = {name: _alive(value[places]) for name, value in values.items()}
-                self._writers.write_mean(step, split, means, swept)
+                counts = [int(np.isfinite(value[places]).sum()) for value in values.values()]
+                self._writers.write_mean(step, split, means | {"seeds": max(counts)}, swept)
 
     def _stage(self, name: str, fraction: float = 0.0) -> None:
         if self._progress:
@@ -178,7 +179,9 @@ class Recorder:
     def _show(self, step: int, values: Metrics, beside: Mapping[str, float] | None = None) -> None:
         if self._progress:
             means = {name: _alive(value) for name, value in values.items()}
-            self._progress.update(step, **means, **(beside or {}))
+            counts = [int(np.isfinite(value).sum()) for value in values.values()]
+            several = len(self._labels) > 1
+            self._progress.update(step, max(counts) if several else 0, **means, **(beside or {}))
 
 
 def _seeds_of(members: Sequence[Member]) -> list[tuple[Mapping[str, float], list[int]]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -116,13 +115,17 @@ def begin(program: Program, workdir: Path, warm: Parameters | None) -> TrainStat
 def recorded(workdir: Path) -> dict[str, Any]:
     """Returns what `result.json` says of it, empty for a run that started from draws."""
     path = workdir / _FILE
-    return {"init_from": json.loads(path.read_bytes())} if path.exists() else {}
+    return {"init_from": _recorded(path)} if path.exists() else {}
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    return record.read_json(path, "choose another --workdir to start again from the other run")
 
 
 def _keep(path: Path, found: dict[str, Any]) -> None:
     if not path.exists():
         write_json(path, found)
-    elif json.loads(path.read_bytes())["sha256"] != found["sha256"]:
+    elif _recorded(path).get("sha256") != found["sha256"]:
         raise UserError(
             f"the run in {found['workdir']} has other best parameters than when this one started"
             " from it; choose another --workdir to start from those of now"

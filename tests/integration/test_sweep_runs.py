@@ -67,9 +67,11 @@ def test_a_person_sees_a_table_by_value(program, swept):
     assert "side by side" in out
     lines = [line.split() for line in out.splitlines()]
     head = next(line for line in lines if line[:1] == ["learning_rate"])
-    assert head[1:] == "validation accuracy validation loss test accuracy test loss".split()
+    assert head[1:] == "seeds validation accuracy validation loss test accuracy test loss".split()
     rows = [line for line in lines if line[:1] in (["0.003"], ["0.001"])]
-    assert len(rows) == 2 and all(" ".join(row).count("(") == 4 for row in rows)
+    assert "minus that of learning_rate" in out and "(2 seeds, paired, no interval)" in out
+    assert len(rows) == 2 and all(row[1] == "2" for row in rows)
+    assert all(" ".join(row).count("(") == 4 for row in rows)
     assert "best value" in out and "Student" not in out
 
     out, _ = program.evaluate(workdir)

@@ -167,3 +167,33 @@ def test_a_difference_needs_a_seed_for_each_value():
         compared([0.5], [0.5, 0.6], seeds_second=[0])
     with pytest.raises(UserError, match="all of them different"):
         compared([0.5, 0.6], [0.5, 0.6], seeds_second=[0, 0])
+
+
+def test_a_difference_in_words_names_how_many_seeds_and_how_they_were_compared():
+    from lrd_jax.metrics import ACCURACY, LOSS
+    from lrd_jax.reporting.comparison import difference_text, differences
+
+    def entries(seeds, values):
+        return [
+            {"seed": s, "test": {"accuracy": v, "loss": 1.0}}
+            for s, v in zip(seeds, values, strict=True)
+        ]
+
+    first = entries((0, 1, 2), (0.5, 0.6, 0.7))
+    found = differences(first, entries((2, 1, 0), (0.75, 0.62, 0.53)), (ACCURACY, LOSS))
+    # 0.03, 0.02, 0.05: mean 0.0333, deviation 0.015275, t(2) = 4.3027
+    assert (
+        difference_text(ACCURACY, found["accuracy"])
+        == "+3.33 points [-0.46, +7.13] (3 seeds, paired)"
+    )
+    assert difference_text(LOSS, found["loss"]) == "+0.0000 [+0.0000, +0.0000] (3 seeds, paired)"
+    for second, text in (
+        (((0, 1), (0.6, 0.8)), "+15.00 points (+10.00, +20.00) (2 seeds, paired, no interval)"),
+        (((0,), (0.6,)), "+10.00 points (1 seed, paired, no interval)"),
+        (((7,), (0.6,)), "+0.00 points (3 against 1 other seed, no interval)"),
+        (((0,), (None,)), "no value"),
+    ):
+        other = differences(first, entries(*second), (ACCURACY,))
+        assert difference_text(ACCURACY, other["accuracy"]) == text
+    welch = differences(first, entries((3, 4, 5), (0.5, 0.6, 0.7)), (ACCURACY,))["accuracy"]
+    assert difference_text(ACCURACY, welch).endswith("(3 against 3 other seeds)")

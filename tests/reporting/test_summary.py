@@ -84,10 +84,14 @@ def test_closing_of_a_sweep_is_a_table_then_the_best_value():
     text = summary.closing(
         result(sweep={"learning_rate": 0.02}, seeds=seeds), config_flag="c.py", workdir="w"
     )
-    assert text.splitlines()[:7] == [
-        "learning_rate     validation accuracy           test accuracy",
-        "         0.01  60.00 (60.00, 60.00) %  50.00 (50.00, 50.00) %",
-        "         0.02  70.00 (70.00, 70.00) %  60.00 (60.00, 60.00) %",
+    assert text.splitlines()[:10] == [
+        "learning_rate  seeds     validation accuracy           test accuracy",
+        "         0.01      2  60.00 (60.00, 60.00) %  50.00 (50.00, 50.00) %",
+        "         0.02      2  70.00 (70.00, 70.00) %  60.00 (60.00, 60.00) %",
+        "",
+        "test, minus that of learning_rate 0.02 ([ ]: 95% interval):",
+        "learning_rate 0.01  accuracy -10.00 points (-10.00, -10.00)"
+        " (2 seeds, paired, no interval)",
         "",
         "best value  learning_rate 0.02",
         "best step   100",
