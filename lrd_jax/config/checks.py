@@ -67,6 +67,9 @@ _SPLITS = ("train", "valid", "test")
 _DEVICE_SPLITS = ("batch", "seeds")
 
 
+_CLASS_WEIGHTS = ("none", "balanced")
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks the values that no single component owns.
 
@@ -99,6 +102,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 expand_user(values[key])
     if values["eval.split"] not in _SPLITS:
         _refuse("eval.split", values["eval.split"], f"one of {', '.join(_SPLITS)}")
+    if values["data.class_weights"] not in _CLASS_WEIGHTS:
+        _refuse("data.class_weights", values["data.class_weights"], " or ".join(_CLASS_WEIGHTS))
     if values["optim.learning_rate"] <= 0:
         _refuse("optim.learning_rate", values["optim.learning_rate"], "above 0")
     if values["train.num_steps"] == 0 and values["train.num_epochs"] <= 0:

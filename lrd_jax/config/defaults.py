@@ -39,6 +39,9 @@ def get_config() -> ml_collections.ConfigDict:
     data.pixels_per_step = 1  # pixels grouped into one step, after the permutation
     # last:<n> | first:<n> training examples held out (digits: fixed)
     data.valid_split = "last:10000"
+    # none | balanced: in the training loss a label counts by the inverse of how often its class is
+    # in the training set, 1 on average; validation and test count all labels alike
+    data.class_weights = "none"
     data.normalise = False  # cifar10: also subtract each channel's mean and divide by its deviation
     data.preset = ""  # copy, to be named: hdetach | gu | marker; published definitions differ
     data.delay = 0  # copy: blank steps between the symbols and the signal to recall them

@@ -292,6 +292,11 @@ _RULES = (
         given=True,
     ),
     _Rule(
+        ("data.class_weights",),
+        lambda _, mode: mode == "eval",
+        "an evaluation counts all labels alike",
+    ),
+    _Rule(
         ("eval.temperature", "eval.prompt", "eval.sample_seed"),
         lambda c, mode: (
             mode == "eval" and not c.eval.sample_tokens and not has_captions(c.data.name)

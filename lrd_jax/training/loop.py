@@ -345,6 +345,11 @@ def _say_what_starts(
             metrics=program.objective.metrics,
         )
     )
+    if weights := getattr(program.objective, "spec", program.dataset.spec).class_weights:
+        processes.say(
+            f"training loss: a label counts {min(filter(None, weights)):.3g} to {max(weights):.3g}"
+            " by its class (data.class_weights); validation and test count all labels alike"
+        )
     if horizon.pretrain_steps:
         processes.say(f"steps 1 to {horizon.pretrain_steps}: the auxiliary loss alone")
     if start:

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from lrd_jax.cells import CELLS, ParameterGroup
 from lrd_jax.config.horizon import Horizon, run_horizon
 from lrd_jax.config.members import check_values, members
-from lrd_jax.data import make_dataset
+from lrd_jax.data import class_weights, make_dataset
 from lrd_jax.data.pipeline import borders, resident
 from lrd_jax.data.registry import make_task
 from lrd_jax.data.spec import Dataset
@@ -69,7 +69,10 @@ def make_program(config: Any, dataset: Dataset | None = None, mesh: Mesh | None 
     if task is not None:  # its sizes are known before its examples are drawn
         estimate.check_training(config, task.spec, mesh, len(members(config)))
     dataset = dataset or make_dataset(config)
-    objective = make_objective(config, dataset.spec, run_horizon(config, dataset.num_train))
+    spec = dataset.spec
+    if config.data.class_weights == "balanced":
+        spec = class_weights.balanced(dataset, config.data.name)
+    objective = make_objective(config, spec, run_horizon(config, dataset.num_train))
     return Program(config, dataset, mesh, objective)
 
 
