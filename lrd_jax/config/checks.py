@@ -29,6 +29,7 @@ _AT_LEAST = {
     "train.num_steps": 0,
     "train.stop_step": 0,
     "train.eval_every_steps": 0,
+    "train.patience": 0,
     "train.checkpoint_every_steps": 0,
     "train.log_every_steps": 1,
     "train.steps_per_call": 0,

@@ -204,6 +204,9 @@ def get_config() -> ml_collections.ConfigDict:
     # a budget: ends the run here, its schedules staying those of the whole; 0 = off
     train.stop_step = 0
     train.eval_every_steps = 0  # 0 = once an epoch
+    # a run ends after so many evaluations in a row without a better one; of several seeds each
+    # stays as it is from there on, and the run ends with the last; 0 = off
+    train.patience = 0
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
     train.log_every_steps = 50
     # optimizer steps in one call of the devices; 0 = 1 on a CPU, many on a GPU. Results do not

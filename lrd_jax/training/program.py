@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.cells import CELLS, ParameterGroup
-from lrd_jax.config.horizon import Horizon, run_horizon
+from lrd_jax.config.horizon import Horizon, run_horizon, steps_between_evaluations
 from lrd_jax.config.members import check_values, members
 from lrd_jax.data import class_weights, make_dataset
 from lrd_jax.data.pipeline import borders, resident
@@ -115,6 +115,7 @@ class Program:
             tx=tx,
             batch_size=batch_size,
             averages=config.optim.ema_decay > 0,
+            patient=config.train.patience > 0,
         )
         _check_memory(self._shapes(), self._split, self.mesh)
         estimate.check_training(config, dataset.spec, mesh, len(self.members))
@@ -154,6 +155,8 @@ class Program:
                 update_best,
                 select=objective.select,
                 provisional_steps=self.horizon.pretrain_steps,
+                patience=config.train.patience,
+                every=steps_between_evaluations(config.train, self.horizon),
             ),
             donate_argnums=0,
             out_shardings=self._expand(self._sharding),

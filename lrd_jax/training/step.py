@@ -46,7 +46,7 @@ def train_step(
 
     Returns:
       The new state; metrics are added to `state.sums`. A seed whose loss or gradient is not finite
-      keeps its state of before, now and in all later steps.
+      keeps its state of before, now and in all later steps; so does one that `stopped`.
     """
     together = split == "batch"
     local = batch["mask"].shape[1]
@@ -91,7 +91,10 @@ def train_step(
     sums["grad_norm"] = (norm, jnp.ones_like(norm))
 
     finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
-    alive = (state.first_nonfinite_step < 0) & finite
+    running = state.first_nonfinite_step < 0
+    if jax.tree.leaves(state.stopped):
+        running &= state.stopped < 0
+    alive = running & finite
 
     def if_alive(new: Any, old: Any) -> Any:
         def choose(n: Array, o: Array) -> Array:
@@ -108,10 +111,11 @@ def train_step(
         sums=if_alive(jax.tree.map(jnp.add, state.sums, sums), state.sums),
         swept=state.swept,
         first_nonfinite_step=jnp.where(
-            (state.first_nonfinite_step < 0) & ~finite, state.step + 1, state.first_nonfinite_step
+            running & ~finite, state.step + 1, state.first_nonfinite_step
         ),
         best=state.best,
         average=if_alive(average, state.average),
+        stopped=state.stopped,
     )
 
 
