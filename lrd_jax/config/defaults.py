@@ -209,6 +209,9 @@ def get_config() -> ml_collections.ConfigDict:
     train.patience = 0
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
     train.log_every_steps = 50
+    # parts of a batch whose gradients are summed one after the other, for less memory; steps, draws
+    # and results stay those of 1, to rounding
+    train.accumulate = 1
     # optimizer steps in one call of the devices; 0 = 1 on a CPU, many on a GPU. Results do not
     # depend on it; a call ends at whatever is due, and after about a second
     train.steps_per_call = 0

@@ -107,7 +107,8 @@ class Program:
         tx = make_optimizer(config.optim, self.horizon, _groups(config))
         self.members = members(config)
         self._split: str = config.devices.split
-        check_split(self._split, batch_size, len(self.members), mesh)
+        parts = config.train.accumulate
+        check_split(self._split, batch_size, len(self.members), mesh, parts)
         self._rows = slice(None) if self._split == "seeds" else local_rows(batch_size, mesh)
         self._init = functools.partial(
             init_state,
@@ -133,6 +134,7 @@ class Program:
             split=self._split,
             one_by_one=one_by_one,
             ema_decay=config.optim.ema_decay,
+            accumulate=parts,
         )
         self.train_step = data_parallel(
             self._step,
