@@ -58,6 +58,7 @@ WORDS = {
     "data.permutation": ("none", "bitreverse", "92916", "seed:3", "seed:-1", "seed:"),
     "data.order": ("pixel", "row"),
     "data.valid_split": ("last:10", "first:3", "last:0", "last:100000000", "last:", "middle:3"),
+    "data.class_weights": ("none", "balanced"),
     "data.preset": ("hdetach", "gu", "marker", ""),
     "data.unit": ("char", "word"),
     "data.encoding": ("preset", "scalar", "onehot"),

@@ -155,7 +155,14 @@ class SequenceObjective:
     def scored(
         self, outputs: Array, batch: dict[str, Array], step: StepContext | None
     ) -> tuple[Array, Sums]:
-        """What `score` gives, in evaluation with what is reported beside it."""
+        """What `score` gives, in evaluation with what is reported beside it.
+
+        In training the batch has `label_weights` of the shape of the targets where classes have
+        weights (`DataSpec.class_weights`).
+        """
+        if step is not None and self.spec.class_weights:
+            weights = jnp.array(self.spec.class_weights)[jnp.maximum(batch["targets"], 0)]
+            batch = {**batch, "label_weights": weights}
         total, sums = self.score(outputs, batch)
         return total, sums if step is not None else sums | self.report(outputs, batch)
 
@@ -213,6 +220,8 @@ class Classification(SequenceObjective):
         """See `SequenceObjective.score`."""
         weights, targets = score_weights(batch), batch["targets"]
         loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        if "label_weights" in batch:
+            loss = loss * batch["label_weights"]
         total, count = (loss * weights).sum(), weights.sum()
         correct = ((outputs.argmax(-1) == targets) * weights).sum()
         return total, {"loss": (total, count), "accuracy": (correct, count)}
@@ -280,6 +289,8 @@ class Tagging(SequenceObjective):
         mask, targets = batch["mask"], batch["targets"].astype(jnp.int32)
         scored = targets >= 0
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        if "label_weights" in batch:
+            losses = losses * batch["label_weights"]
         right = outputs.argmax(-1) == targets
 
         def over(steps: int, values: Array) -> tuple[Array, Array]:

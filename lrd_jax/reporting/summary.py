@@ -237,13 +237,18 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _stopped(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Who stopped with NaN, and when."""
-    found = [
-        f"{named(run.get('sweep', {}) | {'seed': run['seed']})} at step {step}"
-        for run in runs
-        if (step := run.get("first_nonfinite_step"))
-    ]
-    return {"NaN": "; ".join(found)} if found else {}
+    """Who stopped with NaN, or because nothing got better, and when."""
+
+    def told(key: str) -> str:
+        return "; ".join(
+            f"{named(run.get('sweep', {}) | {'seed': run.get('seed', 0)})} at step {run[key]}"
+            for run in runs
+            if key in run
+        )
+
+    found = {"NaN": told("first_nonfinite_step"), "stopped": told("stopped_step")}
+    found["stopped"] += " (train.patience)" if found["stopped"] else ""
+    return {name: text for name, text in found.items() if text}
 
 
 def _cut(result: Mapping[str, Any]) -> dict[str, str]:
