@@ -66,7 +66,7 @@ class Loaded:
 
     def changed(self, config: Any) -> Loaded:
         """The same run on the data of another config."""
-        dataset = make_dataset(config)
+        dataset = make_dataset(config, self.workdir)
         objective = make_evaluated(config, dataset.spec)
         return dataclasses.replace(
             self, config=config, dataset=dataset, spec=dataset.spec, objective=objective
@@ -139,7 +139,7 @@ def load(
     """
     workdir = expand_user(workdir)
     checks.validate(config)
-    dataset = make_dataset(config) if with_data else None
+    dataset = make_dataset(config, workdir) if with_data else None
     if dataset is None:
         vocabulary = read_vocabulary(workdir)
         if vocabulary is None:
