@@ -1,5 +1,7 @@
 """What a data set tells the rest of the library: `DataSpec`, `Batch` and the `Dataset` protocol."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -73,6 +75,7 @@ class DataSpec:
         length: time steps of a sequence.
         features: width of one time step.
         classes: width of the network's output.
+        class_names: what the outputs are called, one for each; empty: by their numbers.
         offset: one value for each feature, or one for all.
         scale: one value for each feature, or one for all.
         one_hot: the stored inputs are (batch, time, 1) ids below `features`, and the network sees
@@ -104,6 +107,40 @@ class DataSpec:
     vocabulary: Vocabulary | None = None
     captions: CaptionSpec | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Returns the text of a work directory's `data.json`: all but what is scored against.
+
+        The vocabulary has a file of its own, and what captions are compared with stays with the
+        data.
+        """
+        bare = self.captions and dataclasses.replace(self.captions, references=())
+        kept = dataclasses.replace(self, vocabulary=None, captions=bare)
+        content = dataclasses.asdict(kept)  # sizes and scales may be NumPy's
+        return json.dumps(content, indent=2, ensure_ascii=False, default=lambda x: x.tolist()) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, vocabulary: Vocabulary | None = None) -> "DataSpec":
+        """Reads what `to_json` wrote; ValueError if it is damaged."""
+        try:
+            content = {key: _tuples(value) for key, value in dict(json.loads(text)).items()}
+            captions = content.pop("captions", None)
+            inputs = {key: InputSpec(**value) for key, value in content.pop("inputs", {}).items()}
+            return cls(
+                **content | {"vocabulary": vocabulary},
+                captions=None if captions is None else CaptionSpec(**captions),
+                inputs=inputs,
+            )
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not what data look like: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """A JSON value with the tuples that its lists were."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class Resident(NamedTuple):
