@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
+import logging
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,13 +15,10 @@ from lrd_jax.config import checks, record
 from lrd_jax.config.members import Member
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.errors import UserError
 from lrd_jax.evaluation import loaded as runs
-from lrd_jax.evaluation.best import best_member
+from lrd_jax.evaluation.best import ALL, BEST, chosen
 from lrd_jax.inference import arrays
 from lrd_jax.inference.forward import Network, State
-
-BEST, ALL = "best", "all"
 
 
 class Prediction(NamedTuple):
@@ -59,14 +55,14 @@ class Model:
     def __init__(self, loaded: runs.Loaded, seeds: str | int = BEST) -> None:
         """Takes the parameters that are asked for; see `load`."""
         best = jax.device_get(loaded.best)
-        places = _places(loaded, best, seeds)
+        places = chosen(best, loaded.members, loaded.objective.select, seeds)
         together = seeds == ALL and len(places) > 1
         self.config, self.spec = loaded.config, loaded.spec
         self.members: list[Member] = [loaded.members[place] for place in places]
         self.network = Network(loaded.objective, len(places) if together else 0)
-        chosen = np.array(places) if together else places[0]
+        taken: Any = np.array(places) if together else places[0]
         own = {k: v for k, v in best.params.items() if not k.startswith("decoder_")}  # auxiliary
-        self.params: Any = jax.tree.map(lambda leaf: leaf[chosen], own)
+        self.params: Any = jax.tree.map(lambda leaf: leaf[taken], own)
         self.module = self.network.task.model
         self.names = names(self.spec)
         self._whole = jax.jit(self.network.whole)
@@ -141,6 +137,13 @@ def names(spec: DataSpec) -> tuple[str, ...]:
     return tuple(known) or tuple(map(str, range(spec.classes)))
 
 
+def who(model: Model) -> str:
+    """Whose words these are, for people."""
+    if model.network.seeds:
+        return f"{model.network.seeds} runs together"
+    return str(model.members[0])
+
+
 def load(workdir: str | os.PathLike[str], seeds: str | int = BEST) -> Model:
     """Loads a trained run for use; its data need not be there.
 
@@ -155,28 +158,13 @@ def load(workdir: str | os.PathLike[str], seeds: str | int = BEST) -> Model:
     folder = expand_user(workdir)
     config: Any = record.load_workdir(folder)
     checks.validate(config)
-    return Model(runs.load(folder, config, {}, with_data=False), seeds)
-
-
-def _places(loaded: runs.Loaded, best: Any, seeds: str | int) -> list[int]:
-    """Which of the members speak."""
-    known = [place for place in range(len(loaded.members)) if best.step[place] > 0]
-    if seeds == ALL:
-        return known
-    if seeds != BEST:
-        numbers = sorted({loaded.members[place].seed for place in known})
-        known = [p for p in known if str(loaded.members[p].seed) == str(seeds)]
-        if not known:
-            raise UserError(
-                f"seeds={seeds}: use best, all, or the number of a seed that was validated,"
-                f" {', '.join(map(str, numbers))}"
-            )
-    return [_best_of(loaded, best, known)]
-
-
-def _best_of(loaded: runs.Loaded, best: Any, places: list[int]) -> int:
-    few = jax.tree.map(functools.partial(np.take, indices=places, axis=0), best.replace(params={}))
-    return places[best_member(few, loaded.objective.select)]
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # Orbax warns of what it is told; what goes wrong it raises
+    try:
+        return Model(runs.load(folder, config, {}, with_data=False), seeds)
+    finally:
+        logger.setLevel(level)
 
 
 def _joined(parts: Any) -> np.ndarray | None:

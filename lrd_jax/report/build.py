@@ -22,7 +22,7 @@ from lrd_jax.config.values import flatten
 from lrd_jax.errors import UserError, one_line
 from lrd_jax.probe import curves, gradients, memory, model, output, subjects, timescales
 from lrd_jax.report import plotted
-from lrd_jax.reporting import page
+from lrd_jax.reporting import page, surprise
 from lrd_jax.reporting.page import Content, Html, tag
 
 
@@ -183,7 +183,7 @@ def _memory(loaded: Sequence[subjects.Subject]) -> list[Content]:
         same = [s for s in loaded if s.spec.kind == kind]
         entries = [memory.measure(s, examples=400 if kind == "language" else 200) for s in same]
         if kind == "language":
-            found += [memory.coloured(entry) for entry in entries]
+            found += [surprise.coloured(entry) for entry in entries]
             continue
 
         def draw(narrow: bool, entries: Any = entries) -> Figure:
