@@ -24,7 +24,7 @@ FLOORS = (
     {"inference"},
     {"training"},
     {"probe"},
-    {"predict"},
+    {"export", "predict"},
     {"report"},
     {"main"},
 )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shlex
 from typing import Any
 
+from lrd_jax.config import defaults
 from lrd_jax.config.command_line import load_config
 from lrd_jax.config.paths import split_spec
-from lrd_jax.config.record import flatten
+from lrd_jax.config.record import flatten, load_workdir
 from lrd_jax.errors import UserError
 
 
@@ -66,3 +68,23 @@ def _same_row(spec: str, *arguments: str) -> bool:
     except UserError:  # the file has no such row
         return False
     return one == other
+
+
+def again(folder: pathlib.Path) -> str:
+    """The command that trains a run again; says what it could not find out."""
+    try:
+        values = flatten(load_workdir(folder))
+    except UserError as error:
+        return f"not known: {error}"
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made = content.get("made_from") or {}
+    spec = ":".join(filter(None, (made.get("file", ""), made.get("argument", ""))))
+    try:
+        base = flatten(load_config(spec)) if spec else {}
+    except UserError:
+        base = {}
+    if not base:
+        spec, base = "configs/base.py", flatten(defaults.get_config())
+    words = ["python -m lrd_jax.main", f"--config={spec}"]
+    words += [f"--config.{key}={value}" for key, value in values.items() if base.get(key) != value]
+    return " ".join([words[0], *map(shlex.quote, words[1:])])

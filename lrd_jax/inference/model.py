@@ -48,6 +48,7 @@ class Model:
       module: the Flax module; `module.apply({"params": params}, ...)` is the network itself.
       params: its parameters, on the host; of an ensemble the leaves are `(seeds, ...)`.
       members: whose parameters they are.
+      everyone: all that trained beside them.
       names: of the classes, or of the numbers.
       network: the same as pure functions of the parameters.
     """
@@ -58,6 +59,7 @@ class Model:
         places = chosen(best, loaded.members, loaded.objective.select, seeds)
         together = seeds == ALL and len(places) > 1
         self.config, self.spec = loaded.config, loaded.spec
+        self.everyone: list[Member] = list(loaded.members)
         self.members: list[Member] = [loaded.members[place] for place in places]
         self.network = Network(loaded.objective, len(places) if together else 0)
         taken: Any = np.array(places) if together else places[0]
