@@ -110,7 +110,7 @@ class DataSpec:
     class_names: tuple[str, ...] = ()
 
     def to_json(self) -> str:
-        """Returns the text of a work directory's `data.json`: all but what is scored against.
+        """Returns the text of a work directory's `spec.json`: all but what is scored against.
 
         The vocabulary has a file of its own, and what captions are compared with stays with the
         data.

@@ -16,7 +16,7 @@ from lrd_jax.config.paths import expand_user
 from lrd_jax.errors import RunError, UserError, one_line
 from lrd_jax.runtime import terminal
 
-KEPT = ("config.json", "data.json", "vocabulary.json", "sequences.json")  # of the work directory
+KEPT = ("config.json", "spec.json", "vocabulary.json", "data.json")  # of the work directory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -115,7 +115,7 @@ def _training(model: Model, workdir: Path, result: dict[str, Any], content: Any)
 def _files(model: Model, files: Sequence[str]) -> str:
     width = "" if model.spec.kind == "language" else ", n"
     found = [
-        "- `config.json`, `data.json`: the settings, and what the data look like",
+        "- `config.json`, `spec.json`: the settings, and what the data look like",
         "- `model.safetensors`: the parameters, by the names of the Flax module",
     ]
     if "model.stablehlo" in files:

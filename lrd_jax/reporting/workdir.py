@@ -233,8 +233,8 @@ def check_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
 
 
 def keep_spec(workdir: Path, spec: DataSpec) -> None:
-    """Writes data.json, what the data look like: the model can then be used without them."""
-    path = workdir / "data.json"
+    """Writes spec.json, what the data look like: the model can then be used without them."""
+    path = workdir / "spec.json"
     if not path.exists():
         write_atomically(path, spec.to_json())
 
@@ -245,7 +245,7 @@ def read_spec(workdir: Path) -> DataSpec | None:
     Raises:
       UserError: the file is damaged.
     """
-    path = workdir / "data.json"
+    path = workdir / "spec.json"
     if not path.exists():
         return None
     try:

@@ -52,7 +52,7 @@ def earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
 
 
 def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) -> list[str]:
-    """Writes config.json, data.json and vocabulary.json where missing; tells what is unchecked."""
+    """Writes config.json, spec.json and vocabulary.json where missing; tells what is unchecked."""
     known = workdir / "config.json"
     told = []
     if not known.exists():
