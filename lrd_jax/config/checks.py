@@ -18,6 +18,7 @@ _AT_LEAST = {
     "num_seeds": 1,
     "data.batch_size": 1,
     "model.head_hidden": 1,
+    "model.input_noise": 0,
     "optim.clip_norm": 0,
     "optim.clip_value": 0,
     "optim.weight_decay": 0,

@@ -110,6 +110,9 @@ def get_config() -> ml_collections.ConfigDict:
     model.pool = "last"
     model.head_hidden = (256,)  # widths of the ReLU layers between last state and classes
     model.head_dropconnect = 0.0  # rate of DropConnect on the second matrix of each head
+    # deviation of the noise added to every number that enters, as the network sees it (scaled); in
+    # training alone
+    model.input_noise = 0.0
     model.bidirectional = False  # adds to every layer one that reads the sequence backwards
     model.dropout = 0.0  # rate between layers
     model.zoneout_h = 0.0  # probability, per step and unit, that h stays as it was
@@ -126,7 +129,7 @@ def get_config() -> ml_collections.ConfigDict:
     # language: one parameter embeds tokens and reads them out, without a bias
     model.tie_embeddings = False
     model.embedding_dropout = 0.0  # language: rate on the embedded tokens
-    model.output_dropout = 0.0  # language, captions: rate on the output of the last layer
+    model.output_dropout = 0.0  # rate on what the head reads of the last layer
     model.caption = "show_tell"  # captions: show_tell | show_attend_tell
     model.attention_size = 512  # show_attend_tell: width of the attention's hidden layer
     model.compute_dtype = "float32"  # float32 | bfloat16: operands of the matrix products in time

@@ -78,7 +78,7 @@ def network_options(network: str) -> frozenset[str]:
     if network == "caption":
         return frozenset(fields(Recurrence) | fields(Captioner) | {"caption", "attention_size"})
     own = fields(Recurrence) | fields(SequenceClassifier) | fields(Head, "head_")
-    return frozenset(own | {"embedding_size"})
+    return frozenset(own | {"embedding_size", "input_noise"})
 
 
 def make_head(config: Any, outputs: int) -> Head:

@@ -12,7 +12,7 @@ from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.recurrence import Masks, Recurrence, RecurrenceOutput
-from lrd_jax.streams import StepContext
+from lrd_jax.streams import StepContext, dropout
 
 
 class Head(nn.Module):
@@ -54,11 +54,13 @@ class SequenceModel(nn.Module):
       recurrence: the layers over time.
       head: from a state to outputs.
       embedding: maps the values of a step to what the first cell reads; None: it reads them.
+      output_dropout: rate on what the head reads.
     """
 
     recurrence: Recurrence
     head: Head
     embedding: nn.Module | None = None
+    output_dropout: float = 0.0
 
     @nn.nowrap
     def features(self, out: RecurrenceOutput) -> Array:
@@ -92,6 +94,9 @@ class SequenceModel(nn.Module):
 
     def read(self, features: Array, step: StepContext | None = None) -> Array:
         """Maps `features` to the head's outputs."""
+        if self.output_dropout and step is not None:
+            keys = step.per_example("output_dropout", len(features))
+            features = dropout(features, self.output_dropout, keys)
         return self.head(features, None if step is None else step.shared("dropconnect_head"))
 
     def __call__(self, x: Array, step: StepContext | None = None) -> tuple[Array, RecurrenceOutput]:

@@ -145,10 +145,11 @@ class Auxiliary:
         main = self._main(params)
         masks = self._model.recurrence.draw(self.task.in_force(step), length, examples)
         differentiated = main if self._differentiates_pass else jax.lax.stop_gradient(main)
+        values = self.task.noisy(self.task.values(stored), step)
         whole = self._model.apply(
-            {**variables, "params": differentiated}, self.task.values(stored), masks, method="run"
+            {**variables, "params": differentiated}, values, masks, method="run"
         )
-        rerun = functools.partial(self._rerun, main, stored, whole, masks)
+        rerun = functools.partial(self._rerun, main, values, whole, masks)
 
         # ---- The task's loss --------------------------------------------------------------------
         out = whole
@@ -251,15 +252,14 @@ class Auxiliary:
     def _rerun(
         self,
         main: Any,
-        stored: Array,
+        values: Array,
         whole: RecurrenceOutput,
         masks: Masks,
         starts: Array,
         size: int,
     ) -> RecurrenceOutput:
         """Runs windows of the sequences again, from stopped states."""
-        values = self.task.values(take_windows(stored, starts, size))
-        args = (values, whole, starts, masks)
+        args = (take_windows(values, starts, size), whole, starts, masks)
         return self._window_model.apply({"params": main}, *args, method="rerun")
 
     def _states(self, kind: str, whole: RecurrenceOutput, anchors: Array, rerun: Any) -> Carry:

@@ -78,6 +78,12 @@ class SequenceObjective:
         self.model: Any = model
         self._looks_up = config.model.embedding == "table"
         self._stops = supervised_reach(config, spec.length) is None
+        self._noise = config.model.input_noise
+        if self._noise and (spec.one_hot or self._looks_up):
+            raise UserError(
+                f"model.input_noise={self._noise} is added to numbers, and the inputs of"
+                f" {config.data.name} are ids here: set it to 0"
+            )
 
     def init(self, key: Array) -> Any:
         """Parameters of one seed."""
@@ -91,6 +97,14 @@ class SequenceObjective:
     def values(self, stored: Inputs) -> Inputs:
         """What the model's embedding takes: the stored numbers for a table, else encoded ones."""
         return stored if self._looks_up else encode(stored, self.spec)
+
+    def noisy(self, values: Inputs, step: StepContext | None) -> Inputs:
+        """Adds noise to `values`, `model.input_noise` N(0, 1), in training."""
+        if not self._noise or step is None:
+            return values
+        keys = step.per_example("input_noise", len(values))
+        draw = functools.partial(jax.random.normal, shape=values.shape[1:], dtype=values.dtype)
+        return values + self._noise * jax.vmap(draw)(keys)
 
     def in_force(self, step: StepContext | None) -> StepContext | None:
         """A step with h- and c-detach switched off in the run's last epochs."""
@@ -113,7 +127,7 @@ class SequenceObjective:
     def outputs(self, variables: Any, batch: dict[str, Array], step: StepContext | None) -> Array:
         """Outputs of the network for a batch; arguments as in `Objective.loss`."""
         apply = functools.partial(self.model.apply, variables)
-        x, now = self.values(batch["inputs"]), self.in_force(step)
+        x, now = self.noisy(self.values(batch["inputs"]), step), self.in_force(step)
         out = apply(x, step=now, method="run")
         features = self.model.features(out)
         if self._stops:
@@ -170,6 +184,7 @@ class Classification(SequenceObjective):
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
             pool=make_pool(config),
+            output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
 
@@ -198,6 +213,7 @@ class Regression(SequenceObjective):
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
             pool=make_pool(config),
+            output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
 
@@ -226,6 +242,7 @@ class Tagging(SequenceObjective):
             head=make_head(config, spec.classes),
             embedding=make_embedding(config, spec.values),
             last_steps=spec.scored,
+            output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
 

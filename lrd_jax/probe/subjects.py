@@ -24,7 +24,13 @@ from lrd_jax.objectives import Objective, make_objective
 from lrd_jax.training import effects
 
 _CHANGEABLE = ("data.", "eval.", "detach.", "truncate.")  # of a trained run: no parameter changes
-_NOISE = ("dropout", "embedding_dropout", "output_dropout", "head_dropconnect")
+_NOISE = (
+    "dropout",
+    "embedding_dropout",
+    "output_dropout",
+    "head_dropconnect",
+    "input_noise",
+)
 _NAMES = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU", "urlstm": "UR-LSTM", "onlstm": "ON-LSTM"}
 
 

@@ -30,7 +30,7 @@ def judge(spec, overrides="", mode="train"):
         (DIGITS, "model.gates=XX", "model.cell=urlstm does not know it"),
         (DIGITS, "model.bias_init=two_uniform", "model.cell=urlstm does not know it"),
         (DIGITS, "model.tie_embeddings=true", "data.name=digits does not know it"),
-        (DIGITS, "model.output_dropout=0.1", "data.name=digits does not know it"),
+        (DIGITS, "model.embedding_dropout=0.1", "data.name=digits does not know it"),
         (DIGITS, "data.delay=5", "data.name=digits does not know it"),
         (DIGITS, "optim.decay_rate=0.1", "optim.schedule=cosine does not know it"),
         (DIGITS, "model.cell=lstm model.gates=--", "model.cell=lstm does not know it"),
