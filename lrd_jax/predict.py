@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: Any, rest: Sequence[str]) -> None:
     workdir = expand_user(flags.workdir)
     given = parse_flags(
-        ["predict", *rest], absl_flags.FlagValues(), find_config=lambda: record.load_workdir(workdir)
+        ["predict", *rest],
+        absl_flags.FlagValues(),
+        find_config=lambda: record.load_workdir(workdir),
     ).overrides
     if wrong := [key for key in given if key not in _KEYS]:
         raise UserError(f"config.{wrong[0]} has no effect here: only {', '.join(_KEYS)} can change")

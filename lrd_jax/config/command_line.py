@@ -237,8 +237,8 @@ def _check_key(key: str, known: Collection[str]) -> None:
         return
     if key == "eval.image_dir":  # was a key once
         raise UserError(
-            "config.eval.image_dir is gone: python -m lrd_jax.predict --workdir=DIR --input=PICTURES"
-            " --output=captions.csv captions pictures"
+            "config.eval.image_dir is gone, pictures are captioned by python -m lrd_jax.predict"
+            " --workdir=DIR --input=PICTURES --output=captions.csv"
         )
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:

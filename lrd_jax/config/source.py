@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shlex
+from collections.abc import Collection
 from typing import Any
 
 from lrd_jax.config import defaults
@@ -70,8 +71,13 @@ def _same_row(spec: str, *arguments: str) -> bool:
     return one == other
 
 
-def again(folder: pathlib.Path) -> str:
-    """The command that trains a run again; says what it could not find out."""
+def again(folder: pathlib.Path, without: Collection[str] = ()) -> str:
+    """The command that trains a run again; says what it could not find out.
+
+    Args:
+      folder: the work directory.
+      without: keys that are left out.
+    """
     try:
         values = flatten(load_workdir(folder))
     except UserError as error:
@@ -86,5 +92,6 @@ def again(folder: pathlib.Path) -> str:
     if not base:
         spec, base = "configs/base.py", flatten(defaults.get_config())
     words = ["python -m lrd_jax.main", f"--config={spec}"]
-    words += [f"--config.{key}={value}" for key, value in values.items() if base.get(key) != value]
+    changed = [key for key in values if base.get(key) != values[key] and key not in without]
+    words += [f"--config.{key}={values[key]}" for key in changed]
     return " ".join([words[0], *map(shlex.quote, words[1:])])

@@ -85,6 +85,10 @@ class DataSpec:
         symbols: the stored inputs are ids, whose order means nothing.
         scored: "tag": this many last steps may have a label; those of -1 are not scored.
         recalled: "tag": accuracy counts the labels of this many last steps; 0: all.
+        varied: the sequences differ in length: batches have `lengths`, and `length` is that of the
+            longest training sequence. With "tag", every step is scored then.
+        target_offset: of each number that is predicted; targets are `(number - offset) * scale`.
+        target_scale: the same.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
         vocabulary: "language", "caption": what the numbers stand for.
         captions: "caption": what they are scored against.
@@ -103,6 +107,9 @@ class DataSpec:
     symbols: bool = False
     scored: int = 0
     recalled: int = 0
+    varied: bool = False
+    target_offset: tuple[float, ...] = (0.0,)
+    target_scale: tuple[float, ...] = (1.0,)
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
     captions: CaptionSpec | None = None
@@ -118,20 +125,19 @@ class DataSpec:
         bare = self.captions and dataclasses.replace(self.captions, references=())
         kept = dataclasses.replace(self, vocabulary=None, captions=bare)
         content = dataclasses.asdict(kept)  # sizes and scales may be NumPy's
-        return json.dumps(content, indent=2, ensure_ascii=False, default=lambda x: x.tolist()) + "\n"
+        return (
+            json.dumps(content, indent=2, ensure_ascii=False, default=lambda x: x.tolist()) + "\n"
+        )
 
     @classmethod
     def from_json(cls, text: str, vocabulary: Vocabulary | None = None) -> "DataSpec":
         """Reads what `to_json` wrote; ValueError if it is damaged."""
         try:
-            content = {key: _tuples(value) for key, value in dict(json.loads(text)).items()}
+            content: Any = {key: _tuples(value) for key, value in dict(json.loads(text)).items()}
             captions = content.pop("captions", None)
             inputs = {key: InputSpec(**value) for key, value in content.pop("inputs", {}).items()}
-            return cls(
-                **content | {"vocabulary": vocabulary},
-                captions=None if captions is None else CaptionSpec(**captions),
-                inputs=inputs,
-            )
+            content |= {"vocabulary": vocabulary, "inputs": inputs}
+            return cls(**content, captions=None if captions is None else CaptionSpec(**captions))
         except (TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"not what data look like: {error}") from error
 

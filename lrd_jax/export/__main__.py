@@ -80,7 +80,10 @@ def _run(workdir: Path, out: Path, seeds: str) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name in kept:
-            (out / name).write_bytes((workdir / name).read_bytes())
+            content = (workdir / name).read_text(encoding="utf-8")
+            if name == "config.json":
+                content = card.without_paths(content)
+            (out / name).write_text(content, encoding="utf-8")
         (out / "README.md").write_text(text, encoding="utf-8")
         for name, content in files.items():
             if isinstance(content, bytes):

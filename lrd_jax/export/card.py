@@ -12,11 +12,15 @@ import numpy as np
 from lrd_jax.config import defaults
 from lrd_jax.config.source import again
 from lrd_jax.config.values import flatten
+from lrd_jax.inference.forward import NUMBERS
 from lrd_jax.inference.model import Model, who
 from lrd_jax.metrics import declared
 from lrd_jax.reporting import header, provenance
 
 _SHOWN = 20  # names of classes
+# Paths of the machine that trained, which are nobody's business elsewhere.
+PATHS = ("data.data_dir", "data.text_dir", "data.path", "train.init_from")
+PATHS += ("devices.compilation_cache",)
 
 
 def write(workdir: Path, model: Model, files: Sequence[str], size: int) -> str:
@@ -39,7 +43,7 @@ def write(workdir: Path, model: Model, files: Sequence[str], size: int) -> str:
         "## Scores",
         _scores(result),
         "## Training",
-        _training(model, workdir, result, content),
+        _training(model, workdir, result),
         "## Files and their use",
         _files(model, files),
         "## Versions",
@@ -53,11 +57,23 @@ def write(workdir: Path, model: Model, files: Sequence[str], size: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def without_paths(text: str) -> str:
+    """The text of `config.json` without what names places of the machine that trained."""
+    content, plain = json.loads(text), flatten(defaults.get_config())
+    for key in PATHS:
+        group, name = key.split(".")
+        if name in content["config"].get(group, {}):
+            content["config"][group][name] = plain[key]
+    return json.dumps(content, indent=2) + "\n"
+
+
 def _data(model: Model) -> str:
     spec, data = model.spec, model.config.data
     what = {
         "classify": "one class for each sequence",
         "regress": "numbers for each sequence",
+        "regress_steps": "numbers for each step",
+        "forecast": "the values of the next step",
         "tag": "a class for steps of each sequence",
         "language": "the next token",
     }[spec.kind]
@@ -98,18 +114,18 @@ def _text(metric: Any, value: Any) -> str:
     return "-" if value is None else metric.text(value)
 
 
-def _training(model: Model, workdir: Path, result: dict[str, Any], content: Any) -> str:
+def _training(model: Model, workdir: Path, result: dict[str, Any]) -> str:
     plain, lines = flatten(defaults.get_config()), []
     if "steps" in result:
         lines.append(f"- steps: {result['steps']:,}; device: {result.get('device', 'unknown')}")
     lines.append(f"- seeds of the run: {', '.join(str(m.seed) for m in model.everyone)}")
-    changed = {k: v for k, v in flatten(model.config).items() if plain.get(k, v) != v}
+    values = {k: v for k, v in flatten(model.config).items() if k not in PATHS}
+    changed = {k: v for k, v in values.items() if plain.get(k, v) != v}
     lines.append(
         "- settings that differ from the defaults: "
         + (", ".join(f"`{key}={value}`" for key, value in changed.items()) or "none")
     )
-    del content
-    return "\n".join(lines) + f"\n\nTrained by\n\n```bash\n{again(workdir)}\n```"
+    return "\n".join(lines) + f"\n\nTrained by\n\n```bash\n{again(workdir, PATHS)}\n```"
 
 
 def _files(model: Model, files: Sequence[str]) -> str:
@@ -157,7 +173,7 @@ def _dtype(model: Model) -> str:
 
 
 def _outputs(model: Model) -> str:
-    if model.spec.kind == "regress":
+    if model.spec.kind in NUMBERS:
         return "numbers"
     what = "of the next token" if model.spec.kind == "language" else "of the classes"
     return f"probabilities {what}, in the order above"
@@ -194,11 +210,10 @@ def _torch_module(model: Model) -> str:
     layers = [f"torch.nn.Linear({k.shape[0]}, {k.shape[1]})" for k in head]
     joined = ", torch.nn.ReLU(), ".join(layers)
     lines.append(f"        self.head = torch.nn.Sequential({joined})")
+    pool = model.config.model.pool
     scale = "(x - offset) * scale" if model.spec.scale != (1.0,) else "x"
-    return "\n".join(lines) + (
-        f"\n# reads {scale}; what the head reads of the outputs: model.pool={model.config.model.pool}"
-        "\n"
-    )
+    lines.append(f"# reads {scale}; the head reads the outputs by model.pool={pool}")
+    return "\n".join(lines) + "\n"
 
 
 def _entering(model: Model) -> int:

@@ -24,8 +24,7 @@ PLATFORMS = ("cpu", "cuda")
 
 
 def serialised(exported: export.Exported) -> bytes:
-    """The bytes of a program's file; UserError that names the extra where flatbuffers is missing.
-    """
+    """The bytes of a program's file; UserError where flatbuffers is missing."""
     try:
         return bytes(exported.serialize())
     except ModuleNotFoundError as error:
@@ -80,7 +79,8 @@ def step(model: Model) -> export.Exported:
     (batch,) = export.symbolic_shape("batch")
     known = jax.eval_shape(lambda: turned(network.start(model.params, 1)))
     leaves = tuple(
-        jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype) for leaf in jax.tree.leaves(known)
+        jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype)
+        for leaf in jax.tree.leaves(known)
     )
     like = _inputs(model, batch, 1)
     x = jax.ShapeDtypeStruct((batch, *like.shape[2:]), like.dtype)

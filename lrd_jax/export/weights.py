@@ -20,7 +20,9 @@ def by_name(params: Any) -> Arrays:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = ".".join(str(getattr(key, "key", key)) for key in path)
         array = np.asarray(leaf)
-        found[name] = np.ascontiguousarray(array if array.dtype.kind in "fiu" else array.astype("f"))
+        found[name] = np.ascontiguousarray(
+            array if array.dtype.kind in "fiu" else array.astype("f")
+        )
     return found
 
 
@@ -36,7 +38,9 @@ def for_torch(model: Model) -> Arrays:
     if model.network.seeds:
         raise UserError("a state_dict holds one seed: export with --seeds=best")
     params, module = model.params, model.module
-    arrays = export_weights(module.recurrence, {"params": params["recurrence"]}, prefix="recurrence")
+    arrays = export_weights(
+        module.recurrence, {"params": params["recurrence"]}, prefix="recurrence"
+    )
     if isinstance(module, LanguageModel):
         if module.tie_embeddings:
             raise UserError("tied embeddings have no module of their own in PyTorch")

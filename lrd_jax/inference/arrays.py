@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from lrd_jax.data.sequence_files import Place
+from lrd_jax.data.sequence_fit import Fit
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 
@@ -18,8 +20,16 @@ class Batches:
       steps: of the longest.
     """
 
-    def __init__(self, spec: DataSpec, inputs: Any, lengths: Any = None) -> None:
-        """Checks the sequences; arguments as for `Model.predict`.
+    def __init__(
+        self, spec: DataSpec, inputs: Any, lengths: Any = None, fit: Fit | None = None
+    ) -> None:
+        """Checks the sequences.
+
+        Args:
+          spec: what the model reads.
+          inputs: as for `Model.predict`.
+          lengths: as for `Model.predict`.
+          fit: what was fitted on sequences of one's own: fills in missing values.
 
         Raises:
           UserError: they do not fit the model, or one another.
@@ -29,16 +39,27 @@ class Batches:
         if isinstance(inputs, list | tuple) and inputs and np.ndim(inputs[0]) == _axes(spec) - 1:
             if lengths is not None:
                 raise UserError("lengths are for one padded array: a list has them itself")
-            self._rows = [_checked(spec, each, f"sequence {n}") for n, each in enumerate(inputs)]
+            self._rows = [
+                _checked(spec, each, f"sequence {n}", fit) for n, each in enumerate(inputs)
+            ]
             self._lengths = np.array([len(each) for each in self._rows], np.int32)
         else:
-            whole = _checked(spec, inputs, "inputs", batched=True)
-            self._rows = whole
+            whole = _checked(spec, inputs, "inputs", fit, batched=True)
             every = np.full(len(whole), whole.shape[1], np.int32)
             self._lengths = every if lengths is None else _checked_lengths(lengths, whole)
+            self._rows = whole
+            if fit is not None:
+                self._rows = [row[:n] for row, n in zip(whole, self._lengths, strict=True)]
         if not len(self._rows) or not self._lengths.min():
             raise UserError("there is nothing to read: every sequence has at least one step")
         self.steps = int(self._lengths.max())
+        if fit is not None:
+            self._rows = [
+                fit.filled(row, Place(f"sequence {number}"))
+                if row.shape[-1] == len(fit.channels)
+                else row
+                for number, row in enumerate(self._rows)
+            ]
 
     def padded(self, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
         """Yields padded inputs, lengths, and how many rows are real.
@@ -63,13 +84,15 @@ class Batches:
             yield inputs, filled, len(lengths)
 
 
-def check_step(spec: DataSpec, x: Any, batch: int) -> np.ndarray:
+def check_step(spec: DataSpec, x: Any, batch: int, fit: Fit | None = None) -> np.ndarray:
     """Returns one step of every sequence, `(batch, n)`; UserError where it does not fit."""
     x = np.asarray(x)
     if x.ndim != _axes(spec) - 1:
         raise UserError(f"a step has shape {list(x.shape)}, and must be {_shape(spec, 'batch')}")
     if len(x) != batch:
         raise UserError(f"a step of {len(x)} sequences, and the state is of {batch}")
+    if fit is not None and fit.missing == "mask" and x.shape[-1] == len(fit.channels):
+        x = fit.filled(x, Place("the step"))
     return _checked(spec, x[:, None], "the step", batched=True)[:, 0]
 
 
@@ -86,7 +109,9 @@ def _width(spec: DataSpec) -> int:
     return 1 if spec.one_hot else spec.features
 
 
-def _checked(spec: DataSpec, given: Any, what: str, batched: bool = False) -> np.ndarray:
+def _checked(
+    spec: DataSpec, given: Any, what: str, fit: Fit | None = None, *, batched: bool = False
+) -> np.ndarray:
     """One sequence, or a batch of them, as an array of the right kind."""
     try:
         array = np.asarray(given)
@@ -102,16 +127,19 @@ def _checked(spec: DataSpec, given: Any, what: str, batched: bool = False) -> np
     axes = ("batch", "time") if batched else ("time",)
     right = array.ndim == len(axes) + (_axes(spec) - 2)
     if right and spec.kind != "language":
-        right = array.shape[-1] == _width(spec)
+        channels = _width(spec) if fit is None else len(fit.channels)
+        right = array.shape[-1] in (_width(spec), channels)
     if not right:
         raise UserError(
             f"{what} has shape {list(array.shape)}, and the model reads {_shape(spec, *axes)}"
         )
     ids = spec.one_hot or spec.kind == "language" or spec.values
     if not ids:
-        if not np.isfinite(array).all():
-            raise UserError(f"{what} holds NaN or infinite values")
-        return array.astype(np.float32) if array.dtype.itemsize > 4 else array
+        fills = fit is not None and fit.missing != "refuse"
+        if not np.isfinite(array[~np.isnan(array)] if fills else array).all():
+            raise UserError(f"{what} holds {'' if fills else 'NaN or '}infinite values")
+        narrow = array.dtype.itemsize < 4 or array.dtype == np.float32
+        return array if narrow and fit is None else array.astype(np.float32)
     most = spec.features if spec.one_hot else spec.values or spec.classes
     if array.dtype.kind == "f" and (array != np.floor(array)).any():
         raise UserError(f"{what} holds fractions, and the model reads whole numbers below {most}")

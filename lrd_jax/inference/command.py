@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lrd_jax.data import has_captions, reads_text
+from lrd_jax.data.sequence_files import Layout, stream
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import loaded as runs
 from lrd_jax.inference import pictures, tables, text, write
@@ -67,7 +69,13 @@ def _read(model: Model, path: Path) -> Iterator[tuple[list[Any], list[Any]]]:
             if held:
                 yield ids, held
         return
-    raise UserError("not yet")
+    fit = model.fit
+    layout = Layout(target_columns=())
+    if fit is not None:
+        layout = Layout(**{f.name: config.data[f.name] for f in dataclasses.fields(Layout)})
+        layout = dataclasses.replace(layout, channels=fit.channels)
+    for some in stream(path, layout, need_targets=False):
+        yield some.ids, some.inputs if fit is None else fit.apply(some, need_targets=False).inputs
 
 
 def _captions(loaded: runs.Loaded, inputs: Path, output: Path, seeds: str) -> None:
@@ -76,9 +84,7 @@ def _captions(loaded: runs.Loaded, inputs: Path, output: Path, seeds: str) -> No
         for said in captioner(found):
             caption = " ".join(said.words)
             print(f"{said.name}: {caption}")
-            table.write(
-                {"id": [said.name], "caption": [caption], "log_probability": [said.score]}
-            )
+            table.write({"id": [said.name], "caption": [caption], "log_probability": [said.score]})
             count += 1
     print(f"wrote {output}: {count:,} captions")
     print("wrote", write_page(output.with_suffix(".html"), captioner.page(inputs)))

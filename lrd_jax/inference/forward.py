@@ -15,6 +15,8 @@ from lrd_jax.models import LanguageModel, SequenceClassifier, SequenceModel
 from lrd_jax.objectives import Objective
 from lrd_jax.objectives.sequence import SequenceObjective
 
+NUMBERS = ("regress", "regress_steps", "forecast")  # kinds of data whose targets are no classes
+
 
 class State(NamedTuple):
     """What a network keeps between two steps; leaves `(batch, ...)`, of an ensemble under `seeds`.
@@ -134,8 +136,11 @@ class Network:
         return self.task.model.apply({"params": params}, *args, method=method)
 
     def _said(self, outputs: Array) -> Array:
-        """Probabilities where the module's outputs are logits."""
-        return outputs if self.task.spec.kind == "regress" else nn.softmax(outputs)
+        """Probabilities where outputs are logits; numbers in the units of the files."""
+        spec = self.task.spec
+        if spec.kind not in NUMBERS:
+            return nn.softmax(outputs)
+        return outputs / jnp.array(spec.target_scale) + jnp.array(spec.target_offset)
 
 
 def _begin(module: Any, batch: int) -> State:
@@ -170,8 +175,9 @@ def _advance(module: SequenceModel, state: State, x: Array) -> tuple[State, Arra
     carry = recurrence.advance(state.carry, module.embed(x)[:, 0], **asked)
     # Blocks add each layer's output to what stands below it.
     blocks = recurrence.block != "none"
-    h = sum((each.h for each in carry[1:]), carry[0].h) if blocks else carry[-1].h
-    steps, pooled, features = state.steps + 1, state.pooled, h
+    h: Any = sum((each.h for each in carry[1:]), carry[0].h) if blocks else carry[-1].h
+    steps, pooled = state.steps + 1, state.pooled
+    features: Array = h
     if pooled is not None:
         assert isinstance(module, SequenceClassifier)
         pooled = jnp.maximum(pooled, h) if module.pool == "max" else pooled + h

@@ -14,11 +14,12 @@ from lrd_jax.arrays import Array
 from lrd_jax.config import checks, record
 from lrd_jax.config.members import Member
 from lrd_jax.config.paths import expand_user
+from lrd_jax.data.sequence_fit import Fit, read_fit
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.evaluation import loaded as runs
 from lrd_jax.evaluation.best import ALL, BEST, chosen
 from lrd_jax.inference import arrays
-from lrd_jax.inference.forward import Network, State
+from lrd_jax.inference.forward import NUMBERS, Network, State
 
 
 class Prediction(NamedTuple):
@@ -51,6 +52,7 @@ class Model:
       everyone: all that trained beside them.
       names: of the classes, or of the numbers.
       network: the same as pure functions of the parameters.
+      fit: what was fitted on sequences of one's own; None of other data.
     """
 
     def __init__(self, loaded: runs.Loaded, seeds: str | int = BEST) -> None:
@@ -67,19 +69,18 @@ class Model:
         self.params: Any = jax.tree.map(lambda leaf: leaf[taken], own)
         self.module = self.network.task.model
         self.names = names(self.spec)
+        self.fit: Fit | None = read_fit(loaded.workdir)
         self._whole = jax.jit(self.network.whole)
         self._step = jax.jit(self.network.step)
         self._start = jax.jit(self.network.start, static_argnums=1)
 
-    def predict(
-        self, inputs: Any, lengths: Sequence[int] | np.ndarray | None = None
-    ) -> Prediction:
+    def predict(self, inputs: Any, lengths: Sequence[int] | np.ndarray | None = None) -> Prediction:
         """Says what the model makes of sequences.
 
         Args:
-          inputs: `(batch, time, channels)`, as the data set stores them (of images uint8), or a
-            list of arrays `(time, channels)` of any lengths; of a language model `(batch, time)`
-            ids of tokens.
+          inputs: `(batch, time, channels)`, as the data set stores them (of images uint8; of
+            sequences of one's own as in the files, NaN where a value is missing), or a list of
+            arrays `(time, channels)` of any lengths; of a language model `(batch, time)` ids.
           lengths: valid steps of each, at least one, where `inputs` is one padded array; None: all.
 
         Returns:
@@ -88,7 +89,7 @@ class Model:
         Raises:
           UserError: inputs of another shape or kind, or lengths that do not fit them.
         """
-        found = arrays.Batches(self.spec, inputs, lengths)
+        found = arrays.Batches(self.spec, inputs, lengths, self.fit)
         parts = [self._said(part, rows, found.steps) for part, rows in self._run(found)]
         return Prediction(*(_joined(each) for each in zip(*parts, strict=True)))
 
@@ -110,7 +111,8 @@ class Model:
 
         Args:
           state: from `start`, or the step before; may be copied, kept and gone back to.
-          x: `(batch, channels)`; of a language model `(batch,)` ids.
+          x: `(batch, channels)`, where `data.missing=hold` without missing values; of a language
+            model `(batch,)` ids.
 
         Returns:
           The state after it, and what `predict` says of all that was read so far (where every step
@@ -119,7 +121,7 @@ class Model:
         Raises:
           UserError: a step of another shape or kind.
         """
-        x = arrays.check_step(self.spec, x, len(state.steps.T))
+        x = arrays.check_step(self.spec, x, len(state.steps.T), self.fit)
         state, said = self._step(self.params, state, x)
         return state, self._said(said, len(x))
 
@@ -128,7 +130,7 @@ class Model:
         if values.ndim == 3:  # batches of other lengths
             values = values[:, :steps]
             values = np.pad(values, [(0, 0), (0, steps - values.shape[1]), (0, 0)])
-        if self.spec.kind == "regress":
+        if self.spec.kind in NUMBERS:
             return Prediction(None, None, values)
         return Prediction(np.array(self.names)[values.argmax(-1)], values, None)
 

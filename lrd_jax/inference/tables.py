@@ -32,8 +32,9 @@ def rows(
         columns["id"], flat = list(ids), values
         labels = said.labels
     else:
-        last = model.spec.scored or model.spec.length
-        whole = last >= model.spec.length  # else only the last steps have a label
+        spec = model.spec
+        last = spec.scored or spec.length
+        whole = spec.varied or last >= spec.length  # else only the last steps have a label
         spans = [np.arange(0 if whole else max(0, n - last), n) for n in lengths]
         columns["id"] = [name for name, span in zip(ids, spans, strict=True) for _ in span]
         columns["step"] = np.concatenate(spans)

@@ -203,7 +203,7 @@ def _surprise(subject: Subject, split: str, tokens: int) -> dict[str, Any]:
 
 
 def draw(entries: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure | None:
-    """Draws what `measure` found of subjects with tasks of one kind; None of text, see `reporting.surprise`.
+    """Draws what `measure` found of subjects with tasks of one kind; None of text.
 
     Raises:
       UserError: tasks of different kinds.
