@@ -2,7 +2,7 @@
 
 `Statistics` reads sequences once, some at a time; `fit` makes a `Fit` of them, which turns
 sequences as they stand in files into arrays for the network, those of training and those of a later
-prediction alike. It is kept in the work directory as `data.json`. Nothing here loads JAX.
+prediction alike. It is kept in the work directory as `sequences.json`. Nothing here loads JAX.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lrd_jax.errors import UserError, check_choice, did_you_mean
 TARGETS = ("auto", "class", "number", "class_per_step", "number_per_step", "next")
 SCALES = ("none", "standard", "minmax")
 MISSING = ("refuse", "mask", "hold")
-FILE = "data.json"
+FILE = "sequences.json"
 _MOST_CLASSES = 100  # different whole numbers that are still taken for classes
 _MOST_LABELS = 10_000  # that are remembered
 
@@ -299,7 +299,7 @@ class Fit:
         return {name: number for number, name in enumerate(self.classes)}
 
     def to_json(self) -> str:
-        """Returns the text of `data.json`."""
+        """Returns the text of `sequences.json`."""
         return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1) + "\n"
 
     @classmethod
@@ -314,7 +314,7 @@ class Fit:
 
 
 def read_fit(workdir: str | Path) -> Fit | None:
-    """Reads `data.json` of a work directory; None where it has none, UserError if damaged."""
+    """Reads `sequences.json` of a work directory; None where it has none, UserError if damaged."""
     path = Path(workdir) / FILE
     if not path.exists():
         return None
@@ -350,7 +350,6 @@ def fit(
     Raises:
         UserError: a value that is unknown or does not fit these sequences.
     """
-    check_choice("data.target", target, TARGETS)
     check_choice("data.scale", scale, SCALES)
     check_choice("data.missing", missing, MISSING)
     if found.missing and missing == "refuse":
@@ -359,7 +358,7 @@ def fit(
         channel = found.channels[int(found.inputs.count.argmin())]
         raise UserError(f"channel {channel!r} has no value in any training sequence: leave it out")
     offset, factor = found.inputs.scaling(scale)
-    kind = _kind(found, target)
+    kind = kind_of(found, target)
     classes: tuple[str, ...] = ()
     names, moments = found.target_names, found.steps if kind == "number_per_step" else found.once
     if kind == "next":
@@ -387,7 +386,9 @@ def fit(
     )
 
 
-def _kind(found: Statistics, target: str) -> str:
+def kind_of(found: Statistics, target: str) -> str:
+    """Returns the kind that a target comes to, see `fit`; UserError where it does not fit."""
+    check_choice("data.target", target, TARGETS)
     if target != "auto":
         if target != "next" and not found.target_names:
             raise UserError(f"data.target={target}: the training sequences have no targets")

@@ -13,7 +13,9 @@ from lrd_jax.data.vocabulary import Vocabulary
 Batch = dict[str, Any]
 """`inputs` (batch, time, features) in the stored dtype, or a dict of arrays (batch, ...) where
 `DataSpec.inputs` names some; `targets` as `DataSpec.kind` says, where a label of -1 is not scored;
-and `mask` (batch,) float32, which is 1 for a real example and 0 for padding.
+and `mask` (batch,) float32, which is 1 for a real example and 0 for padding. Where sequences differ
+in length, `lengths` (batch,) int32 counts the valid steps of each, at least 1; what follows them is
+zeros, in targets of each step too.
 
 In running text (kind "language") an example is a token: `inputs`, `targets` and `mask` are (batch,
 time), and `start` (batch,) bool says where a stream begins, so that no state may be carried in."""
@@ -69,7 +71,9 @@ class DataSpec:
     Attributes:
         kind: what is predicted. "classify": one label per sequence, targets (batch,) int32;
             "tag": a label for each of the last `scored` steps, targets (batch, scored), whole;
-            "regress": one number after the last step, targets (batch,) float32;
+            "regress": numbers for a sequence, targets (batch,) float32, or (batch, numbers);
+            "regress_steps": numbers at every step, targets (batch, time, numbers) float32;
+            "forecast": the same, the values of the next step, which nothing may have read before;
             "language": the next token after each step, targets (batch, time) int32;
             "caption": captions of a picture, targets (batch, captions, time) int32.
         length: time steps of a sequence.

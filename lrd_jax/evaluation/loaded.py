@@ -61,7 +61,7 @@ class Loaded:
 
     def changed(self, config: Any) -> Loaded:
         """The same run on the data of another config."""
-        dataset = make_dataset(config)
+        dataset = make_dataset(config, self.workdir)
         objective = make_evaluated(config, dataset.spec)
         return dataclasses.replace(
             self, config=config, dataset=dataset, spec=dataset.spec, objective=objective
@@ -131,7 +131,7 @@ def load(
     """
     dataset, spec = None, None if with_data else _known_spec(workdir, config)
     if spec is None:
-        dataset = make_dataset(config)
+        dataset = make_dataset(config, workdir)
         spec = dataset.spec
     objective, everyone, mesh = make_evaluated(config, spec), members(config), make_mesh()
     check_vocabulary(workdir, spec.vocabulary)
