@@ -13,10 +13,11 @@ from typing import Any
 from lrd_jax.config import record
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
+from lrd_jax.data.sequence_fit import FILE
 from lrd_jax.errors import RunError, UserError, one_line
 from lrd_jax.runtime import terminal
 
-KEPT = ("config.json", "spec.json", "vocabulary.json", "data.json")  # of the work directory
+KEPT = ("config.json", "spec.json", "vocabulary.json", FILE)  # of the work directory
 
 
 def main(argv: Sequence[str] | None = None) -> int:

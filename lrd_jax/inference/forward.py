@@ -153,20 +153,8 @@ def _begin(module: Any, batch: int) -> State:
 
 
 def _read(module: SequenceModel, x: Array, lengths: Array) -> Array:
-    out = module.recurrence(module.embed(x), lengths=lengths, deterministic=True)
-    return module.read(_features(module, out, lengths))
-
-
-def _features(module: SequenceModel, out: Any, lengths: Array) -> Array:
-    if not isinstance(module, SequenceClassifier):
-        return out.outputs
-    if module.pool == "last":
-        return out.last
-    steps = jnp.arange(out.outputs.shape[1])
-    valid = (steps < lengths[:, None])[..., None]
-    if module.pool == "max":
-        return jnp.where(valid, out.outputs, -jnp.inf).max(axis=1)
-    return jnp.where(valid, out.outputs, 0).sum(axis=1) / lengths[:, None]
+    out = module.run(x, lengths=lengths)
+    return module.read(module.features(out, lengths))
 
 
 def _advance(module: SequenceModel, state: State, x: Array) -> tuple[State, Array]:
