@@ -33,6 +33,7 @@ from lrd_jax.config import checks, record
 from lrd_jax.data.captions import CaptionDataset
 from lrd_jax.data.spec import Batch
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation.best import ALL
 from lrd_jax.evaluation.captions import captions_of, speaker_of
 from lrd_jax.evaluation.loaded import Loaded, load
 from lrd_jax.objectives.captioning import Captioning, Scores
@@ -135,7 +136,7 @@ def controls(loaded: Loaded, split: str) -> dict[str, Any]:
         objective.how = objective.how._replace(beam_size=beam)
         found[f"beam {beam}"] = [seed[split] for seed in loaded.scores()[0]]
         if len(loaded.members) > 1:
-            speaker = speaker_of(loaded, together=True)
+            speaker = speaker_of(loaded, ALL)
             said = [words for words, _ in captions_of(speaker, loaded)]
             found[f"beam {beam}, seeds together"] = score(said, places)
     return found

@@ -123,7 +123,7 @@ def result(piece: Piece, workdir: Path) -> dict[str, Any]:
     """What `results/` holds of a finished piece, see `reproduce.collect`."""
     argv = ["scripts/on_gpu.py", *sys.argv[1:2]]
     return reproduce.collect(
-        f"gpu_{piece.name}", _experiment(piece), {piece.variant: workdir}, argv
+        f"gpu_{piece.name}", _experiment(piece), {piece.variant: workdir}, {}, argv
     )
 
 

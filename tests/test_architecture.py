@@ -21,14 +21,17 @@ FLOORS = (
     {"reporting"},
     {"objectives"},
     {"evaluation"},
+    {"inference"},
     {"training"},
     {"probe"},
+    {"export", "predict"},
     {"report"},
     {"main"},
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Answered before JAX has loaded.
 WITHOUT_JAX = ("lrd_jax", "lrd_jax.main", "lrd_jax.config.record", "lrd_jax.runtime.launch")
+WITHOUT_JAX += ("lrd_jax.predict",)
 
 
 def name_of(path):

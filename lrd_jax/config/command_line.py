@@ -242,6 +242,11 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> None:
 def _check_key(key: str, known: Collection[str]) -> None:
     if key in known:
         return
+    if key == "eval.image_dir":  # was a key once
+        raise UserError(
+            "config.eval.image_dir is gone, pictures are captioned by python -m lrd_jax.predict"
+            " --workdir=DIR --input=PICTURES --output=captions.csv"
+        )
     inside = [name for name in known if name.startswith(f"{key}.")]
     if inside:
         raise UserError(f"config.{key} is a group: set one of its keys, for instance {inside[0]}")

@@ -266,7 +266,6 @@ def get_config() -> ml_collections.ConfigDict:
     # one caption by all seeds together (the mean of their probabilities), beside the scores of each
     evaluation.ensemble = False
     evaluation.allow_unknown = True  # False: UNK is never chosen
-    evaluation.image_dir = ""  # write captions of the pictures in this folder instead
     evaluation.sheet_images = 60  # pictures on the page that is written, at most
     evaluation.meteor = "auto"  # auto: where it can run | off | on
 

@@ -38,7 +38,7 @@ LENGTH = ("train.num_steps", "train.num_epochs")
 _EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
 
 
-FORMAT = 2  # of config.json; 1 had no number
+FORMAT = 3  # of config.json; 1 had no number
 
 
 # Keys that are no longer where an older config.json has them: key -> (the first format without it,
@@ -49,6 +49,8 @@ MOVED: dict[str, tuple[int, Callable[[Any], dict[str, Any]]]] = {
         2,
         lambda old: {"model.embedding": "table"} if old == "full" else {"aux.embedding": old},
     ),
+    # python -m lrd_jax.predict reads a person's own pictures, as all other input.
+    "eval.image_dir": (3, lambda _: {}),
 }
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
+import shlex
+from collections.abc import Collection
 from typing import Any
 
+from lrd_jax.config import defaults
 from lrd_jax.config.command_line import load_config
 from lrd_jax.config.paths import split_spec
-from lrd_jax.config.record import flatten, read_json
+from lrd_jax.config.record import flatten, load_workdir, read_json
 from lrd_jax.errors import UserError
 
 
@@ -73,3 +76,29 @@ def _same_row(spec: str, *arguments: str) -> bool:
     except UserError:  # the file has no such row
         return False
     return one == other
+
+
+def again(folder: pathlib.Path, without: Collection[str] = ()) -> str:
+    """The command that trains a run again; says what it could not find out.
+
+    Args:
+      folder: the work directory.
+      without: keys that are left out.
+    """
+    try:
+        values = flatten(load_workdir(folder))
+    except UserError as error:
+        return f"not known: {error}"
+    content = read_json(folder / "config.json", "bring it back")
+    made = content.get("made_from") or {}
+    spec = ":".join(filter(None, (made.get("file", ""), made.get("argument", ""))))
+    try:
+        base = flatten(load_config(spec)) if spec else {}
+    except UserError:
+        base = {}
+    if not base:
+        spec, base = "configs/base.py", flatten(defaults.get_config())
+    words = ["python -m lrd_jax.main", f"--config={spec}"]
+    changed = [key for key in values if base.get(key) != values[key] and key not in without]
+    words += [f"--config.{key}={values[key]}" for key in changed]
+    return " ".join([words[0], *map(shlex.quote, words[1:])])

@@ -101,6 +101,7 @@ def image_spec(
         offset=offset * (pixels_in_step if len(offset) > 1 else 1),
         scale=scale * (pixels_in_step if len(scale) > 1 else 1),
         values=builder_class.PIXEL_MAX + 1,
+        class_names=tuple(builder_class.CLASS_NAMES),
     )
 
 

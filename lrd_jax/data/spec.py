@@ -1,5 +1,7 @@
 """What a data set tells the rest of the library: `DataSpec`, `Batch` and the `Dataset` protocol."""
 
+import dataclasses
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -122,6 +124,38 @@ class DataSpec:
     captions: CaptionSpec | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """Returns the text of a work directory's `spec.json`: all but what is scored against.
+
+        The vocabulary has a file of its own, and what captions are compared with stays with the
+        data.
+        """
+        bare = self.captions and dataclasses.replace(self.captions, references=())
+        kept = dataclasses.replace(self, vocabulary=None, captions=bare)
+        content = dataclasses.asdict(kept)  # sizes and scales may be NumPy's
+        return (
+            json.dumps(content, indent=2, ensure_ascii=False, default=lambda x: x.tolist()) + "\n"
+        )
+
+    @classmethod
+    def from_json(cls, text: str, vocabulary: Vocabulary | None = None) -> "DataSpec":
+        """Reads what `to_json` wrote; ValueError if it is damaged."""
+        try:
+            content: Any = {key: _tuples(value) for key, value in dict(json.loads(text)).items()}
+            captions = content.pop("captions", None)
+            inputs = {key: InputSpec(**value) for key, value in content.pop("inputs", {}).items()}
+            content |= {"vocabulary": vocabulary, "inputs": inputs}
+            return cls(**content, captions=None if captions is None else CaptionSpec(**captions))
+        except (TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not what data look like: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """A JSON value with the tuples that its lists were."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 class Resident(NamedTuple):

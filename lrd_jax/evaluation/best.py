@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lrd_jax.arrays import Array
+from lrd_jax.config.members import Member
+from lrd_jax.errors import UserError
 from lrd_jax.metrics import Metric, stored
 from lrd_jax.objectives.base import Objective
 from lrd_jax.reporting.results import rank
@@ -58,6 +60,39 @@ def shapes(objective: Objective, count: int) -> Best:
         return before_any(objective, jax.vmap(lambda s: objective.init(jax.random.key(s)))(seeds))
 
     return jax.eval_shape(make, np.zeros(count, np.int32))
+
+
+BEST, ALL = "best", "all"  # of the seeds of a run: who speaks
+
+
+def chosen(
+    best: Best, members: Sequence[Member], select: Sequence[Metric], seeds: str | int
+) -> list[int]:
+    """Places of the members whose parameters are used, among those that were validated.
+
+    Args:
+      best: on the host.
+      members: as in the leading axis of `best`.
+      select: see `best_member`.
+      seeds: `best`: the one that validated best; `all`: all of them; or the number of a seed (where
+        hyper-parameters were swept, the best of that seed).
+
+    Raises:
+      UserError: no such seed.
+    """
+    known = [place for place in range(len(members)) if best.step[place] > 0]
+    if seeds == ALL:
+        return known
+    if seeds != BEST:
+        numbers = sorted({members[place].seed for place in known})
+        known = [place for place in known if str(members[place].seed) == str(seeds)]
+        if not known:
+            raise UserError(
+                f"seeds={seeds}: use {BEST}, {ALL}, or a seed of this run that was validated:"
+                f" {', '.join(map(str, numbers))}"
+            )
+    step, valid = best.step[known], {name: value[known] for name, value in best.valid.items()}
+    return [known[best_member(Best(step, valid, None), select)]]
 
 
 def best_member(best: Best, select: Sequence[Metric]) -> int:

@@ -1,12 +1,14 @@
-"""Captions of a split, or of pictures of one's own: scores, COCO's result format, and a page."""
+"""Captions of a split: scores, COCO's result format, and a page.
+
+Pictures of one's own are captioned by `python -m lrd_jax.predict`, with the same speaker.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
 import logging
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +17,10 @@ import numpy as np
 
 from lrd_jax.arrays import Array
 from lrd_jax.config.members import members
-from lrd_jax.config.paths import expand_user
 from lrd_jax.data.captions import CaptionDataset, read_caption
-from lrd_jax.data.encoders import make_encoder
-from lrd_jax.data.pictures import PictureFolder, thumbnail
-from lrd_jax.data.pipeline import pad_rows
 from lrd_jax.data.spec import Batch
 from lrd_jax.errors import UserError, check_choice
+from lrd_jax.evaluation.best import ALL, BEST, chosen
 from lrd_jax.evaluation.loaded import Loaded
 from lrd_jax.evaluation.scores import NOWHERE, measure, write_evaluation
 from lrd_jax.metrics import Metric, declarations
@@ -31,7 +30,7 @@ from lrd_jax.reporting import meteor, summary
 from lrd_jax.reporting.caption_metrics import CaptionScorer
 from lrd_jax.reporting.page import write_page
 from lrd_jax.reporting.results import strict
-from lrd_jax.reporting.sheet import Entry, pillow, sheet
+from lrd_jax.reporting.sheet import Entry, sheet
 from lrd_jax.reporting.workdir import write_json
 
 logger = logging.getLogger(__name__)
@@ -46,29 +45,20 @@ def check(workdir: Path, config: Any) -> None:
     check_choice("eval.meteor", options.meteor, meteor.WAYS)
     if options.ensemble and len(members(config)) < 2:
         raise UserError("eval.ensemble=True needs a run of several seeds (num_seeds): leave it out")
-    if options.image_dir:
-        with PictureFolder(options.image_dir) as files:
-            if not list(files):
-                raise UserError(f"eval.image_dir={options.image_dir} holds no pictures")
 
 
 def run(loaded: Loaded) -> Any:
     """Decodes as `config.eval` says, and writes into `eval/`.
 
-    Of a split: `<split>.json` with the scores of every seed, and of the seed that validated best
-    `<split>_captions.json`, a list of `{"image_id", "caption"}` that COCO's tools read, and
-    `<split>.html`. Of pictures in `eval.image_dir`: `pictures_captions.json`, where entries have a
-    `file_name` too, and `pictures.html`.
-
-    With `eval.ensemble` captions are made by all seeds together; their scores stand under
-    `ensemble` beside those of the seeds.
+    `<split>.json` has the scores of every seed; of the seed that validated best,
+    `<split>_captions.json` is a list of `{"image_id", "caption"}` that COCO's tools read, and
+    `<split>.html` a page. With `eval.ensemble` captions are made by all seeds together; their
+    scores stand under `ensemble` beside those of the seeds.
 
     Returns:
       What the first of these holds.
     """
     assert isinstance(loaded.objective, Captioning)
-    if loaded.config.eval.image_dir:
-        return _of_own_pictures(loaded)
     dataset, split = loaded.dataset, loaded.split
     assert isinstance(dataset, CaptionDataset)
     places = dataset.places(split)
@@ -85,7 +75,7 @@ def run(loaded: Loaded) -> Any:
             said = [words for words, _ in captions_of(one, loaded)]
             entry[split]["meteor"] = meteor.meteor(said, references)
         result["metrics"] |= declarations([METEOR])
-    speaker = speaker_of(loaded, loaded.config.eval.ensemble)
+    speaker = speaker_of(loaded, ALL if loaded.config.eval.ensemble else BEST)
     found = list(captions_of(speaker, loaded))
     scorer, said = CaptionScorer(references), [words for words, _ in found]
     if loaded.config.eval.ensemble:
@@ -111,7 +101,7 @@ def run(loaded: Loaded) -> Any:
             print(f"{entry['image_id']}: {entry['caption']}")
         return result
     shown = min(len(found), loaded.config.eval.sheet_images)
-    looks = _attention(speaker, _of_split(loaded), shown)
+    looks = attention(speaker, _of_split(loaded), shown)
     entries = [
         Entry(
             pictures[i].name,
@@ -123,17 +113,22 @@ def run(loaded: Loaded) -> Any:
         )
         for i in range(shown)
     ]
-    _write(target.with_suffix(""), written, entries, _about(loaded, speaker))
+    captions = target.with_name(f"{target.stem}_captions.json")
+    write_json(captions, written)
+    line = about(loaded, speaker, f"{loaded.config.data.name}, {split}")
+    html = write_page(target.with_suffix(".html"), sheet("Captions", line, entries))
+    print(f"captions in {captions}\npage in {html}")
     return result
 
 
 def _of_split(loaded: Loaded) -> Iterator[Batch]:
     assert loaded.dataset is not None
-    size = min(_batch_size(loaded), loaded.dataset.eval_size(loaded.split))
+    size = min(batch_size(loaded), loaded.dataset.eval_size(loaded.split))
     return loaded.dataset.eval_batches(loaded.split, size)
 
 
-def _batch_size(loaded: Loaded) -> int:
+def batch_size(loaded: Loaded) -> int:
+    """Pictures that are captioned at a time."""
     return loaded.config.eval.batch_size or loaded.config.data.batch_size
 
 
@@ -151,16 +146,21 @@ class Speaker(NamedTuple):
     name: str
 
 
-def speaker_of(loaded: Loaded, together: bool) -> Speaker:
-    """The seed that validated best, or all of them together."""
+def speaker_of(loaded: Loaded, seeds: str | int) -> Speaker:
+    """One seed, or all of them together; see `best.chosen`."""
     objective = loaded.objective
     assert isinstance(objective, Captioning)
-    if not together:
-        _, params, name = loaded.choose()
-        return Speaker(objective, params, name)
-    mean = copy.copy(objective)
-    mean.how = objective.how._replace(ensemble=True)
-    return Speaker(mean, loaded.best.params, f"{len(loaded.members)} runs together")
+    best = jax.device_get(loaded.best)
+    places = chosen(best, loaded.members, objective.select, seeds)
+    if seeds != ALL or len(places) == 1:
+        name = "" if len(loaded.members) == 1 else str(loaded.members[places[0]])
+        if name and seeds == BEST:
+            name += f", which validated best of {len(loaded.members)}"
+        return Speaker(objective, jax.tree.map(lambda leaf: leaf[places[0]], best.params), name)
+    together = copy.copy(objective)
+    together.how = objective.how._replace(ensemble=True)
+    params = jax.tree.map(lambda leaf: leaf[np.array(places)], best.params)
+    return Speaker(together, params, f"{len(places)} runs together")
 
 
 def captions_of(
@@ -180,8 +180,11 @@ def _without_words(batch: Batch) -> Batch:
     return {"inputs": {k: v for k, v in batch["inputs"].items() if k != "words"}}
 
 
-def _attention(speaker: Speaker, batches: Iterator[Batch], count: int) -> list[np.ndarray | None]:
-    """Where the model looked at each word of the first pictures, (words and end, parts)."""
+def attention(speaker: Speaker, batches: Iterator[Batch], count: int) -> list[np.ndarray | None]:
+    """Where the model looked at each word of the first pictures, (words and end, parts).
+
+    None for each picture, where it does not look at parts.
+    """
     if not speaker.objective.model.attends or not count:
         return [None] * count
     look, looks = jax.jit(functools.partial(_look, speaker.objective)), []
@@ -207,93 +210,14 @@ def _look(objective: Captioning, params: Any, batch: Batch) -> tuple[Array, Arra
     return words, attention(params)
 
 
-def _of_own_pictures(loaded: Loaded) -> list[dict[str, Any]]:
-    folder = expand_user(loaded.config.eval.image_dir)
-    with PictureFolder(folder) as files:
-        names = _readable(files)
-        batches = list(_encoded(loaded, files, names))
-        speaker = speaker_of(loaded, loaded.config.eval.ensemble)
-        found = list(captions_of(speaker, loaded, iter(batches)))
-        shown = min(len(names), loaded.config.eval.sheet_images)
-        looks = _attention(speaker, iter(batches), shown)
-        entries = [
-            Entry(names[i], *found[i], (), thumbnail(files.open(names[i])), looks[i])
-            for i in range(shown)
-        ]
-    written = [
-        {"image_id": number, "caption": " ".join(words), "file_name": name}
-        for number, (name, (words, _)) in enumerate(zip(names, found, strict=True))
-    ]
-    for entry in written:
-        print(f"{entry['file_name']}: {entry['caption']}")
-    _write(loaded.workdir / "eval" / "pictures", written, entries, _about(loaded, speaker, folder))
-    return written
-
-
-def _readable(files: PictureFolder) -> list[str]:
-    names = []
-    for name in files:
-        try:
-            files.open(name)
-            names.append(name)
-        except UserError as error:
-            if pillow() is None:
-                raise
-            logger.warning("%s: left out", error)
-    if not names:
-        raise UserError("none of the pictures in eval.image_dir can be read")
-    return names
-
-
-def _encoded(loaded: Loaded, files: PictureFolder, names: Sequence[str]) -> Iterator[Batch]:
-    """Features of pictures as a data set would give them, in batches of equal size."""
-    inputs, data = loaded.spec.inputs, loaded.config.data
-    att = inputs.get("att")
-    grid = math.isqrt(att.shape[0]) if att else 14
-    encoder = make_encoder("pixels" if data.name == "shapes" else data.encoder, grid)
-    if encoder.fc_size != inputs["fc"].features:
-        raise UserError(
-            f"{encoder.name} makes {encoder.fc_size} features, and the model was trained with"
-            f" {inputs['fc'].features}: they are of another encoder"
-        )
-    size, rows = min(_batch_size(loaded), len(names)), {"fc": [], "att": []}
-    step = encoder.batch_size
-    for start in range(0, len(names), step):
-        read = [encoder.read(files.open(name)) for name in names[start : start + step]]
-        count = len(read)
-        fc, parts = encoder.encode(np.stack(read + [np.zeros_like(read[0])] * (step - count)))
-        rows["fc"] += list(fc[:count])
-        rows["att"] += list(parts[:count].astype(np.float16))  # as they are stored
-    for start in range(0, len(names), size):
-        here = {name: np.stack(each[start : start + size]) for name, each in rows.items()}
-        here["picture"] = np.arange(start, start + len(here["fc"]), dtype=np.int32)
-        padding = size - len(here["fc"])
-        mask = pad_rows(np.ones(len(here["fc"]), np.float32), padding)
-        wanted = {name: pad_rows(here[name], padding) for name in here if name in inputs}
-        yield {"inputs": wanted, "mask": mask}
-
-
-def _about(loaded: Loaded, speaker: Speaker, where: Path | None = None) -> str:
-    how, config = speaker.objective.how, loaded.config
+def about(loaded: Loaded, speaker: Speaker, what: str) -> str:
+    """A line that says which model captioned what, and how."""
+    how = speaker.objective.how
     if how.temperature is None:
         way = f"beam of {how.beam_size}" if how.beam_size > 1 else "greedy"
     else:
         way = f"drawn at temperature {how.temperature:g}"
     if how.banned >= 0:
         way += ", without UNK"
-    what = where or f"{config.data.name}, {loaded.split}"
-    return ", ".join(
-        [config.model.caption, str(what), way, *([speaker.name] if speaker.name else [])]
-    )
-
-
-def _write(base: Path, written: Any, entries: Sequence[Entry], about: str) -> None:
-    """Writes captions and page beside each other, and says so."""
-    captions = base.with_name(f"{base.name}_captions.json")
-    write_json(captions, written)
-    html = write_page(base.with_name(f"{base.name}.html"), sheet("Captions", about, entries))
-    print(f"captions in {captions}\npage in {html}")
-    if pillow() is None:
-        print("the page has no pictures: pip install 'lrd-jax[captioning]' for Pillow")
-    elif any(entry.pixels is None for entry in entries):
-        print("the page lacks pictures: their files are not where they were when prepared")
+    named = [speaker.name] if speaker.name else []
+    return ", ".join([loaded.config.model.caption, what, way, *named])

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from lrd_jax.config import checks
 from lrd_jax.config.members import Member, members
 from lrd_jax.config.paths import expand_user
-from lrd_jax.data import make_dataset
+from lrd_jax.data import make_dataset, reads_text
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.data.text import text_spec
 from lrd_jax.errors import UserError
@@ -24,7 +24,7 @@ from lrd_jax.evaluation.best import Best, best_member, shapes
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
 from lrd_jax.objectives import Objective, make_evaluated
 from lrd_jax.reporting.results import seed_results
-from lrd_jax.reporting.workdir import check_vocabulary, read_vocabulary
+from lrd_jax.reporting.workdir import check_vocabulary, read_spec, read_vocabulary
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.runtime.devices import make_mesh
 
@@ -39,7 +39,7 @@ class Loaded:
       workdir: of the run.
       config: the run's, with the changes of the command line.
       overrides: these changes, by key.
-      dataset: source of batches; None where only the vocabulary is at hand.
+      dataset: source of batches; None where it was not asked for.
       spec: describes the data.
       objective: the model with its loss.
       members: the runs that trained side by side, in the order of the leading axis of `best`.
@@ -132,20 +132,17 @@ def load(
       workdir: of a run that saved at least once; may be in use by one that trains.
       config: the run's config, with other `data.*` and `eval.*` perhaps.
       overrides: what differs.
-      with_data: whether to make the data set; else the run must have a vocabulary.
+      with_data: whether to make the data set; else the work directory says what the data look
+        like (an older one of other than text does not: then it is made all the same).
 
     Raises:
       UserError: no such run, one whose model or text is another, or a value that does not fit.
     """
     workdir = expand_user(workdir)
     checks.validate(config)
-    dataset = make_dataset(config, workdir) if with_data else None
-    if dataset is None:
-        vocabulary = read_vocabulary(workdir)
-        if vocabulary is None:
-            raise UserError(f"{workdir} holds no vocabulary: give with_data=True")
-        spec = text_spec(vocabulary, config.data.length)
-    else:
+    dataset, spec = None, None if with_data else _known_spec(workdir, config)
+    if spec is None:
+        dataset = make_dataset(config, workdir)
         spec = dataset.spec
     objective, everyone, mesh = make_evaluated(config, spec), members(config), make_mesh()
     check_vocabulary(workdir, spec.vocabulary)
@@ -153,6 +150,14 @@ def load(
     return Loaded(
         workdir, config, overrides, dataset, spec, objective, everyone, best, stopped, mesh
     )
+
+
+def _known_spec(workdir: Path, config: Any) -> DataSpec | None:
+    """What the data of a run look like, without them; None of an older run that kept neither."""
+    if reads_text(config.data.name):
+        vocabulary = read_vocabulary(workdir)
+        return None if vocabulary is None else text_spec(vocabulary, config.data.length)
+    return read_spec(workdir)
 
 
 def _restore(workdir: Path, wanted: Best, mesh: Mesh) -> tuple[Best, list[int]]:

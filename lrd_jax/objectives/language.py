@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lrd_jax.arrays import Array
 from lrd_jax.config.horizon import Horizon
@@ -83,3 +84,22 @@ class Language(SequenceObjective):
             features.reshape(weights.size, -1), readout, batch["targets"].ravel(), weights.ravel()
         )
         return total, ({"loss": (total, weights.sum())}, carry)
+
+    def surprise(self, params: Any, carry: Any, batch: dict[str, Array]) -> tuple[Array, Any]:
+        """How little each token was expected, -log of its probability.
+
+        Args:
+          params: of one seed.
+          carry: as for `loss`.
+          batch: as for `loss`, in evaluation.
+
+        Returns:
+          Nats, `(batch, time)`, and the carry for the next batch.
+        """
+        outputs: Any = self.model.apply(
+            {"params": params}, batch["inputs"], carry, batch["start"], None
+        )
+        features, readout, carry = outputs
+        logits = readout.logits(features)
+        each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"])
+        return each, carry

@@ -127,6 +127,7 @@ def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
 def _memory(flags: Any, networks: list[words.Named], command: str) -> None:
     from lrd_jax.probe import memory, output
     from lrd_jax.reporting.page import page, write_page
+    from lrd_jax.reporting.surprise import coloured
 
     entries = [
         memory.measure(
@@ -137,7 +138,7 @@ def _memory(flags: Any, networks: list[words.Named], command: str) -> None:
     stem = words.stem(flags.out, "memory", networks)
     figure = memory.draw(entries, narrow=flags.width == "column")
     if figure is None:
-        whole = page(flags.title or "Surprise at each token", *map(memory.coloured, entries))
+        whole = page(flags.title or "Surprise at each token", *map(coloured, entries))
         print("wrote", write_page(stem.with_name(f"{stem.name}.html"), whole))
     output.write(
         stem,

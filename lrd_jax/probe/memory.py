@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from matplotlib.figure import Figure
 
 from lrd_jax.data import make_dataset
@@ -25,14 +24,12 @@ from lrd_jax.errors import UserError
 from lrd_jax.metrics import finish
 from lrd_jax.probe.output import panel_figure
 from lrd_jax.probe.subjects import Subject
-from lrd_jax.reporting import page
 from lrd_jax.reporting.figures import REFERENCE, look, plain, style
 from lrd_jax.reporting.plots import CHANCE
 
 NOTE = "mean and range over seeds"
 _POINTS = 9  # numbers of last steps that are tried
 _FACTORS = (0.25, 0.5, 1, 2, 4)  # of the delay of training
-_NATS = 6.0  # the surprise with the deepest colour
 
 
 def measure(
@@ -188,55 +185,25 @@ def _surprise(subject: Subject, split: str, tokens: int) -> dict[str, Any]:
     assert vocabulary is not None
     params, carry = subject.params[0], objective.initial_carry(1)
 
-    @jax.jit
-    def read(params: Any, carry: Any, batch: Any) -> Any:
-        features, readout, carry = objective.model.apply(
-            {"params": params}, batch["inputs"], carry, batch["start"], None
-        )
-        logits = readout.logits(features[0])
-        each = optax.softmax_cross_entropy_with_integer_labels(logits, batch["targets"][0])
-        return each, carry
-
+    read = jax.jit(objective.surprise)
     numbers: list[int] = []
     nats: list[float] = []
     for batch in subject.dataset.eval_batches(split, 1):
         each, carry = read(params, carry, batch)
         real = np.asarray(batch["mask"][0]) > 0
         numbers += np.asarray(batch["targets"][0])[real].tolist()
-        nats += np.asarray(each, np.float64)[real].tolist()
+        nats += np.asarray(each[0], np.float64)[real].tolist()
         if len(nats) >= tokens:
             break
     words = [vocabulary.symbols[number] for number in numbers[:tokens]]
     return {"surprise": {"unit": vocabulary.unit, "tokens": words, "nats": nats[:tokens]}}
 
 
-def coloured(entry: Mapping[str, Any]) -> page.Html:
-    """The text of a subject, each token on a colour by its surprise; the number shows on hover."""
-    surprise = entry["surprise"]
-    parts = []
-    for token, nats in zip(surprise["tokens"], surprise["nats"], strict=True):
-        depth = min(nats / _NATS, 1.0)
-        text = token if surprise["unit"] == "char" else f"{token} "
-        span = page.tag(
-            "span", text, style=f"background:rgba(213,94,0,{depth:.2f})", title=f"{nats:.2f} nats"
-        )
-        parts.append(span)
-        if token in ("<eos>",):
-            parts.append(page.Html("<br>"))
-    mean = float(np.mean(surprise["nats"])) if surprise["nats"] else 0.0
-    said = f"Mean {mean:.3f} nats a token; the deepest colour stands for {_NATS:g} nats or more."
-    return page.join(
-        page.tag("h2", entry["label"]),
-        page.tag("p", said, class_="soft"),
-        page.tag("pre", *parts),
-    )
-
-
 # ---- The figure ---------------------------------------------------------------------------------
 
 
 def draw(entries: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figure | None:
-    """Draws what `measure` found of subjects with tasks of one kind; None of text, see `coloured`.
+    """Draws what `measure` found of subjects with tasks of one kind; None of text.
 
     Raises:
       UserError: tasks of different kinds.

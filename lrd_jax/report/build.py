@@ -9,20 +9,17 @@ from __future__ import annotations
 import functools
 import io
 import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from lrd_jax.config import defaults, record
-from lrd_jax.config.command_line import load_config
-from lrd_jax.config.values import flatten
+from lrd_jax.config.source import again
 from lrd_jax.errors import UserError, one_line
 from lrd_jax.probe import curves, gradients, memory, model, output, subjects, timescales
 from lrd_jax.report import plotted
-from lrd_jax.reporting import page
+from lrd_jax.reporting import page, surprise
 from lrd_jax.reporting.page import Content, Html, tag
 
 
@@ -183,7 +180,7 @@ def _memory(loaded: Sequence[subjects.Subject]) -> list[Content]:
         same = [s for s in loaded if s.spec.kind == kind]
         entries = [memory.measure(s, examples=400 if kind == "language" else 200) for s in same]
         if kind == "language":
-            found += [memory.coloured(entry) for entry in entries]
+            found += [surprise.coloured(entry) for entry in entries]
             continue
 
         def draw(narrow: bool, entries: Any = entries) -> Figure:
@@ -253,22 +250,3 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def again(folder: Path) -> str:
-    """The command that trains a run again; says what it could not find out."""
-    try:
-        values = flatten(record.load_workdir(folder))
-    except UserError as error:
-        return f"not known: {error}"
-    made = _json(folder / "config.json").get("made_from") or {}
-    spec = ":".join(filter(None, (made.get("file", ""), made.get("argument", ""))))
-    try:
-        base = flatten(load_config(spec)) if spec else {}
-    except UserError:
-        base = {}
-    if not base:
-        spec, base = "configs/base.py", flatten(defaults.get_config())
-    words = ["python -m lrd_jax.main", f"--config={spec}"]
-    words += [f"--config.{key}={value}" for key, value in values.items() if base.get(key) != value]
-    return " ".join([words[0], *map(shlex.quote, words[1:])])

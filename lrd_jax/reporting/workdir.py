@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lrd_jax.data.spec import DataSpec
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError, out_of_memory
 from lrd_jax.reporting.results import read_result
@@ -229,6 +230,34 @@ def check_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
             f"the text is not the one that {workdir} was trained with ({', '.join(changed)} text"
             " changed): bring that back, or choose another --workdir"
         )
+
+
+def keep_spec(workdir: Path, spec: DataSpec) -> None:
+    """Writes spec.json, what the data look like: the model can then be used without them."""
+    path = workdir / "spec.json"
+    if not path.exists():
+        write_atomically(path, spec.to_json())
+
+
+def read_spec(workdir: Path) -> DataSpec | None:
+    """Reads what the data of a run look like; None of a run from before that was kept.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = workdir / "spec.json"
+    if not path.exists():
+        return None
+    try:
+        return DataSpec.from_json(path.read_text(encoding="utf-8"), read_vocabulary(workdir))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path} is damaged ({error}); remove it, and it is made from the data again"
+        ) from error
 
 
 def finished(workdir: Path, config: Any) -> dict[str, Any] | None:

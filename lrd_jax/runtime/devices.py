@@ -113,6 +113,18 @@ def configure(config: Any, training: bool = True) -> None:
         find_devices()
 
 
+def in_use() -> bool:
+    """Whether JAX has its devices already, so that nothing of them can be chosen any more."""
+    known: Any = jax.config
+    before = known.jax_num_cpu_devices
+    try:  # JAX refuses another number from then on
+        jax.config.update("jax_num_cpu_devices", 2 if before != 2 else 3)
+    except RuntimeError:
+        return True
+    jax.config.update("jax_num_cpu_devices", before)
+    return False
+
+
 def find_devices() -> list[Any]:
     """Returns all devices of JAX, whose client is made if there is none yet.
 

@@ -327,7 +327,6 @@ _RULES = (
             "eval.length_power",
             "eval.allow_unknown",
             "eval.ensemble",
-            "eval.image_dir",
             "eval.sheet_images",
             "eval.meteor",
         ),

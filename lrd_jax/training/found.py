@@ -16,6 +16,7 @@ from lrd_jax.reporting.workdir import (
     check_metrics,
     check_unused,
     finished,
+    keep_spec,
     keep_vocabulary,
     write_atomically,
 )
@@ -52,7 +53,7 @@ def earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
 
 
 def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) -> list[str]:
-    """Writes config.json and vocabulary.json where they are missing; tells what it cannot check."""
+    """Writes config.json, spec.json and vocabulary.json where missing; tells what is unchecked."""
     known = workdir / "config.json"
     told = []
     if not known.exists():
@@ -71,6 +72,7 @@ def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) ->
             " compared with the one that the run began with"
         )
     keep_vocabulary(workdir, spec.vocabulary)
+    keep_spec(workdir, spec)
     return told
 
 

@@ -149,7 +149,8 @@ def _summed_over_parts(
     firsts = first + size * jnp.arange(count)
 
     def add(total: Any, part: Any) -> tuple[Any, Any]:
-        grads, sums, carry = of_part(*part[0], part[1])
+        (carry, examples), start = part
+        grads, sums, carry = of_part(carry, examples, start)
         return jax.tree.map(jnp.add, total, (grads, sums)), carry
 
     shapes = jax.eval_shape(of_part, *jax.tree.map(lambda x: x[0], parts), firsts[0])[:2]

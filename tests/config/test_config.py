@@ -441,7 +441,7 @@ def test_a_record_that_lost_a_key_is_damaged(tmp_path):
 def test_a_newer_record_is_refused(tmp_path):
     content = json.loads(record.to_json(defaults.get_config())) | {"format": record.FORMAT + 1}
     (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match=r"has format 3, and this version of lrd_jax reads 2"):
+    with pytest.raises(UserError, match=r"has format 4, and this version of lrd_jax reads 3"):
         record.load_workdir(tmp_path)
 
 

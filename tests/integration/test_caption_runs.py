@@ -1,15 +1,18 @@
 """Captioning from training to the page: generated pictures, own pictures, what is refused."""
 
+import csv
 import json
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from absl import flags
 
 from lrd_jax.config import command_line
 from lrd_jax.data import shapes
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import commands
+from lrd_jax.predict import main as predict
 from lrd_jax.reporting import meteor
 from lrd_jax.training import loop
 from tests.integration.conftest import ROOT
@@ -74,34 +77,44 @@ def test_captions_of_a_split(run, capsys):
     assert "ensemble" in printed and "page in" in printed
 
 
-def test_captions_of_own_pictures(run, tmp_path, caplog):
+def test_captions_of_own_pictures(run, tmp_path, capsys):
     _, pixels = shapes.make(3)
+    folder, table = tmp_path / "pictures", tmp_path / "captions.csv"
+    folder.mkdir()
     for number, each in enumerate(pixels):
         Image.fromarray(np.kron(each, np.ones((4, 4, 1), np.uint8))).save(
-            tmp_path / f"{number}<b>.png"
+            folder / f"{number}<b>.png"
         )
-    (tmp_path / "3.png").write_bytes(b"nothing")
-    overrides = {"eval.image_dir": str(tmp_path), "eval.meteor": "off"}
-    written = commands.evaluate(run, overrides)
-    assert [entry["file_name"] for entry in written] == [f"{number}<b>.png" for number in range(3)]
-    assert "3.png cannot be read" in caplog.text
-    text = (run / "eval/pictures.html").read_text(encoding="utf-8")
+    (folder / "3.png").write_bytes(b"nothing")
+    before = sorted(run.rglob("*"))
+
+    def captions(where, seeds="best"):
+        named = [f"--workdir={run}", f"--input={where}", f"--output={table}", f"--seeds={seeds}"]
+        assert predict([*named, "--config.eval.batch_size=2"]) == 0
+        with table.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+
+    written = captions(folder)
+    assert [entry["id"] for entry in written] == [f"{number}<b>.png" for number in range(3)]
+    assert "3.png cannot be read" in capsys.readouterr().err
+    text = table.with_suffix(".html").read_text(encoding="utf-8")
     assert "0&lt;b&gt;.png" in text and "<b>.png" not in text
-    assert json.loads((run / "eval/pictures_captions.json").read_text(encoding="utf-8")) == written
-    # The same picture among others, and of the size that training saw.
-    alone = tmp_path / "alone"
-    alone.mkdir()
-    Image.fromarray(pixels[1]).save(alone / "1.png")
-    again = commands.evaluate(run, {**overrides, "eval.image_dir": str(alone)})
-    assert again[0]["caption"] == written[1]["caption"]
+    page = Pictures(text)
+    assert page.images > 3 and all(link.startswith("data:") for link in page.links)
+    # The same picture alone, and of the size that training saw.
+    alone = tmp_path / "1.png"
+    Image.fromarray(pixels[1]).save(alone)
+    (again,) = captions(alone)
+    assert again["caption"] == written[1]["caption"]
+    captions(alone, "all")
+    assert "2 runs together" in table.with_suffix(".html").read_text(encoding="utf-8")
+    assert sorted(run.rglob("*")) == before
 
 
 @pytest.mark.parametrize(
     "overrides, message",
     [
         ({"eval.beam_size": 0}, "eval.beam_size=0: must be 1 or more"),
-        ({"eval.image_dir": "{here}"}, "holds no pictures"),
-        ({"eval.image_dir": "{here}/none"}, "there is no folder"),
         ({"eval.meteor": "perhaps"}, "eval.meteor="),
         ({"eval.decode": "guess"}, "eval.decode="),
         ({"eval.sample_tokens": 5}, "is for trained language models"),
@@ -117,6 +130,23 @@ def test_refused(run, tmp_path, overrides, message):
         commands.evaluate(run, overrides)
     assert "\n" not in str(caught.value)
     assert sorted(run.rglob("*")) == before
+
+
+def test_no_pictures(run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "holds no pictures"), ("none", "no such file or folder")):
+        out = tmp_path / "out.csv"
+        named = [f"--workdir={run}", f"--input={tmp_path / name}", f"--output={out}"]
+        assert predict(named) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1 and not out.exists()
+
+
+def test_the_key_of_before_says_what_took_its_place():
+    with pytest.raises(UserError, match=r"python -m lrd_jax\.predict"):
+        command_line.parse_flags(
+            ["main", "--config=configs/base.py", "--config.eval.image_dir=x"], flags.FlagValues()
+        )
 
 
 def test_one_seed_is_no_ensemble(tmp_path):

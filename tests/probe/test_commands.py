@@ -10,6 +10,7 @@ from lrd_jax.config import defaults
 from lrd_jax.config.published import published
 from lrd_jax.probe import command_line, memory, subjects, timescales
 from lrd_jax.probe.__main__ import main
+from lrd_jax.reporting import surprise
 from tests.report.test_report import make_run
 
 SMALL = ["--config.model.hidden_size=4", "--config.data.length=12", "--config.data.batch_size=4"]
@@ -109,7 +110,7 @@ def test_memory_of_copying_by_position_and_delay():
 
 def test_surprise_is_escaped_and_coloured():
     entry = {"label": "<b>", "surprise": {"unit": "char", "tokens": ["<", "a"], "nats": [6.0, 0]}}
-    text = memory.coloured(entry)
+    text = surprise.coloured(entry)
     assert "&lt;b&gt;" in text and ">&lt;</span>" in text and "rgba(213,94,0,1.00)" in text
 
 

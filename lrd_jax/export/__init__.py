@@ -1,0 +1,1 @@
+"""A trained model taken elsewhere: `python -m lrd_jax.export`."""
