@@ -1,0 +1,193 @@
+"""How a kernel comes into a JAX program: on a GPU, for one elsewhere, or emulated."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_batching import custom_vmap
+
+from lrd_jax.errors import one_line
+from lrd_jax.kernels import emulate, launcher, nvrtc, source
+from lrd_jax.kernels.blocks import UnsupportedError
+from lrd_jax.kernels.source import CallCode, CellCode
+
+_OLDEST = (8, 0)  # has the products that the kernels are made of
+_CUSTOM_CALL = "__gpu$xla.gpu.ptx"
+
+
+class Route(NamedTuple):
+    """How kernels run.
+
+    Attributes:
+      way: `ptx`: XLA's own custom call; `ffi`: our launcher, built on demand; `emulated`: on the
+        CPU.
+      architecture: of the GPU, such as `sm_90`.
+      order: of the emulated threads, see run.h.
+    """
+
+    way: str
+    architecture: str = ""
+    order: int = 0
+
+
+_chosen: contextvars.ContextVar[Route | None] = contextvars.ContextVar("route", default=None)
+
+
+@contextlib.contextmanager
+def use(route: Route) -> Iterator[None]:
+    """What is traced inside goes this way, whatever devices there are."""
+    token = _chosen.set(route)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def current() -> Route:
+    """How kernels run in what is traced now.
+
+    Raises:
+      UnsupportedError: there is no GPU that can run them.
+    """
+    return _chosen.get() or _of_device()
+
+
+@functools.cache
+def _of_device() -> Route:
+    """The first way in which a small kernel gives the right numbers on this GPU."""
+    if jax.default_backend() != "gpu":
+        raise UnsupportedError(f"JAX runs on the {jax.default_backend()}, and it is for a GPU")
+    device = jax.local_devices()[0]
+    capability = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
+    if capability is None:
+        raise UnsupportedError("the GPU is not one of NVIDIA's")
+    major, minor = map(int, capability.groups())
+    if (major, minor) < _OLDEST:
+        raise UnsupportedError(f"the GPU has compute capability {major}.{minor}, and it wants 8.0")
+    reasons = []
+    for way in ("ptx", "ffi"):
+        route = Route(way, f"sm_{major}{minor}")
+        try:
+            _try(route)
+            return route
+        except Exception as error:  # whatever compiler, driver or XLA raise
+            reasons.append(f"{way}: {one_line(str(error))[:200]}")
+    raise UnsupportedError(f"a small kernel does not run here ({'; '.join(reasons)})")
+
+
+_TRIAL = """
+extern "C" __global__ void lrd_trial(const float* x, float* y) {
+  y[threadIdx.x] = 2.f * x[threadIdx.x];
+}
+"""
+
+
+def _try(route: Route) -> None:
+    """Runs a small kernel, also where this is called while something else is traced."""
+    ptx = nvrtc.compile_ptx(_TRIAL, route.architecture)
+    x = np.arange(32, dtype=np.float32)
+    shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    def double(x: Any) -> Any:
+        return _on_gpu(route.way, "lrd_trial", ptx, (1, 1), 32, 0, [x], [shape])[0]
+
+    found = jax.jit(double).lower(shape).compile()(x)
+    if not np.array_equal(np.asarray(found), 2 * x):
+        raise UnsupportedError("wrong numbers")
+
+
+def _on_gpu(
+    way: str,
+    name: str,
+    ptx: str,
+    grid: tuple[int, int],
+    threads: int,
+    shared: int,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+) -> list[Any]:
+    """A kernel in the program: parameters are its inputs and then its outputs."""
+    if way == "ffi":
+        call = jax.ffi.ffi_call(launcher.register(), tuple(outputs))
+        return list(call(*inputs, name=name, code=ptx, grid=grid, threads=threads, shared=shared))
+    number = np.int32
+    places = tuple(number(len(inputs) + i) for i in range(len(outputs)))
+    attributes: dict[str, Any] = {f"grid_{a}": number(n) for a, n in zip("xy", grid, strict=True)}
+    attributes |= {"grid_z": number(1), "block_x": number(threads)}
+    attributes |= {"block_y": number(1), "block_z": number(1), "shared_mem_bytes": number(shared)}
+    # `source` in JAX 0.10 and 0.11, `kernel_data` in 0.12; each leaves the other alone.
+    attributes |= {"name": name, "source": ptx, "kernel_data": ptx, "kernel_type": "ptx"}
+    call = jax.ffi.ffi_call(_CUSTOM_CALL, tuple(outputs))
+    return list(call(*inputs, output_indices=places, **attributes))
+
+
+def prepare(route: Route, code: CellCode, call: CallCode) -> tuple[str, str]:
+    """Compiles the kernels of a call, so that what fails does so here.
+
+    Returns:
+      PTX and the suffix of the kernels' names; the source for a CPU where they are emulated.
+
+    Raises:
+      UnsupportedError: the compiler is not there, or refuses them.
+    """
+    if route.way == "emulated":
+        return source.for_cpu(code), ""
+    text, suffix = source.for_gpu(code, call)
+    return nvrtc.compile_ptx(text, route.architecture), suffix
+
+
+def run(
+    route: Route,
+    code: CellCode,
+    call: CallCode,
+    backward: bool,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+) -> list[Any]:
+    """A kernel in the program that is traced; under `vmap` all members in one launch.
+
+    Args:
+      route: how.
+      code: of the cell.
+      call: what the call is like.
+      backward: which kernel.
+      inputs: its arrays, by `source.names`, members first.
+      outputs: shape and dtype of the results of one member.
+    """
+    ptx, suffix = prepare(route, code, call)
+
+    def launch(*arrays: Any) -> list[Any]:
+        members = len(arrays[0])
+        results = [jax.ShapeDtypeStruct((members, *o.shape), o.dtype) for o in outputs]
+        if route.way == "emulated":
+
+            def emulated(*arrays: Any) -> tuple[Any, ...]:
+                return tuple(emulate.run(code, call, backward, arrays, results, route.order))
+
+            return list(jax.pure_callback(emulated, tuple(results), *arrays))
+        name = f"recurrence_{'backward' if backward else 'forward'}_{suffix}"
+        grid, shared = (call.tiles, members), code.shared_bytes(backward)
+        return _on_gpu(route.way, name, ptx, grid, code.threads, shared, arrays, results)
+
+    @custom_vmap
+    def one(*arrays: Any) -> list[Any]:
+        return launch(*arrays)
+
+    @one.def_vmap
+    def _(size: int, batched: Sequence[bool], *arrays: Any) -> tuple[list[Any], list[bool]]:
+        whole = [
+            a if has else jnp.broadcast_to(a, (size, *a.shape))
+            for a, has in zip(arrays, batched, strict=True)
+        ]
+        found = one(*(a.reshape(-1, *a.shape[2:]) for a in whole))
+        return [f.reshape(size, -1, *f.shape[1:]) for f in found], [True] * len(found)
+
+    return one(*inputs)
