@@ -61,13 +61,13 @@ def run(
     arrays = [np.ascontiguousarray(array) for array in inputs]
     results = [np.full(o.shape, np.nan, o.dtype) for o in outputs]
     pointers = [array.ctypes.data for array in (*arrays, *results)]
-    numbers = [call.steps, call.rows, call.controls, call.keep, call.every, call.bias]
+    numbers = [call.steps, call.rows, call.controls, call.keep, call.every, call.bias, call.narrow]
     build(text or source.for_cpu(code)).run(
         int(backward),
         (ctypes.c_void_p * len(pointers))(*pointers),
         len(arrays[0]),
-        code.shared_bytes(backward),
+        code.shared_bytes(call, backward),
         order,
-        (ctypes.c_int * 7)(*map(int, numbers), int(code.bfloat16)),
+        (ctypes.c_int * 8)(*map(int, numbers), int(code.bfloat16)),
     )
     return results

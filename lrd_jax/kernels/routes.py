@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,15 +38,23 @@ class Route(NamedTuple):
     order: int = 0
 
 
-_chosen: contextvars.ContextVar[Route | None] = contextvars.ContextVar("route", default=None)
+_Compiled = dict[str, str]  # suffix of the kernels' names -> PTX
+_chosen: contextvars.ContextVar[tuple[Route, _Compiled] | None] = contextvars.ContextVar(
+    "route", default=None
+)
 
 
 @contextlib.contextmanager
-def use(route: Route) -> Iterator[None]:
-    """What is traced inside goes this way, whatever devices there are."""
-    token = _chosen.set(route)
+def use(route: Route) -> Iterator[_Compiled]:
+    """What is traced inside goes this way, whatever devices there are.
+
+    Yields:
+      What is compiled on the way: suffix of the kernels' names -> PTX.
+    """
+    compiled: _Compiled = {}
+    token = _chosen.set((route, compiled))
     try:
-        yield
+        yield compiled
     finally:
         _chosen.reset(token)
 
@@ -57,7 +65,8 @@ def current() -> Route:
     Raises:
       UnsupportedError: there is no GPU that can run them.
     """
-    return _chosen.get() or _of_device()
+    chosen = _chosen.get()
+    return chosen[0] if chosen else _of_device()
 
 
 @functools.cache
@@ -97,7 +106,7 @@ def _try(route: Route) -> None:
     shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
 
     def double(x: Any) -> Any:
-        return _on_gpu(route.way, "lrd_trial", ptx, (1, 1), 32, 0, [x], [shape])[0]
+        return _on_gpu(route.way, "lrd_trial", ptx, (1, 1), 32, 0, [x], [shape], {})[0]
 
     found = jax.jit(double).lower(shape).compile()(x)
     if not np.array_equal(np.asarray(found), 2 * x):
@@ -113,10 +122,12 @@ def _on_gpu(
     shared: int,
     inputs: Sequence[Any],
     outputs: Sequence[Any],
+    in_place: Mapping[int, int],
 ) -> list[Any]:
     """A kernel in the program: parameters are its inputs and then its outputs."""
     if way == "ffi":
-        call = jax.ffi.ffi_call(launcher.register(), tuple(outputs))
+        target = launcher.register()
+        call = jax.ffi.ffi_call(target, tuple(outputs), input_output_aliases={**in_place})
         return list(call(*inputs, name=name, code=ptx, grid=grid, threads=threads, shared=shared))
     number = np.int32
     places = tuple(number(len(inputs) + i) for i in range(len(outputs)))
@@ -125,7 +136,7 @@ def _on_gpu(
     attributes |= {"block_y": number(1), "block_z": number(1), "shared_mem_bytes": number(shared)}
     # `source` in JAX 0.10 and 0.11, `kernel_data` in 0.12; each leaves the other alone.
     attributes |= {"name": name, "source": ptx, "kernel_data": ptx, "kernel_type": "ptx"}
-    call = jax.ffi.ffi_call(_CUSTOM_CALL, tuple(outputs))
+    call = jax.ffi.ffi_call(_CUSTOM_CALL, tuple(outputs), input_output_aliases={**in_place})
     return list(call(*inputs, output_indices=places, **attributes))
 
 
@@ -141,7 +152,10 @@ def prepare(route: Route, code: CellCode, call: CallCode) -> tuple[str, str]:
     if route.way == "emulated":
         return source.for_cpu(code), ""
     text, suffix = source.for_gpu(code, call)
-    return nvrtc.compile_ptx(text, route.architecture), suffix
+    ptx = nvrtc.compile_ptx(text, route.architecture)
+    if chosen := _chosen.get():
+        chosen[1][suffix] = ptx
+    return ptx, suffix
 
 
 def run(
@@ -151,6 +165,7 @@ def run(
     backward: bool,
     inputs: Sequence[Any],
     outputs: Sequence[Any],
+    in_place: Mapping[int, int],
 ) -> list[Any]:
     """A kernel in the program that is traced; under `vmap` all members in one launch.
 
@@ -161,6 +176,8 @@ def run(
       backward: which kernel.
       inputs: its arrays, by `source.names`, members first.
       outputs: shape and dtype of the results of one member.
+      in_place: index of an input -> of the result that takes its place in memory. A thread reads
+        every number of it before it writes the one in its place, and no other reads it.
     """
     ptx, suffix = prepare(route, code, call)
 
@@ -174,8 +191,9 @@ def run(
 
             return list(jax.pure_callback(emulated, tuple(results), *arrays))
         name = f"recurrence_{'backward' if backward else 'forward'}_{suffix}"
-        grid, shared = (call.tiles, members), code.shared_bytes(backward)
-        return _on_gpu(route.way, name, ptx, grid, code.threads, shared, arrays, results)
+        grid, shared = (call.tiles, members), code.shared_bytes(call, backward)
+        threads = code.threads
+        return _on_gpu(route.way, name, ptx, grid, threads, shared, arrays, results, in_place)
 
     @custom_vmap
     def one(*arrays: Any) -> list[Any]:

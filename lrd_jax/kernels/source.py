@@ -69,11 +69,13 @@ class CellCode(NamedTuple):
         )
         return tuple(w + (8 - w) % 64 for w in widths)  # pyright: ignore[reportReturnType]
 
-    def shared_bytes(self, backward: bool) -> int:
+    def shared_bytes(self, call: CallCode, backward: bool) -> int:
         """Of a block."""
         exchanged = self.warps * 32 * len(self.entering) * 2 * 4 if backward else 0
-        scratch = ROWS_A_TILE * self.warps * 4 if self.along_units else 0
-        return 2 * ROWS_A_TILE * self.strides[backward] * 2 + exchanged + scratch
+        scratch = ROWS_A_TILE * self.warps * 4
+        packed = self.gates * self.units
+        projection = (call.narrow + 1) * packed * 4 if call.narrow else 0
+        return 2 * ROWS_A_TILE * self.strides[backward] * 2 + exchanged + scratch + projection
 
 
 class CallCode(NamedTuple):
@@ -86,6 +88,7 @@ class CallCode(NamedTuple):
       keep: whether pre-activations are stored for the backward pass.
       every: bits of the fields whose gradient comes at every step.
       bias: whether there is one inside the recurrent product.
+      narrow: features of the input where the kernel projects them, else 0.
     """
 
     steps: int
@@ -94,6 +97,7 @@ class CallCode(NamedTuple):
     keep: bool = True
     every: int = 0
     bias: bool = False
+    narrow: int = 0
 
     @property
     def tiles(self) -> int:
@@ -204,11 +208,13 @@ def names(code: CellCode, backward: bool) -> Names:
 
     mask = ("const u8*", "mask")
     if not backward:
-        inputs = [*floats("input", "weights", "bias"), *each("init"), *each("start"), mask]
+        inputs = floats("input", "input_weights", "input_bias", "weights", "bias")
+        inputs += [*each("init"), *each("start"), mask]
         outputs = [place for name in ("before", "last", "after") for place in each(name, "float*")]
         return Names(tuple(inputs), (*outputs, ("float*", "kept")))
-    inputs = [*floats("weights", "kept", "input"), *each("before"), *each("d_last")]
-    inputs += [*each("d_every"), *floats("scale"), mask, ("const u8*", "skip")]
+    inputs = floats("input", "input_weights", "input_bias", "weights", "kept")
+    inputs += [*each("before"), *each("d_last"), *each("d_every")]
+    inputs += [*floats("largest"), mask, ("const u8*", "skip")]
     outputs = [("float*", "dz"), ("float*", "d_input"), *each("d_init", "float*")]
     return Names(tuple(inputs), (*outputs, *each("d_start", "float*")))
 
@@ -264,6 +270,7 @@ def for_gpu(code: CellCode, call: CallCode) -> tuple[str, str]:
         "KEEP": int(call.keep),
         "EVERY": call.every,
         "BIAS": int(call.bias),
+        "NARROW": call.narrow,
         "BFLOAT16": int(code.bfloat16),
     }
     text = _text(code, definitions, ["gpu.h"], "")

@@ -12,11 +12,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
-from lrd_jax.cells.forms import AdditiveCell, PointwiseCell
+from lrd_jax.cells.forms import PointwiseCell
 from lrd_jax.errors import one_line
 from lrd_jax.kernels import routes
 from lrd_jax.kernels.blocks import UnsupportedError
@@ -27,6 +26,7 @@ from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.passes import is_narrow, project, run_passes, weight_gradients
 
 _log = logging.getLogger(__name__)
+_NOTHING = jax.ShapeDtypeStruct((1,), jnp.float32)  # a result that this call has not
 
 
 def refuses(cell: RecurrentCell, options: Options) -> str:
@@ -53,6 +53,7 @@ def unroll_kernel(
     route, code = routes.current(), cell_code(_unbound(cell))
     call = CallCode(len(x), x.shape[1], sum(BITS[name] for name in _masks(controls)))
     call = call._replace(bias=cell.recurrent_weights()[1] is not None)
+    call = call._replace(narrow=x.shape[-1] if is_narrow(x) else 0)
     try:
         if controls.zoned():
             raise UnsupportedError("it has no zoneout")
@@ -84,22 +85,23 @@ def _forward(
     controls: Controls,
 ) -> tuple[Any, Any]:
     """The forward pass of `fused.passes` by a kernel."""
-    (carry, start), additive = carry, isinstance(cell, AdditiveCell)
+    carry, start = carry
     kernel, bias = weights[1]
-    source = x if is_narrow(x) else project(weights, x)
-    zx = project(weights, x) if is_narrow(x) else source
-    mask, _ = _pack(controls, call)
-    inputs = [zx, kernel, _nothing() if bias is None else bias]
-    inputs += [*carry, *([_nothing()] * len(carry) if start is None else start), mask]
+    source = x if call.narrow else project(weights, x)
+    mask, _ = _pack(controls, call) or (kernel, kernel)
+    # What a call has not is in its place: a kernel has all of its parameters, and reads it not.
+    inputs = [source, *weights[0], kernel, kernel if bias is None else bias]
+    inputs += [*carry, *([kernel] * len(carry) if start is None else start), mask]
     states = [jax.ShapeDtypeStruct((call.steps, *leaf.shape), jnp.float32) for leaf in carry]
-    after = states if controls.reset is not None else [_nothing()] * len(carry)
-    outputs = [*states, *carry, *after, zx if call.keep else _nothing()]
-    *found, kept = _run(route, code, call, False, inputs, outputs)
+    after = states if controls.reset is not None else [_NOTHING] * len(carry)
+    packed = jax.ShapeDtypeStruct((call.steps, call.rows, kernel.shape[1]), jnp.float32)
+    outputs = [*states, *carry, *after, packed if call.keep else _NOTHING]
+    *found, kept = _run(route, code, call, False, inputs, outputs, {})
     n, make = len(carry), type(carry)
     before, final, after = (make(*found[i * n : (i + 1) * n]) for i in range(3))
     if controls.reset is None:  # as on the fused path: the state after a step enters the next
         after = jax.tree.map(lambda s, last: jnp.concatenate([s[1:], last[None]]), before, final)
-    return (final, after), (weights, x, before, kept, None if additive else source, controls)
+    return (final, after), (weights, x, before, kept, None if code.additive else source, controls)
 
 
 def _pull_back(
@@ -115,17 +117,21 @@ def _pull_back(
     weights, x, before, kept, source, controls = residuals
     zeros = [jnp.zeros_like(leaf[0]) for leaf in before]
     last = [z if d is None else d for z, d in zip(zeros, d_final, strict=True)]
-    every = [*d_states]
-    call = call._replace(every=sum(1 << i for i, d in enumerate(every) if d is not None))
-    every = [_nothing() if d is None else d for d in every]
-    zx = _nothing()
-    if not code.additive:
-        zx = project(weights, source) if is_narrow(x) else source
-    mask, skip = _pack(controls, call)
-    inputs = [weights[1][0], kept, zx, *before, *last, *every, _scale([*last, *every]), mask, skip]
-    outputs = [kept, _nothing() if code.additive else kept, *zeros]
-    outputs += zeros if controls.reset is not None else [_nothing()] * len(zeros)
-    dzh, dzx, *found = _run(route, code, call, True, inputs, outputs)
+    every = sum(1 << i for i, d in enumerate(d_states) if d is not None)
+    kernel = weights[1][0]
+    largest = kernel
+    if every:
+        incoming = [d for d in (*d_final, *d_states) if d is not None]
+        largest = functools.reduce(jnp.maximum, [jnp.abs(d).max() for d in incoming])
+    mask, skip = _pack(controls, call) or (kernel, kernel)
+    inputs = [kernel if source is None else source, *weights[0], kernel, kept, *before, *last]
+    inputs += [*(kernel if d is None else d for d in d_states), largest, mask, skip]
+    outputs = [kept, _NOTHING if code.additive else kept, *zeros]
+    outputs += zeros if controls.reset is not None else [_NOTHING] * len(zeros)
+    call = call._replace(every=every)
+    # As on the fused path, gradients take the place of the pre-activations.
+    in_place = {4: 0} | ({} if code.additive or call.narrow else {0: 1})
+    dzh, dzx, *found = _run(route, code, call, True, inputs, outputs, in_place)
     n, make = len(zeros), type(before)
     d_start = None if controls.reset is None else make(*found[n:])
     d_weights, dx = weight_gradients(cell, weights, x, before, dzh, None if code.additive else dzx)
@@ -133,16 +139,17 @@ def _pull_back(
 
 
 def _run(
-    route: routes.Route, code: CellCode, call: CallCode, backward: bool, inputs: Any, outputs: Any
+    route: routes.Route,
+    code: CellCode,
+    call: CallCode,
+    backward: bool,
+    inputs: Any,
+    outputs: Any,
+    in_place: dict[int, int],
 ) -> list[Array]:
     """A kernel for one member."""
-    found = routes.run(route, code, call, backward, [a[None] for a in inputs], outputs)
+    found = routes.run(route, code, call, backward, [a[None] for a in inputs], outputs, in_place)
     return [array[0] for array in found]
-
-
-def _nothing() -> Array:
-    """In the place of an array that this call has not."""
-    return jnp.zeros(1, jnp.float32)
 
 
 def _masks(controls: Controls) -> dict[str, Array]:
@@ -152,11 +159,14 @@ def _masks(controls: Controls) -> dict[str, Array]:
     return {name: mask for name in BITS if (mask := named[name]) is not None}
 
 
-def _pack(controls: Controls, call: CallCode) -> tuple[Array, Array]:
-    """Masks as bytes, `(time, batch)`, and where a tile needs no product, `(time, tiles)`."""
+def _pack(controls: Controls, call: CallCode) -> tuple[Array, Array] | None:
+    """Masks as bytes, `(time, batch)`, and where a tile needs no product, `(time, tiles)`.
+
+    None where no mask is in force.
+    """
     masks = _masks(controls)
     if not masks:
-        return jnp.zeros(1, jnp.uint8), jnp.zeros(1, jnp.uint8)
+        return None
     shape = (call.steps, call.rows)
     packed = jnp.zeros(shape, jnp.uint8)
     for name, mask in masks.items():
@@ -166,14 +176,6 @@ def _pack(controls: Controls, call: CallCode) -> tuple[Array, Array]:
     dropped = jnp.pad(packed & DROPS_PRODUCT != 0, ((0, 0), (0, missing)), constant_values=True)
     skip = dropped.reshape(call.steps, call.tiles, ROWS_A_TILE).all(-1)
     return packed, skip.astype(jnp.uint8)
-
-
-def _scale(gradients: list[Array]) -> Array:
-    """The power of two that takes the largest of some gradients to [1, 2), `(1)[0]`."""
-    largest = functools.reduce(jnp.maximum, [jnp.abs(d).max() for d in gradients])
-    exponent = lax.bitcast_convert_type(largest, jnp.int32) >> 23
-    # Its inverse is a normal number, too.
-    return lax.bitcast_convert_type(jnp.clip(254 - exponent, 1, 253) << 23, jnp.float32)
 
 
 @functools.cache

@@ -53,3 +53,19 @@ DEVICE float unit_cumsum_(const Place& at, float x, bool from_here) {
   BARRIER;
   return x + others;
 }
+
+// The largest number of all threads of the block; not negative. `place` has WARPS numbers.
+DEVICE float block_max_(float* place, int thread, float x) {
+  UNROLL
+  for (int by = 1; by < 32; by *= 2) x = fmaxf(x, shuffle_xor_(x, by));
+  if (thread % 32 == 0) place[thread / 32] = x;
+  BARRIER;
+  for (int w = 0; w < WARPS; w++) x = fmaxf(x, place[w]);
+  BARRIER;
+  return x;
+}
+// The power of two that takes a number, not negative, to [1, 2). Its inverse is normal, too.
+DEVICE float power_above_(float x) {
+  const int exponent = 254 - (bits_(x) >> 23);
+  return float_((exponent < 1 ? 1 : exponent > 253 ? 253 : exponent) << 23);
+}

@@ -13,6 +13,7 @@ typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
 #define DEVICE static inline
+#define IN_CLASS inline
 #define UNROLL
 #define KERNEL(name) static void name
 #define SHARED u8* const shared = block_.shared;
@@ -23,7 +24,7 @@ typedef unsigned char u8;
 #define RESTRICT
 
 // What a GPU's source has as constants is an argument here: one library serves all calls of a cell.
-static int STEPS, ROWS, CONTROLS, KEEP, EVERY, BIAS, BFLOAT16;
+static int STEPS, ROWS, CONTROLS, KEEP, EVERY, BIAS, NARROW, BFLOAT16;
 
 struct Fiber {
   ucontext_t context;
@@ -81,6 +82,16 @@ DEVICE float shuffle_xor_(float x, int mask) { return shuffle_(x, THREAD % 32 ^ 
 DEVICE float shuffle_up_(float x, int by) { return shuffle_(x, THREAD % 32 - by); }
 DEVICE float shuffle_down_(float x, int by) { return shuffle_(x, THREAD % 32 + by); }
 
+DEVICE int bits_(float x) {
+  int bits;
+  std::memcpy(&bits, &x, 4);
+  return bits;
+}
+DEVICE float float_(int bits) {
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return x;
+}
 DEVICE float exp2_(float x) { return exp2f(x); }
 DEVICE float rcp_(float x) { return 1.f / x; }
 DEVICE u16 half_(float x) {

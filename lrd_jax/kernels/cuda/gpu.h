@@ -3,6 +3,7 @@ typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned char u8;
 #define DEVICE __device__ __forceinline__
+#define IN_CLASS DEVICE
 #define UNROLL _Pragma("unroll")
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(THREADS, 1) name
 #define SHARED extern __shared__ __align__(16) u8 shared[];
@@ -18,6 +19,9 @@ DEVICE void pair_barrier(int pair) { asm volatile("bar.sync %0, 64;" ::"r"(pair 
 DEVICE float shuffle_xor_(float x, int mask) { return __shfl_xor_sync(~0u, x, mask); }
 DEVICE float shuffle_up_(float x, int by) { return __shfl_up_sync(~0u, x, by); }
 DEVICE float shuffle_down_(float x, int by) { return __shfl_down_sync(~0u, x, by); }
+
+DEVICE int bits_(float x) { return __float_as_int(x); }
+DEVICE float float_(int bits) { return __int_as_float(bits); }
 
 DEVICE float exp2_(float x) {
   float y;

@@ -7,12 +7,45 @@
 //
 // UNITS, GATES (blocks of UNITS pre-activations), FIELDS (of the state), ENTERING (fields that enter
 // the product; `entering(p)` is the p-th), STEPS, ROWS (of the batch), and what a call is like:
-// CONTROLS (bits), KEEP, EVERY (bits), BIAS. Arrays have member, time, row, unit in this order.
+// CONTROLS (bits), KEEP, EVERY (bits), BIAS, NARROW. Arrays have member, time, row, unit in this order.
+// With NARROW, a few features, `input` has these, and pre-activations are made of them here; else it
+// has what the input gives to the pre-activations.
 
 enum { BLOCK_H = 1, BLOCK_C = 2, CUT = 4, HOLD = 8, RESET = 16 };  // of a byte of `mask`
 enum { PACKED = GATES * UNITS };
 enum { KT = (UNITS + 15) / 16, MT = (GATES + 1) / 2 };  // tiles along units; pairs of gates
 enum { KB = (PACKED + 31) / 32 };                      // tiles along half of the pre-activations
+enum { MOST_NARROW = 4 };
+
+// What the input gives to the pre-activations of two rows, in registers from one step to the next.
+struct Input {
+  float zx[2][GATES], x[2][MOST_NARROW];
+  const float* weights;  // of the input in shared memory, [NARROW + 1][PACKED], the bias last
+  int unit;
+
+  // Where `place` is free; a barrier has to follow.
+  IN_CLASS Input(float* place, const float* w, const float* bias, long member, int thread, int unit)
+      : weights(place), unit(unit) {
+    for (int i = thread; NARROW && i < (NARROW + 1) * PACKED; i += THREADS)
+      place[i] = i < NARROW * PACKED ? w[member * NARROW * PACKED + i]
+                                     : bias[member * PACKED + i - NARROW * PACKED];
+  }
+  IN_CLASS static int width() { return NARROW ? NARROW : PACKED; }
+  IN_CLASS void load(int j, const float* input, int row) {
+    UNROLL
+    for (int i = 0; i < NARROW; i++) x[j][i] = input[row * NARROW + i];
+    if (!NARROW) UNROLL for (int k = 0; k < GATES; k++)
+      zx[j][k] = input[row * PACKED + k * UNITS + unit];
+  }
+  IN_CLASS void get(int j, float* z) const {
+    UNROLL
+    for (int k = 0; k < GATES; k++) {
+      z[k] = NARROW ? weights[NARROW * PACKED + k * UNITS + unit] : zx[j][k];
+      UNROLL
+      for (int i = 0; i < NARROW; i++) z[k] += x[j][i] * weights[i * PACKED + k * UNITS + unit];
+    }
+  }
+};
 
 // Pre-activations of a step: z^T = U^T h^T. A tile of the product has 16 rows, gate 2 m of the warp's
 // 8 units and then gate 2 m + 1 of the same, and 8 columns, the rows of the batch. What enters the
@@ -29,7 +62,7 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
   float* before[FIELDS] = {BEFORE};
   float* after[FIELDS] = {AFTER};
   float* last[FIELDS] = {LAST};
-  float* const scratch = (float*)(shared + 2 * 8 * H_STRIDE * 2);
+  float* const scratch = (float*)(shared + 2 * 8 * H_STRIDE * 2);  // [8][WARPS]
 
   weights += member * ENTERING * UNITS * PACKED;
   u32 a[MT][ENTERING * KT][4];
@@ -49,6 +82,8 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
     b[k] = BIAS && live ? bias[member * PACKED + k * UNITS + unit] : 0.f;
 
   for (int i = thread; i < 2 * 8 * H_STRIDE; i += THREADS) entering_h[i] = 0;
+  Input in(scratch + 8 * WARPS, input_weights, input_bias, member, thread,
+           live ? unit : UNITS - 1);
   BARRIER;
   // Rows and units that are not there repeat the last one: loads stay within bounds, stores are left
   // out. Indices within one step of the states and of the pre-activations; pointers go with time.
@@ -63,7 +98,8 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
     packed[j] = row[j] * PACKED + (live ? unit : UNITS - 1);
   }
   const long state_step = (long)ROWS * UNITS, packed_step = (long)ROWS * PACKED;
-  input += member * STEPS * packed_step;
+  const long input_step = (long)ROWS * Input::width();
+  input += member * STEPS * input_step;
   if (KEEP) kept += member * STEPS * packed_step;
   if (CONTROLS) mask += member * STEPS * ROWS;
   UNROLL
@@ -77,7 +113,7 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
     }
   }
 
-  float s[2][FIELDS], zx[2][GATES];
+  float s[2][FIELDS];
   int now[2], next[2];  // masks of this step and of the one to come
   // The state as it enters a step: put back where the mask says so, stored, handed to the product.
   auto enter = [&](int t, int j, const float* state) {
@@ -92,8 +128,7 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
       if (live)
         entering_h[((t & 1) * 8 + 2 * q + j) * H_STRIDE + p * KT * 16 + unit] =
             half_(s[j][entering(p)]);
-    UNROLL
-    for (int k = 0; k < GATES; k++) zx[j][k] = input[packed[j] + k * UNITS];
+    in.load(j, input, row[j]);
   };
   UNROLL
   for (int j = 0; j < 2; j++) {
@@ -108,7 +143,7 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
 #pragma unroll 1
   for (int t = 0; t < STEPS; t++) {
     // `input`, `before` and `mask` are of the step to come, `kept` and `after` of this one.
-    input += packed_step;
+    input += input_step;
     UNROLL
     for (int i = 0; i < FIELDS; i++) before[i] += state_step;
     if (CONTROLS) mask += ROWS;
@@ -130,17 +165,18 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
     }
     UNROLL
     for (int j = 0; j < 2; j++) {
-      float z[GATES], o[FIELDS];
+      float z[GATES], zx[GATES], o[FIELDS];
+      in.get(j, zx);
       UNROLL
       for (int k = 0; k < GATES; k++) {
         const int r = (k & 1) * 2 + j;
         z[k] = sum[k / 2][0][r] + sum[k / 2][1][r];
         if (BIAS) z[k] += b[k];
-        if (ADDITIVE) z[k] += zx[j][k];
+        if (ADDITIVE) z[k] += zx[k];
         if (KEEP && here[j]) kept[packed[j] + k * UNITS] = z[k];
       }
       const Place place = {warp, g, 2 * q + j, live, scratch};
-      forward_step(place, s[j], zx[j], z, o);
+      forward_step(place, s[j], zx, z, o);
       UNROLL
       for (int i = 0; i < FIELDS; i++) {
         if ((CONTROLS & HOLD) && (now[j] & HOLD)) o[i] = s[j][i];
@@ -173,8 +209,6 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
   const float* d_every[FIELDS] = {D_EVERY};
   float* const d_init[FIELDS] = {D_INIT};
   float* const d_start[FIELDS] = {D_START};
-  // A power of two, for the range of fp16: products see dz times it.
-  const float up = scale[member], down = 1.f / up;
 
   weights += member * ENTERING * UNITS * PACKED;
   u32 a[ENTERING][KB][4];
@@ -188,24 +222,41 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
                          row < UNITS && from + 1 < PACKED ? w[1] : 0.f);
     }
   for (int i = thread; i < 2 * 8 * Z_STRIDE; i += THREADS) dz_h[i] = 0;
+  Input in(scratch + 8 * WARPS, input_weights, input_bias, member, thread,
+           live ? unit : UNITS - 1);
   BARRIER;
   bool here[2];
-  int at[2], packed[2];  // of a row and unit in a state and in the pre-activations of one step
+  int row[2], at[2], packed[2];  // of a row and unit in a state and in the pre-activations of one step
   float e[2][FIELDS], to_start[2][FIELDS];
   UNROLL
   for (int j = 0; j < 2; j++) {
-    const int row = (int)row0 + 2 * q + j, known = row < ROWS ? row : ROWS - 1;
-    here[j] = live && row < ROWS;
-    at[j] = known * UNITS + (live ? unit : UNITS - 1);
-    packed[j] = known * PACKED + (live ? unit : UNITS - 1);
+    row[j] = (int)row0 + 2 * q + j;
+    here[j] = live && row[j] < ROWS;
+    row[j] = row[j] < ROWS ? row[j] : ROWS - 1;
+    at[j] = row[j] * UNITS + (live ? unit : UNITS - 1);
+    packed[j] = row[j] * PACKED + (live ? unit : UNITS - 1);
     UNROLL
     for (int i = 0; i < FIELDS; i++) {
       e[j][i] = d_last[i][member * ROWS * UNITS + at[j]];
       to_start[j][i] = 0.f;
     }
   }
+  // For the range of fp16 products see dz times a power of two, which takes the largest gradient that
+  // comes in to [1, 2): of the tile where all come at the last step, else of the member.
+  float most = 0.f;
+  if (EVERY) {
+    most = largest[member];
+  } else {
+    UNROLL
+    for (int j = 0; j < 2; j++) UNROLL for (int i = 0; i < FIELDS; i++)
+      most = fmaxf(most, fabsf(e[j][i]));
+    most = block_max_(scratch, thread, most);
+  }
+  const float up = power_above_(most), down = 1.f / up;
+
   // Pointers go back with time. Loads run one step ahead of their use.
   const long state_step = (long)ROWS * UNITS, packed_step = (long)ROWS * PACKED;
+  const long input_step = (long)ROWS * Input::width();
   auto move = [&](long steps) {
     UNROLL
     for (int i = 0; i < FIELDS; i++) {
@@ -215,7 +266,7 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
     kept += steps * packed_step;
     dz += steps * packed_step;
     if (!ADDITIVE) {
-      input += steps * packed_step;
+      input += steps * input_step;
       d_input += steps * packed_step;
     }
     if (CONTROLS) {
@@ -223,22 +274,20 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
       skip += steps * TILES;
     }
   };
-  float z_[2][GATES], zx_[2][GATES], s_[2][FIELDS], d_[2][FIELDS];
+  float z_[2][GATES], s_[2][FIELDS], d_[2][FIELDS];
   int mask_[2], skip_ = 0;
   auto load = [&]() {
     UNROLL
     for (int j = 0; j < 2; j++) {
       UNROLL
-      for (int k = 0; k < GATES; k++) {
-        z_[j][k] = kept[packed[j] + k * UNITS];
-        zx_[j][k] = ADDITIVE ? 0.f : input[packed[j] + k * UNITS];
-      }
+      for (int k = 0; k < GATES; k++) z_[j][k] = kept[packed[j] + k * UNITS];
+      if (!ADDITIVE) in.load(j, input, row[j]);
       UNROLL
       for (int i = 0; i < FIELDS; i++) {
         s_[j][i] = before[i][at[j]];
         d_[j][i] = EVERY >> i & 1 ? d_every[i][at[j]] : 0.f;
       }
-      mask_[j] = CONTROLS ? mask[at[j] / UNITS] : 0;
+      mask_[j] = CONTROLS ? mask[row[j]] : 0;
     }
     if (CONTROLS) skip_ = skip[TILE];
   };
@@ -254,7 +303,8 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
     int now[2];
     UNROLL
     for (int j = 0; j < 2; j++) {
-      float ds[FIELDS], dzx[GATES], dzh[GATES];
+      float zx[GATES], ds[FIELDS], dzx[GATES], dzh[GATES];
+      if (!ADDITIVE) in.get(j, zx);
       now[j] = mask_[j];
       UNROLL
       for (int i = 0; i < FIELDS; i++) {
@@ -263,7 +313,7 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
         if ((CONTROLS & HOLD) && (now[j] & HOLD)) e[j][i] = 0.f;
       }
       const Place place = {warp, g, 2 * q + j, live, scratch};
-      backward_step(place, s_[j], zx_[j], z_[j], e[j], ds, dzx, dzh);
+      backward_step(place, s_[j], zx, z_[j], e[j], ds, dzx, dzh);
       UNROLL
       for (int k = 0; k < GATES; k++) {
         if (here[j]) dz[packed[j] + k * UNITS] = dzh[k];

@@ -24,7 +24,7 @@ static bool run_(Fiber& fiber) {  // until it waits; whether it ended
 extern "C" void run(int backward, void** arguments, int members, int shared, int order,
                     const int* call) {
   STEPS = call[0], ROWS = call[1], CONTROLS = call[2], KEEP = call[3], EVERY = call[4];
-  BIAS = call[5], BFLOAT16 = call[6];
+  BIAS = call[5], NARROW = call[6], BFLOAT16 = call[7];
   backward_ = backward, arguments_ = arguments;
   std::vector<u8> memory(shared + 64);
   std::mt19937 random(order);
