@@ -8,7 +8,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ def run(
     backward: bool,
     inputs: Sequence[Any],
     outputs: Sequence[Any],
+    in_place: Mapping[int, int],
     order: int = 0,
     text: str = "",
 ) -> list[np.ndarray]:
@@ -55,11 +56,15 @@ def run(
       backward: which kernel.
       inputs: its arrays, by `source.names`, members first.
       outputs: shape and dtype of each result.
+      in_place: index of an input -> of the result that takes its place in memory.
       order: of the threads, see run.h.
       text: another source than the cell's.
     """
     arrays = [np.ascontiguousarray(array) for array in inputs]
     results = [np.full(o.shape, np.nan, o.dtype) for o in outputs]
+    for given, taken in in_place.items():
+        arrays[given] = results[taken]
+        arrays[given][:] = inputs[given]
     pointers = [array.ctypes.data for array in (*arrays, *results)]
     numbers = [call.steps, call.rows, call.controls, call.keep, call.every, call.bias, call.narrow]
     build(text or source.for_cpu(code)).run(

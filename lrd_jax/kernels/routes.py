@@ -66,21 +66,24 @@ def current() -> Route:
       UnsupportedError: there is no GPU that can run them.
     """
     chosen = _chosen.get()
-    return chosen[0] if chosen else _of_device()
+    found = chosen[0] if chosen else _of_device()
+    if isinstance(found, str):
+        raise UnsupportedError(found)
+    return found
 
 
 @functools.cache
-def _of_device() -> Route:
-    """The first way in which a small kernel gives the right numbers on this GPU."""
+def _of_device() -> Route | str:
+    """The first way in which a small kernel gives the right numbers on this GPU, or why none."""
     if jax.default_backend() != "gpu":
-        raise UnsupportedError(f"JAX runs on the {jax.default_backend()}, and it is for a GPU")
+        return f"JAX runs on the {jax.default_backend()}, and it is for a GPU"
     device = jax.local_devices()[0]
     capability = re.fullmatch(r"(\d+)\.(\d+)", str(getattr(device, "compute_capability", "")))
     if capability is None:
-        raise UnsupportedError("the GPU is not one of NVIDIA's")
+        return "the GPU is not one of NVIDIA's"
     major, minor = map(int, capability.groups())
     if (major, minor) < _OLDEST:
-        raise UnsupportedError(f"the GPU has compute capability {major}.{minor}, and it wants 8.0")
+        return f"the GPU has compute capability {major}.{minor}, and it wants 8.0"
     reasons = []
     for way in ("ptx", "ffi"):
         route = Route(way, f"sm_{major}{minor}")
@@ -89,7 +92,7 @@ def _of_device() -> Route:
             return route
         except Exception as error:  # whatever compiler, driver or XLA raise
             reasons.append(f"{way}: {one_line(str(error))[:200]}")
-    raise UnsupportedError(f"a small kernel does not run here ({'; '.join(reasons)})")
+    return f"a small kernel does not run here ({'; '.join(reasons)})"
 
 
 _TRIAL = """
@@ -177,7 +180,8 @@ def run(
       inputs: its arrays, by `source.names`, members first.
       outputs: shape and dtype of the results of one member.
       in_place: index of an input -> of the result that takes its place in memory. A thread reads
-        every number of it before it writes the one in its place, and no other reads it.
+        every number of it before it writes the one in its place; nothing that is kept depends on
+        another's reading it.
     """
     ptx, suffix = prepare(route, code, call)
 
@@ -187,7 +191,9 @@ def run(
         if route.way == "emulated":
 
             def emulated(*arrays: Any) -> tuple[Any, ...]:
-                return tuple(emulate.run(code, call, backward, arrays, results, route.order))
+                return tuple(
+                    emulate.run(code, call, backward, arrays, results, in_place, route.order)
+                )
 
             return list(jax.pure_callback(emulated, tuple(results), *arrays))
         name = f"recurrence_{'backward' if backward else 'forward'}_{suffix}"

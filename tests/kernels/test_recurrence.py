@@ -243,7 +243,10 @@ def in_orders(code, call, text="", which=(False, True)):
     given, shapes = arrays(code, call)
     return {
         backward: [
-            emulate.run(code, call, backward, given[backward], shapes[backward], order, text)
+            emulate.run(
+                *(code, call, backward, given[backward], shapes[backward]),
+                *({4: 0} if backward else {}, order, text),
+            )
             for order in emulate.ORDERS
         ]
         for backward in which
@@ -310,10 +313,10 @@ def test_numbers_beyond_half_precision_saturate():
     call = CallCode(steps=2, rows=3)
     (forward, _), (shapes, _) = arrays(code, call, 1)
     forward[0] *= 1e6
-    *found, kept = emulate.run(code, call, False, forward, shapes)
+    *found, kept = emulate.run(code, call, False, forward, shapes, {})
     assert np.isfinite(kept).all() and np.abs(found[0]).max() > 65504
     forward[0][0, 0, 0, 0] = np.nan
-    *_, kept = emulate.run(code, call, False, forward, shapes)
+    *_, kept = emulate.run(code, call, False, forward, shapes, {})
     assert np.isnan(kept[0, 1, 0]).all() and np.isfinite(kept[0, 1, 1:]).all()
 
 
