@@ -254,10 +254,10 @@ def _along_units(name: str, parameters: Any, value: Value, aval: Any, lines: Lin
         raise UnsupportedError(f"its update takes {name} over another axis than the units")
     lines.along_units = True
     if name == "cumsum":
-        if len(value.parts) > 1:
+        if len(value.parts) != 1:
             raise UnsupportedError("its update has a running sum over several blocks")
-        reverse = "true" if parameters["reverse"] else "false"
-        return Packed((lines.value(f"unit_cumsum_(at, {value.parts[0]}, {reverse})"),))
+        (part,), reverse = value.parts, "true" if parameters["reverse"] else "false"
+        return Packed((lines.value(f"unit_cumsum_(at, {part}, {reverse})"),))
     found = [lines.value(f"{_ALONG_UNITS[name]}(at, {part})") for part in value.parts]
     combine = _FORMS["add" if name == "reduce_sum" else "max"]
     total = found[0]
