@@ -2,7 +2,7 @@
 
     python scripts/compile_for_gpu.py configs/urlstm_pmnist.py
     python scripts/compile_for_gpu.py configs/urlstm_pmnist.py --arch=all --json=pmnist.json
-    python scripts/compile_for_gpu.py configs/hdetach_copying.py:H1 --config.model.backend=scan
+    python scripts/compile_for_gpu.py configs/hdetach_copying.py:H1 --config.model.backend=kernel
 
 It needs no GPU, but the compiler for one: `pip install 'lrd-jax[gpu-compile]'`, best into an
 environment of its own. It needs no data either: noise stands in, of the shapes that the config
@@ -15,7 +15,8 @@ it times; here it takes a default of its own.
 
 Each line of the first table is a loop of the program, usually over time, or what is outside of
 loops: how often it runs in a training step, and for each run the kernels launched and the copies.
-The second table has the kernels inside of loops: registers of a thread, bytes that a thread spills
+The second table has the kernels inside of loops, and those of `model.backend=kernel`, which have
+their loops inside: registers of a thread, bytes that a thread spills
 for want of them, shared memory of a block ("?" where XLA does not tell). `--json` has all of them.
 """
 
@@ -89,16 +90,19 @@ def compile_for(config: Any, arch: str) -> tuple[Any, Any]:
     import jax
 
     from lrd_jax.data.stand_in import make_stand_in
-    from lrd_jax.kernels import deviceless, report
+    from lrd_jax.kernels import deviceless, report, routes
     from lrd_jax.runtime.devices import DETERMINISTIC, make_mesh
     from lrd_jax.training.program import make_program
 
     mesh = make_mesh(list(deviceless.devices(TARGETS[arch])))
-    program = make_program(config, make_stand_in(config), mesh)
     flags = DETERMINISTIC if config.devices.deterministic else ()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            lowered = program.lower_train_step()
+            with routes.use(routes.Route("ptx", arch.rstrip("a"))) as own:
+                program = make_program(config, make_stand_in(config), mesh)
+                lowered = program.lower_train_step()
+            for name, ptx in own.items():  # XLA writes those of its own kernels alone
+                Path(folder, f"{name}.ptx").write_text(ptx, encoding="utf-8")
             compiled = deviceless.compile_and_dump(lowered, Path(folder), flags)
         except jax.errors.JaxRuntimeError as error:
             raise RunError(f"XLA did not compile it for {arch}: {error}") from error
@@ -112,8 +116,10 @@ def tables(found: Any, length: int) -> str:
         runs = "?" if part.runs is None else str(part.runs)
         rows.append([part.name, runs, str(len(part.kernels)), str(part.copies)])
     kernels = [["kernel", "in", "registers", "spilled", "shared"]]
-    for part in found.loops:
+    for part in (*found.loops, found.outside):
         for kernel in part.kernels:
+            if part is found.outside and not kernel.name.startswith("recurrence_"):
+                continue
             numbers = (kernel.registers, kernel.spilled, kernel.shared)
             kernels.append(
                 [kernel.name, part.name, *("?" if n is None else str(n) for n in numbers)]

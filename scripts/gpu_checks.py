@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import statistics
 import sys
 import time
@@ -83,7 +84,8 @@ def jobs(backends: list[str], tiny: bool = False) -> list[Job]:
     small, shapes, parity = TINY[0], TINY if tiny else SHAPES, TINY if tiny else PARITY
     ours = [f"ours-{backend}-{cell}" for cell in CELLS for backend in backends]
     found = [Job("jax", "smoke", f"ours-{backend}-lstm", small) for backend in backends]
-    found += [Job("jax", "steps", "ours-auto-urlstm", small)]
+    chosen = ["auto", *(backend for backend in backends if backend == "kernel")]
+    found += [Job("jax", "steps", f"ours-{backend}-urlstm", small) for backend in chosen]
     found += [Job("jax", "parity", name, shape) for shape in parity for name in ours]
     for shape in shapes:
         found += [Job("jax", "time", name, shape) for name in ours]
@@ -113,6 +115,7 @@ def gradients(name: str, shape: Shape) -> tuple[Callable[..., Any], tuple[Any, .
 
     from lrd_jax.cells import make_cell
     from lrd_jax.recurrence import Recurrence
+    from lrd_jax.recurrence.kernel import tell_once
     from lrd_jax.streams import StepContext
 
     who, *path, cell = name.split("-")
@@ -138,6 +141,7 @@ def gradients(name: str, shape: Shape) -> tuple[Callable[..., Any], tuple[Any, .
     else:
         options, p_block = CELLS[cell]
         cell_module = make_cell({"hidden_size": units, **options})
+        tell_once.cache_clear()  # every job hears it
         model = Recurrence(cell_module, p_block=p_block, backend=path[0])
         init = model.init
 
@@ -247,6 +251,7 @@ def steps(job: Job) -> dict[str, Any]:
             "data.name": "digits",
             "data.batch_size": job.shape.batch,
             "model.cell": "urlstm",
+            "model.backend": job.name.split("-")[1],
             "model.hidden_size": job.shape.units,
             "detach.p_block": 0.25,
             "train.num_steps": 24,
@@ -363,6 +368,10 @@ def main(process: str, names: list[list[Any]]) -> None:
     from lrd_jax.errors import one_line
 
     answer = bench_worker.answers()
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())
+    logging.getLogger("lrd_jax.recurrence").addHandler(handler)
     if process != "torch":
         from lrd_jax.runtime import devices
 
@@ -374,10 +383,13 @@ def main(process: str, names: list[list[Any]]) -> None:
     for what, name, shape in names:
         job = Job(process, what, name, Shape(*shape))
         answer(begin=name)
+        told.clear()
         try:
             found = WORK[what](job)
         except Exception as error:  # whatever a library of the contender raises
             found = {"failed": one_line(f"{type(error).__name__}: {error}")[:200]}
+        if told:  # another backend took the place of the one that the record names
+            found["told"] = "; ".join(told)
         answer(done=name, record=found)
 
 

@@ -144,13 +144,22 @@ def check(deadline: Deadline, output: Path, tiny: bool, python: str = "") -> Non
 
 
 def backends() -> list[str]:
-    """Rows of the table of backends that run an LSTM here."""
+    """Rows of the table of backends that run an LSTM here.
+
+    The kernel's own answer would take the GPU, which is for the processes that this one starts.
+    """
     from lrd_jax.cells import make_cell
     from lrd_jax.recurrence.options import Options
     from lrd_jax.recurrence.unroll import BACKENDS
+    from lrd_jax.runtime.accelerators import uses_gpu
 
     cell = make_cell({"cell": "lstm", "hidden_size": 128})
-    return [name for name, entry in BACKENDS.items() if not entry.refuses(cell, Options())]
+    kernel = ["kernel"] if uses_gpu() else []
+    return kernel + [
+        name
+        for name, entry in BACKENDS.items()
+        if not entry.by_name and not entry.refuses(cell, Options())
+    ]
 
 
 def work(process: str, jobs: list[Job], record: Record, deadline: Deadline, python: str) -> int:

@@ -74,7 +74,7 @@ WORDS = {
     "model.kernel_init": ("uniform_rsqrt", "xavier", "trunc_normal"),
     "model.embedding": ("linear", "table"),
     "model.compute_dtype": ("float32", "bfloat16", "float64", "int8"),
-    "model.backend": ("auto", "scan", "fused", "linear"),
+    "model.backend": ("auto", "scan", "fused", "linear", "kernel"),
     "detach.scope": ("batch", "example"),
     "detach.stack_mask": ("shared", "per_layer"),
     "truncate.supervised": ("same", "stop", "2", "0", "-1", "2.5"),

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 from lrd_jax.errors import UserError
@@ -140,6 +141,23 @@ def test_the_scan_of_urlstm_pmnist_on_an_h100(compiler, tmp_path):
     assert f"per time step  {step['per_time_step']['kernels']:.4g} kernels" in text
 
 
+def test_the_kernel_of_urlstm_pmnist_on_an_h100(compiler, tmp_path, monkeypatch):
+    """Five seeds: no loop over time is left, and one launch forward and one backward for all."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = ("--config.num_seeds=5", "--config.model.backend=kernel")
+    record, text = compile_step(tmp_path / "step.json", PMNIST, *options)
+    (step,) = record["targets"].values()
+    assert step["loops"] == [] and "per time step  0 kernels" in text
+    kernels = step["outside"]["kernels"]
+    # Of JAX 0.12's more, two are of the gradient of picking each label's logit.
+    assert len(kernels) <= (40 if jax.__version_info__ < (0, 12) else 42)
+    own = [kernel for kernel in kernels if kernel["name"].startswith("recurrence_")]
+    assert [kernel["name"].split("_")[1] for kernel in own] == ["forward", "backward"]
+    assert all(kernel["spilled"] <= 16 and kernel["name"] in text for kernel in own)
+    # States and pre-activations; their gradients take the place of these.
+    assert step["memory"]["total"] < 5 * 7 * 784 * 64 * 128 * 4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", list(TARGETS))
 def test_every_target(compiler, tmp_path, arch):
@@ -162,6 +180,8 @@ def test_every_target(compiler, tmp_path, arch):
         ((f"{ROOT}/configs/auxiliary_images.py:A14",), 26),
         ((f"{ROOT}/configs/wikitext2.py",), 10),
         ((f"{ROOT}/configs/gating_synthetic.py:G2-UR",), 10),
+        ((f"{ROOT}/configs/hdetach_mnist.py:H11", "--config.model.backend=kernel"), 0),
+        ((f"{ROOT}/configs/hdetach_copying.py:H1", "--config.model.backend=kernel"), 0),
     ],
 )
 def test_kernels_of_other_steps(compiler, tmp_path, arguments, most):

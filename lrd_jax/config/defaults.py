@@ -154,7 +154,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.caption = "show_tell"  # captions: show_tell | show_attend_tell
     model.attention_size = 512  # show_attend_tell: width of the attention's hidden layer
     model.compute_dtype = "float32"  # float32 | bfloat16: operands of the matrix products in time
-    model.backend = "auto"  # auto | scan | fused: how time is unrolled
+    # how time is unrolled: auto | linear | fused | scan | kernel (on a GPU; see docs/gpu.md)
+    model.backend = "auto"
     model.recompute = False  # fused: less memory, one more product a step in the backward pass
 
     detach: Any = _group(c, "detach")

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap
-from jax.custom_derivatives import SymbolicZero
 
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
@@ -23,10 +22,7 @@ from lrd_jax.cells.forms import AdditiveCell, PointwiseCell
 from lrd_jax.errors import UserError, one_line
 from lrd_jax.recurrence.controls import Controls, between, put_back, where_mask, zone_out
 from lrd_jax.recurrence.options import Options
-from lrd_jax.recurrence.second_order import derivative_of, refuse_derivative, stops_gradients
-
-_NARROW = 4  # input features up to which the projection stays in the loop
-
+from lrd_jax.recurrence.passes import is_narrow, project, run_passes, weight_gradients
 
 _STRETCH = 32  # steps whose pre-activations exist at once where they are computed again
 
@@ -115,22 +111,33 @@ def unroll_fused(
     gradients out instead of writing them in place. Where gradients are stopped, that is refused.
     """
     assert isinstance(cell, PointwiseCell)
+    forward, pull_back = passes(cell, x, options)
+    fast = functools.partial(pull_back, in_place=True)
+    return run_passes((forward, pull_back), (forward, fast), cell, carry, x, controls, options)
+
+
+def passes(
+    cell: PointwiseCell, x: Array, options: Options
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """The forward and the backward pass.
+
+    Args:
+      cell: a bound cell.
+      x: inputs, `(time, batch, n)`; their width counts.
+      options: of the call.
+
+    Returns:
+      `forward(weights, (carry, start), x, controls)` to the results of `unroll` and residuals, and
+      `pull_back(residuals, d_final, d_states, in_place=False)` to the gradients of the arguments of
+      `forward`. With `in_place` it is faster, and JAX cannot differentiate it.
+    """
     pure: Any = cell.clone(parent=None, name=None)  # has no parameters
     update, advance = _without_parameters(pure.update), None
     if additive := isinstance(cell, AdditiveCell):
         advance = _without_parameters(pure.advance)
     dot = cell.dot
     names, recompute = cell.recurrent_inputs, options.recompute
-    narrow = x.shape[-1] <= _NARROW
-    weights = (cell.input_weights(x.shape[-1]), cell.recurrent_weights())
-
-    def project(weights: Any, x: Array) -> Array:
-        (kernel, bias), _ = weights
-        if not narrow:
-            return x @ kernel + bias
-        for i in range(x.shape[-1]):
-            bias = bias + x[..., i : i + 1] * kernel[i]
-        return bias
+    narrow = is_narrow(x)
 
     def recur(weights: Any, h: Array) -> Array:
         _, (kernel, bias) = weights
@@ -169,7 +176,7 @@ def unroll_fused(
     ) -> tuple[Any, ...]:
         """Gradients of all arguments, from those of the results; None = zero by construction."""
         weights, x, before, kept, source, controls = residuals
-        (kernel_in, _), (kernel, bias) = weights
+        kernel = weights[1][0]
         d_final = jax.tree.map(
             lambda s, d: jnp.zeros_like(s[0]) if d is None else d,
             before,
@@ -247,11 +254,6 @@ def unroll_fused(
                 d, (dzh, dzx) = lax.scan(step, d, (kept, *inputs), reverse=True)
             return d, dzh, dzx
 
-        def gradient(rows: list[Array], dz: Array) -> Array:
-            """Gradient of the stacked weights that `rows` were multiplied with."""
-            stacked = jnp.concatenate(rows, axis=-1)
-            return dot(stacked.reshape(-1, stacked.shape[-1]).T, dz.reshape(-1, dz.shape[-1]))
-
         def go_back(d: Any, stretch: Any) -> tuple[Any, Any, Array]:
             """Through steps in a row: gradients of the state before, the weights, the inputs."""
             x, before, kept, source, controls, d_states = stretch
@@ -262,18 +264,8 @@ def unroll_fused(
                 else:
                     source = x if narrow else project(weights, x)
             d, dzh, dzx = loop(d, kept, (before, source, controls, d_states))
-            # With a column of ones for the bias, one pass over dz gives all gradients.
-            from_input = [x, jnp.ones_like(x[..., :1])]
-            if additive:
-                dzx = dzh
-                both = gradient([cell.recurrent_input(before), *from_input], dzh)
-                d_kernel, d_input = jnp.split(both, [kernel.shape[0]])
-            else:
-                d_kernel = gradient([cell.recurrent_input(before)], dzh)
-                d_input = gradient(from_input, dzx)
-            d_bias = None if bias is None else dzh.sum((0, 1))
-            d_weights = ((d_input[:-1], d_input[-1]), (d_kernel, d_bias))
-            return d, d_weights, dzx @ kernel_in.T
+            d_weights, dx = weight_gradients(cell, weights, x, before, dzh, dzx)
+            return d, d_weights, dx
 
         everything = (x, before, kept, source, controls, d_states)
         if not recompute:
@@ -301,30 +293,4 @@ def unroll_fused(
             parts = [each.reshape(-1, *each.shape[2:]), *parts]
         return d_weights, d, jnp.concatenate(parts), None
 
-    if stops_gradients(controls):
-        forward = refuse_derivative(forward)
-        differentiable = refuse_derivative(functools.partial(pull_back, in_place=True))
-    else:
-        differentiable = derivative_of(pull_back, functools.partial(pull_back, in_place=True))
-
-    def backward(residuals: Any, cotangents: Any) -> tuple[Any, ...]:
-        d_final, d_states = jax.tree.map(
-            lambda d: None if isinstance(d, SymbolicZero) else d,
-            cotangents,
-            is_leaf=lambda d: isinstance(d, SymbolicZero),
-        )
-        return differentiable(residuals, d_final, d_states)
-
-    @jax.custom_vjp
-    def run(weights: Any, carry: Any, x: Any, controls: Any) -> Any:
-        return forward(weights, carry, x, controls)[0]
-
-    def forward_primals(*args: Any) -> Any:
-        return forward(*jax.tree.map(lambda p: p.value, args, is_leaf=_is_primal))
-
-    run.defvjp(forward_primals, backward, symbolic_zeros=True)
-    return run(weights, (carry, options.start), x, controls)
-
-
-def _is_primal(x: Any) -> bool:
-    return hasattr(x, "perturbed")
+    return forward, pull_back

@@ -8,8 +8,9 @@ from typing import NamedTuple
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
 from lrd_jax.errors import UserError, unknown
-from lrd_jax.recurrence import fused, linear, scan
+from lrd_jax.recurrence import fused, kernel, linear, scan
 from lrd_jax.recurrence.controls import Controls
+from lrd_jax.recurrence.kernel import tell_once
 from lrd_jax.recurrence.options import Options
 from lrd_jax.recurrence.perturbations import perturbed
 
@@ -23,10 +24,13 @@ class Backend(NamedTuple):
         backend and cell.
       run: `(cell, carry, x, controls, options)` to the state after the last step and the states
         after every step; arguments as for `unroll`.
+      by_name: whether it is taken only where it is asked for by name. Then another takes its place
+        where it refuses, with a warning.
     """
 
     refuses: Callable[[RecurrentCell, Options], str]
     run: Callable[[RecurrentCell, Carry, Array, Controls, Options], tuple[Carry, Carry]]
+    by_name: bool = False
 
 
 # In the order in which `auto` asks them: the fastest first.
@@ -34,6 +38,8 @@ BACKENDS = {
     "linear": Backend(linear.refuses, linear.unroll_linear),
     "fused": Backend(fused.refuses, fused.unroll_fused),
     "scan": Backend(scan.refuses, scan.unroll_scan),
+    # Not one of `auto` until it has been seen to be right, and faster, on a GPU.
+    "kernel": Backend(kernel.refuses, kernel.unroll_kernel, by_name=True),
 }
 
 
@@ -49,13 +55,23 @@ def choose_backend(
     """
     if backend != "auto" and backend not in BACKENDS:
         raise unknown("model.backend=", backend, ("auto", *BACKENDS))
-    reasons = {name: entry.refuses(cell, options) for name, entry in BACKENDS.items()}
+    reasons = {
+        name: entry.refuses(cell, options)
+        for name, entry in BACKENDS.items()
+        if name == backend or not entry.by_name
+    }
     able = [name for name, reason in reasons.items() if not reason]
     if backend in able:
         return backend
     if backend == "auto" and able:
         return able[0]
     name = type(cell).__name__
+    if backend != "auto" and BACKENDS[backend].by_name and able:
+        tell_once(
+            f"model.backend={backend} cannot run {name}: {reasons[backend]}; {able[0]} takes its"
+            " place"
+        )
+        return able[0]
     if backend == "auto":
         why = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
         raise UserError(f"no model.backend runs {name} so: {why}")
