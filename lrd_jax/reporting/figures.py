@@ -98,7 +98,7 @@ def legend(figure: Figure, *, note: str = "") -> None:
             entries.setdefault(label, handle)
     if not entries:
         return
-    inches = 0.5 + 0.065 * max(map(len, entries))  # of the longest entry, about
+    inches = 0.55 + 0.055 * max(map(len, entries))  # of the longest entry, about
     columns = max(1, min(len(entries), 4, int(figure.get_figwidth() / inches)))
     rows = math.ceil(len(entries) / columns) + bool(note)
     figure.set_figheight(figure.get_figheight() + 0.16 * rows)  # the panels keep their height
