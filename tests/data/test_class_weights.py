@@ -71,5 +71,5 @@ def test_where_there_is_nothing_to_weigh():
 
     with pytest.raises(UserError, match=r"recall draws its examples anew at every step"):
         balanced(Drawn(), "recall")
-    with pytest.raises(UserError, match=r"data\.class_weights='even': must be none or balanced"):
+    with pytest.raises(UserError, match=r"weights='even': must be one of none, balanced"):
         checks.validate(make_config(data__class_weights="even"))
