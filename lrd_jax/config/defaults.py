@@ -29,7 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
 
     data: Any = _group(c, "data")
     # digits | mnist | fashion_mnist | cifar10 | copy | adding | wikitext2 | wikitext103 | text |
-    # recall | tracking | selective_copy | shapes | flickr8k | coco (pictures with captions)
+    # recall | tracking | selective_copy | shapes | flickr8k | coco (pictures with captions) |
+    # sequences (your own) | tfds:<name> (prepared by TFDS)
     data.name = "digits"
     data.data_dir = "~/tensorflow_datasets"  # where prepared data sets live
     # examples (of text: parallel streams; of captions: pictures) per step over all devices
@@ -37,7 +38,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.permutation = "none"  # none | 92916 | bitreverse | seed:<n>; the same for every run seed
     data.order = "pixel"  # pixel: one pixel a step; row: one image row a step
     data.pixels_per_step = 1  # pixels grouped into one step, after the permutation
-    # last:<n> | first:<n> training examples held out (digits: fixed)
+    # last:<n> | first:<n> training examples held out (digits: fixed); sequences: also a part, 0.2;
+    # without effect where there is a file for it
     data.valid_split = "last:10000"
     # none | balanced: in the training loss a label counts by the inverse of how often its class is
     # in the training set, 1 on average; validation and test count all labels alike
@@ -60,6 +62,23 @@ def get_config() -> ml_collections.ConfigDict:
     data.unit = "char"  # text: char | word
     data.encoding = "preset"  # copy: preset (what the preset's paper used) | scalar | onehot
     data.steps_per_epoch = 1000  # tasks that are drawn: training batches that are called one epoch
+
+    # Sequences of your own, see docs/your_data.md.
+    data.path = ""  # a file, a folder, or what the files in it begin with, as DIR/GunPoint
+    data.test_split = ""  # as valid_split, where there is no file for it; "" = there must be one
+    # auto (found from the files) | class | number | class_per_step | number_per_step | next
+    data.target = "auto"
+    data.scale = "none"  # none | standard | minmax, by training sequences; of predicted numbers too
+    # missing values: refuse | hold (the last value stands for it) | mask (the mean, and a channel
+    # that tells)
+    data.missing = "refuse"
+    data.id_column = "id"  # of a table: names the sequence of a row
+    data.time_column = "time"  # of a table: must increase; "" = the order of the rows
+    data.target_columns = ("target",)  # of a table: one, or several numbers; () = none
+    data.channels = ()  # of a table: columns that are read, () = all others; else their names
+    data.buckets = 4  # different lengths that training batches are padded to, at most
+    # so many batches are put in order of their lengths together, to be padded less; 1 = none
+    data.bucket_batches = 1
 
     # Captions; shapes has features of its own and no restval.
     data.encoder = "efficientnet_lite0"  # flickr8k, coco: folder of the features to read

@@ -4,17 +4,20 @@ Every data set implements `lrd_jax.data.spec.Dataset`; a training batch is a pur
 (seed, step). `lrd_jax.data.registry.DATASETS` lists them.
 """
 
+from pathlib import Path
 from typing import Any
 
 from lrd_jax.data.registry import (
     DATASETS,
     Entry,
     has_captions,
+    is_fitted,
     known_keys,
     make,
     reads_text,
     varied_key,
 )
+from lrd_jax.data.sequence_fit import read_fit
 from lrd_jax.data.spec import Batch, Dataset, DataSpec, InputSpec
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "InputSpec",
     "dataset_names",
     "has_captions",
+    "is_fitted",
     "known_keys",
     "make_dataset",
     "reads_text",
@@ -38,17 +42,21 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(DATASETS)
 
 
-def make_dataset(config: Any) -> Dataset:
+def make_dataset(config: Any, workdir: Path | None = None) -> Dataset:
     """Builds the data set that `config.data` describes; `config.seed` is not read.
 
     Of pictures with captions, what `model.caption` does not look at is not read.
 
     Args:
         config: a config with the keys of `lrd_jax/config/defaults.py`.
+        workdir: of a trained model, whose fit of the data (`sequence_fit`) is taken where there is
+            one.
 
     Raises:
         UserError: a bad value, or data that is neither there nor to be had.
     """
+    if is_fitted(config.data.name):
+        return make(config.data, fitted=None if workdir is None else read_fit(workdir))
     if not has_captions(config.data.name):
         return make(config.data)
     return make(config.data, att=config.model.caption == "show_attend_tell")

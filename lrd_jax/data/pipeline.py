@@ -3,7 +3,7 @@
 import collections
 import functools
 import itertools
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -90,6 +90,7 @@ class ArrayDataset:
         if batch_size < 1:
             raise UserError(f"data.batch_size={batch_size} must be at least 1")
         self.spec = spec
+        self.fit: Any = None  # of sequences: what was fitted on those of training
         self.num_train = len(splits["train"][1])
         self._splits = splits
         self._batch_size = batch_size
@@ -172,6 +173,51 @@ def resident(dataset: Dataset) -> Resident | None:
 def borders(dataset: Dataset) -> tuple[int, ...]:
     """Returns the training steps at which batches of another shape begin; the last are largest."""
     return getattr(dataset, "borders", ())
+
+
+def stack(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Stacks the batches of several members, (batch, time, ...), with zeros up to the longest."""
+    if len({array.shape for array in arrays}) == 1:
+        return np.stack(arrays)
+    longest = max(array.shape[1] for array in arrays)
+
+    def padded(array: np.ndarray) -> np.ndarray:
+        rest = [(0, 0)] * (array.ndim - 2)
+        return np.pad(array, [(0, 0), (0, longest - array.shape[1]), *rest])
+
+    return np.stack([padded(array) for array in arrays])
+
+
+def shapes_change(dataset: Dataset, seeds: Iterable[int], end: int) -> Callable[[int], int] | None:
+    """Returns what tells the first step after a given one at which batches have another shape.
+
+    Args:
+        dataset: a source of batches, with `bucket(seed, step)`, the steps of a batch, where they
+            differ from batch to batch.
+        seeds: of the members, whose batches are padded to the longest.
+        end: the last step of the run.
+
+    Returns:
+        A function of a step, `end` where no change follows; None where all are alike, but for
+        `borders`.
+    """
+    bucket = getattr(dataset, "bucket", None)
+    if bucket is None:
+        return None
+    each, found = sorted(set(seeds)), range(0)  # found: from a step to the change after it
+
+    def steps(number: int) -> int:
+        return max(bucket(seed, number) for seed in each)
+
+    def after(step: int) -> int:
+        nonlocal found
+        if step not in found:
+            here = steps(step)
+            later = (number for number in range(step + 1, end) if steps(number) != here)
+            found = range(step, next(later, end))
+        return found.stop
+
+    return after
 
 
 def _take(examples: tuple[Any, Any], index: Any) -> Batch:

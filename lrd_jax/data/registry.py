@@ -26,6 +26,7 @@ class Entry:
             has one, made of its draws.)
         text: whether it is running text, which a language model reads.
         captions: whether it is pictures with captions.
+        fitted: whether something is fitted on its training examples and kept with the model.
     """
 
     task: Any = None
@@ -33,6 +34,7 @@ class Entry:
     builder: Any = None
     text: bool = False
     captions: bool = False
+    fitted: bool = False
 
 
 _BUILDERS = "lrd_jax.data.builders"
@@ -62,6 +64,7 @@ DATASETS = {
     "mnist": _image("mnist:LrdMnist"),
     "recall": Entry("lrd_jax.data.recall:Recall"),
     "selective_copy": Entry("lrd_jax.data.selective_copying:SelectiveCopying"),
+    "sequences": Entry(maker="lrd_jax.data.sequence_sets:make_sequences", fitted=True),
     "shapes": _captions("make_shapes"),
     "text": Entry(maker="lrd_jax.data.text:make_text", text=True),
     "tracking": Entry("lrd_jax.data.tracking:Tracking"),
@@ -90,7 +93,7 @@ def known_keys(name: str) -> frozenset[str]:
     entry = _find(name)
     makers = [entry.maker] if entry.task is None else [entry.task, _FOR_TASKS]
     found = COMMON_KEYS.union(*(_options(load(maker)) for maker in makers))
-    return found - {"task", "att"}
+    return found - {"task", "att", "fitted"}
 
 
 def reads_text(name: str) -> bool:
@@ -101,6 +104,11 @@ def reads_text(name: str) -> bool:
 def has_captions(name: str) -> bool:
     """Tells whether a data set is pictures with captions; UserError for an unknown name."""
     return _find(name).captions
+
+
+def is_fitted(name: str) -> bool:
+    """Tells whether something is fitted on the training examples of a data set and kept."""
+    return _find(name).fitted
 
 
 def varied_key(name: str) -> str:

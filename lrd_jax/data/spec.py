@@ -11,7 +11,9 @@ from lrd_jax.data.vocabulary import Vocabulary
 Batch = dict[str, Any]
 """`inputs` (batch, time, features) in the stored dtype, or a dict of arrays (batch, ...) where
 `DataSpec.inputs` names some; `targets` as `DataSpec.kind` says, where a label of -1 is not scored;
-and `mask` (batch,) float32, which is 1 for a real example and 0 for padding.
+and `mask` (batch,) float32, which is 1 for a real example and 0 for padding. Where sequences differ
+in length, `lengths` (batch,) int32 counts the valid steps of each, at least 1; what follows them is
+zeros, in targets of each step too.
 
 In running text (kind "language") an example is a token: `inputs`, `targets` and `mask` are (batch,
 time), and `start` (batch,) bool says where a stream begins, so that no state may be carried in."""
@@ -67,12 +69,15 @@ class DataSpec:
     Attributes:
         kind: what is predicted. "classify": one label per sequence, targets (batch,) int32;
             "tag": a label for each of the last `scored` steps, targets (batch, scored), whole;
-            "regress": one number after the last step, targets (batch,) float32;
+            "regress": numbers for a sequence, targets (batch,) float32, or (batch, numbers);
+            "regress_steps": numbers at every step, targets (batch, time, numbers) float32;
+            "forecast": the same, the values of the next step, which nothing may have read before;
             "language": the next token after each step, targets (batch, time) int32;
             "caption": captions of a picture, targets (batch, captions, time) int32.
         length: time steps of a sequence.
         features: width of one time step.
         classes: width of the network's output.
+        class_names: what the outputs are called, one for each; empty: by their numbers.
         offset: one value for each feature, or one for all.
         scale: one value for each feature, or one for all.
         one_hot: the stored inputs are (batch, time, 1) ids below `features`, and the network sees
@@ -82,9 +87,12 @@ class DataSpec:
         symbols: the stored inputs are ids, whose order means nothing.
         scored: "tag": this many last steps may have a label; those of -1 are not scored.
         recalled: "tag": accuracy counts the labels of this many last steps; 0: all.
+        varied: the sequences differ in length: batches have `lengths`, and `length` is that of the
+            longest training sequence. With "tag", every step is scored then.
+        target_offset: of each number that is predicted; targets are `(number - offset) * scale`.
+        target_scale: the same.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
         vocabulary: "language", "caption": what the numbers stand for.
-        labels: "classify", "tag": names of the classes, where they have some.
         class_weights: "classify", "tag": what a label of each class counts in the training loss;
             empty: 1.
         captions: "caption": what they are scored against.
@@ -103,12 +111,15 @@ class DataSpec:
     symbols: bool = False
     scored: int = 0
     recalled: int = 0
+    varied: bool = False
+    target_offset: tuple[float, ...] = (0.0,)
+    target_scale: tuple[float, ...] = (1.0,)
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
-    labels: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
     captions: CaptionSpec | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
 
 
 class Resident(NamedTuple):

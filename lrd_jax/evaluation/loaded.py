@@ -61,7 +61,7 @@ class Loaded:
 
     def changed(self, config: Any) -> Loaded:
         """The same run on the data of another config."""
-        dataset = make_dataset(config)
+        dataset = make_dataset(config, self.workdir)
         objective = make_evaluated(config, dataset.spec)
         return dataclasses.replace(
             self, config=config, dataset=dataset, spec=dataset.spec, objective=objective
@@ -132,7 +132,7 @@ def load(
     Raises:
       UserError: no such run, one whose model or text is another, or a value that does not fit.
     """
-    dataset = make_dataset(config) if with_data else None
+    dataset = make_dataset(config, workdir) if with_data else None
     if dataset is None:
         vocabulary = read_vocabulary(workdir)
         assert vocabulary is not None

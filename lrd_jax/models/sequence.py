@@ -63,8 +63,13 @@ class SequenceModel(nn.Module):
     output_dropout: float = 0.0
 
     @nn.nowrap
-    def features(self, out: RecurrenceOutput) -> Array:
-        """The states that the head reads, `(batch, ..., d)`."""
+    def features(self, out: RecurrenceOutput, lengths: Array | None = None) -> Array:
+        """The states that the head reads, `(batch, ..., d)`.
+
+        Args:
+          out: from `run`.
+          lengths: as for `run`.
+        """
         raise NotImplementedError
 
     def embed(self, x: Array) -> Array:
@@ -72,7 +77,11 @@ class SequenceModel(nn.Module):
         return x if self.embedding is None else self.embedding(x)
 
     def run(
-        self, x: Any, masks: Masks | None = None, step: StepContext | None = None
+        self,
+        x: Any,
+        masks: Masks | None = None,
+        step: StepContext | None = None,
+        lengths: Array | None = None,
     ) -> RecurrenceOutput:
         """Runs the recurrence over the values of sequences.
 
@@ -80,11 +89,12 @@ class SequenceModel(nn.Module):
           x: what the embedding takes; `(batch, time, n)` where there is none.
           masks: from `Recurrence.draw`; None: drawn here for `step`.
           step: a training step, None in evaluation.
+          lengths: valid steps of each example, `(batch,)`; None = all.
         """
         x = self.embed(x)
         if masks is None:
             masks = self.recurrence.draw(step, x.shape[1], x.shape[0])
-        return self.recurrence(x, masks=masks)
+        return self.recurrence(x, masks=masks, lengths=lengths)
 
     def rerun(
         self, x: Array, before: RecurrenceOutput, starts: Array, masks: Masks
@@ -144,15 +154,15 @@ class SequenceClassifier(SequenceModel):
     pool: str = "last"
 
     @nn.nowrap
-    def features(self, out: RecurrenceOutput) -> Array:
-        """The last state, or what is pooled over time, `(batch, d)`."""
-        return pooled(out, self.pool)
+    def features(self, out: RecurrenceOutput, lengths: Array | None = None) -> Array:
+        """The last state, or what is pooled over valid steps, `(batch, d)`."""
+        return pooled(out, self.pool, lengths)
 
 
 class SequenceTagger(SequenceModel):
     """Labels the last steps of a sequence, each from the state right after it.
 
-    Outputs are `(batch, last_steps, classes)`.
+    Outputs are `(batch, last_steps, classes)`; of sequences that differ in length, of all steps.
 
     Attributes:
       last_steps: how many steps are labelled; only these go through the head.
@@ -161,6 +171,6 @@ class SequenceTagger(SequenceModel):
     last_steps: int = 1
 
     @nn.nowrap
-    def features(self, out: RecurrenceOutput) -> Array:
-        """The states after the last steps, `(batch, last_steps, d)`."""
-        return out.outputs[:, -self.last_steps :]
+    def features(self, out: RecurrenceOutput, lengths: Array | None = None) -> Array:
+        """The states after the last steps, `(batch, last_steps, d)`; with lengths after all."""
+        return out.outputs if lengths is not None else out.outputs[:, -self.last_steps :]

@@ -13,15 +13,23 @@ from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.objectives.captioning import Captioning
 from lrd_jax.objectives.language import Language
 from lrd_jax.objectives.segments import Segments
-from lrd_jax.objectives.sequence import Classification, Regression, Tagging
+from lrd_jax.objectives.sequence import (
+    Classification,
+    Forecast,
+    Regression,
+    StepRegression,
+    Tagging,
+)
 
 __all__ = ["Objective", "Sums", "make_evaluated", "make_objective"]
 
 OBJECTIVES = {
     "caption": Captioning,
     "classify": Classification,
+    "forecast": Forecast,
     "language": Language,
     "regress": Regression,
+    "regress_steps": StepRegression,
     "tag": Tagging,
 }
 

@@ -106,7 +106,7 @@ class Auxiliary:
         uncut = task.model.clone(recurrence=task.model.recurrence.clone(truncate_steps=0))
         self._window_model = uncut
         # Losses on many steps cannot share one window: their windows are cut into the pass itself.
-        many = spec.kind == "tag"
+        many = spec.kind in ("tag", "regress_steps", "forecast")
         self._model = task.model if many and supervised else uncut
         self._labels_stopped = supervised is None
         self._labels_window = 0 if many else supervised or 0

@@ -46,6 +46,11 @@ def check_fit(config: Any, spec: DataSpec) -> None:
             f"aux.kind={aux.kind} decodes one sequence, and {config.data.name} has several inputs"
             f" ({', '.join(spec.inputs)}): set aux.kind=none"
         )
+    if spec.varied:
+        raise UserError(
+            f"aux.kind={aux.kind} decodes segments of one length, and the sequences of"
+            f" {config.data.name} differ in length: set aux.kind=none"
+        )
     if aux.reverse and aux.kind == "predict":
         raise UserError("aux.reverse is for reconstruction; leave it out with aux.kind=predict")
     if config.model.bidirectional:

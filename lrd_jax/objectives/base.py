@@ -54,6 +54,14 @@ def blank(spec: DataSpec, steps: int) -> Inputs:
     return zeros(spec, steps, 1 if spec.one_hot else spec.features)
 
 
+def step_weights(batch: dict[str, Any], steps: int) -> Array:
+    """What each step counts, `(batch, steps)`: 1; 0 in padding, of a sequence or of the batch."""
+    mask = jnp.broadcast_to(batch["mask"][:, None], (len(batch["mask"]), steps))
+    if "lengths" not in batch:
+        return mask
+    return mask * (jnp.arange(steps) < batch["lengths"][:, None])
+
+
 def score_weights(batch: dict[str, Any]) -> Array:
     """What each label counts: 1; 0 in padding, and where it is -1 (not scored).
 

@@ -26,7 +26,7 @@ from lrd_jax.models import (
     make_recurrence,
     supervised_reach,
 )
-from lrd_jax.objectives.base import Inputs, Sums, blank, encode, score_weights
+from lrd_jax.objectives.base import Inputs, Sums, blank, encode, score_weights, step_weights
 from lrd_jax.objectives.reports import ClassReport, NumberReport
 from lrd_jax.streams import StepContext
 
@@ -129,8 +129,9 @@ class SequenceObjective:
         """Outputs of the network for a batch; arguments as in `Objective.loss`."""
         apply = functools.partial(self.model.apply, variables)
         x, now = self.noisy(self.values(batch["inputs"]), step), self.in_force(step)
-        out = apply(x, step=now, method="run")
-        features = self.model.features(out)
+        lengths = batch.get("lengths")
+        out = apply(x, step=now, lengths=lengths, method="run")
+        features = self.model.features(out, lengths)
         if self._stops:
             features = jax.lax.stop_gradient(features)
         return apply(features, step, method="read")
@@ -232,7 +233,7 @@ class Classification(SequenceObjective):
 
 
 class Regression(SequenceObjective):
-    """A network that gives one number after the last step.
+    """A network that gives numbers for a sequence.
 
     The metric `loss` is the mean square; in evaluation those of `NumberReport` are beside it.
     """
@@ -253,13 +254,66 @@ class Regression(SequenceObjective):
 
     def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
         """See `SequenceObjective.report`."""
-        return NumberReport().sums(outputs, batch["targets"][..., None], batch["mask"])
+        report = NumberReport(self.spec.target_scale)
+        return report.sums(outputs, batch["targets"].reshape(outputs.shape), batch["mask"])
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
-        error = outputs[..., 0] - batch["targets"]
-        total, count = (error**2 * batch["mask"]).sum(), batch["mask"].sum()
+        error = (outputs - batch["targets"].reshape(outputs.shape)) ** 2
+        total, count = (error.mean(-1) * batch["mask"]).sum(), batch["mask"].sum()
         return total, {"loss": (total, count)}
+
+
+class StepRegression(SequenceObjective):
+    """A network that gives numbers at every step; metrics as of `Regression`."""
+
+    metrics = (LOSS, *NumberReport.metrics)
+    select = (LOSS,)
+
+    def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
+        """Builds the network; arguments as in `make_objective`."""
+        make_pool(config, spec.length)
+        model = SequenceTagger(
+            recurrence=make_recurrence(config, spec.length),
+            head=make_head(config, spec.classes),
+            embedding=make_embedding(config, spec.values),
+            last_steps=spec.length,
+            output_dropout=config.model.output_dropout,
+        )
+        super().__init__(config, spec, horizon, model)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        weights = step_weights(batch, outputs.shape[1])
+        return NumberReport(self.spec.target_scale).sums(outputs, batch["targets"], weights)
+
+    def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
+        """See `SequenceObjective.score`."""
+        weights = step_weights(batch, outputs.shape[1])
+        error = ((outputs - batch["targets"]) ** 2).mean(-1)
+        total, count = (error * weights).sum(), weights.sum()
+        return total, {"loss": (total, count)}
+
+    def share(self, batch: dict[str, Array]) -> Array:
+        """See `SequenceObjective.share`."""
+        return step_weights(batch, batch["targets"].shape[1]).sum(-1)
+
+
+class Forecast(StepRegression):
+    """A network that gives the next step's values at every step."""
+
+    def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
+        """Builds the network; arguments as in `make_objective`.
+
+        Raises:
+          UserError: it would read what it is to predict.
+        """
+        if config.model.bidirectional:
+            raise UserError(
+                "model.bidirectional=True would read the next step, which is to be predicted: set"
+                " it to False"
+            )
+        super().__init__(config, spec, horizon)
 
 
 class Tagging(SequenceObjective):
@@ -283,18 +337,35 @@ class Tagging(SequenceObjective):
             output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+        if spec.class_names:
+            self.metrics = (*self.metrics, *ClassReport.metrics)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`; of symbols, which are drawn uniformly, nothing."""
+        if not self.spec.class_names:
+            return {}
+        targets = batch["targets"]
+        weights = step_weights(batch, targets.shape[1]) * (targets >= 0)
+        return ClassReport(self.spec.classes).sums(outputs, targets, weights)
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
         mask, targets = batch["mask"], batch["targets"].astype(jnp.int32)
-        scored = targets >= 0
+        varied, scored = "lengths" in batch, targets >= 0
+        if varied:
+            scored = scored & (step_weights(batch, targets.shape[1]) > 0)
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
         if "label_weights" in batch:
             losses = losses * batch["label_weights"]
         right = outputs.argmax(-1) == targets
 
         def over(steps: int, values: Array) -> tuple[Array, Array]:
-            """Total and count over the last steps; what is counted are sequences full of labels."""
+            """Total and count over the last steps; what is counted are sequences full of labels.
+
+            Where these differ in length, what is counted are labels.
+            """
+            if varied:
+                return (values * scored).sum(), scored.sum(dtype=values.dtype)
             each = (values * scored)[:, -steps:].mean(-1)
             full = scored[:, -steps:].mean(-1)
             return (each * mask).sum(), (full * mask).sum()
@@ -305,4 +376,6 @@ class Tagging(SequenceObjective):
 
     def share(self, batch: dict[str, Array]) -> Array:
         """See `SequenceObjective.share`."""
+        if "lengths" in batch:
+            return step_weights(batch, batch["targets"].shape[1]).sum(-1)
         return score_weights(batch).mean(-1)

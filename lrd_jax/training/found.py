@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from lrd_jax.config import record, source
-from lrd_jax.data.spec import DataSpec
+from lrd_jax.data.sequence_fit import FILE, read_fit
+from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.reporting import provenance
 from lrd_jax.reporting.workdir import (
@@ -71,6 +72,25 @@ def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) ->
         )
     keep_vocabulary(workdir, spec.vocabulary)
     return told
+
+
+def keep_fit(workdir: Path, dataset: Dataset) -> None:
+    """Writes what was fitted on training examples; a run that goes on must have the same.
+
+    Raises:
+      UserError: it has not.
+    """
+    fit = getattr(dataset, "fit", None)
+    if fit is None:
+        return
+    kept = read_fit(workdir)
+    if kept is None:
+        write_atomically(workdir / FILE, fit.to_json())
+    elif kept != fit:
+        raise UserError(
+            f"the training sequences are not those that {workdir} was trained with: bring these"
+            " back, or choose another --workdir"
+        )
 
 
 _FILE_SYSTEM_S = 30  # within which a new file shows on the other hosts of a network file system

@@ -21,7 +21,7 @@ from lrd_jax.config import checks, command_line
 from lrd_jax.config.horizon import Horizon, steps_between_evaluations
 from lrd_jax.config.members import labels
 from lrd_jax.config.paths import expand_user
-from lrd_jax.data.pipeline import borders, prefetch
+from lrd_jax.data.pipeline import borders, prefetch, shapes_change
 from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.evaluation.inspection import Snapshots
 from lrd_jax.metrics import CollectedMetric, ReportedMetric, finish, stored
@@ -89,6 +89,7 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
         rewritten = processes.from_first(
             lambda: found.keep_config(workdir, config, config_flag, spec)
         )
+        processes.from_first(lambda: found.keep_fit(workdir, program.dataset))
         found.check_visible(workdir)
         checkpoints = Checkpoints(workdir / "checkpoints")
         # Closing waits for the other processes: an error must have reached them by then.
@@ -316,7 +317,11 @@ def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
     ]
     # Borders of the calls: of the loss, and of the shape of the batches.
     between = (horizon.pretrain_steps, *borders(run.program.dataset))
-    return Agenda(entries + [(once(step), lambda: None) for step in between], end)
+    entries += [(once(step), lambda: None) for step in between]
+    seeds = [member.seed for member in run.program.members]
+    if changes := shapes_change(run.program.dataset, seeds, end):
+        entries.append((changes, lambda: None))
+    return Agenda(entries, end)
 
 
 def _add_profile(run: _Run, workdir: Path, agenda: Agenda) -> None:

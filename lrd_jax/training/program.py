@@ -18,7 +18,7 @@ from lrd_jax.cells import CELLS, ParameterGroup
 from lrd_jax.config.horizon import Horizon, run_horizon, steps_between_evaluations
 from lrd_jax.config.members import check_values, members
 from lrd_jax.data import class_weights, make_dataset
-from lrd_jax.data.pipeline import borders, resident
+from lrd_jax.data.pipeline import borders, resident, stack
 from lrd_jax.data.registry import make_task
 from lrd_jax.data.spec import Dataset
 from lrd_jax.errors import UserError
@@ -230,7 +230,7 @@ class Program:
     def _of_members(self, make: Callable[[int], Any]) -> Any:
         seeds = [member.seed for member in self.members]
         each = {seed: make(seed) for seed in set(seeds)}
-        return jax.tree.map(lambda *xs: np.stack(xs), *(each[seed] for seed in seeds))
+        return jax.tree.map(lambda *xs: stack(xs), *(each[seed] for seed in seeds))
 
     # ---- Several steps in a call --------------------------------------------------------------
 

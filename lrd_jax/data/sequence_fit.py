@@ -1,0 +1,454 @@
+"""What is fitted on training sequences alone, and kept with the model: scaling, labels, kind.
+
+`Statistics` reads sequences once, some at a time; `fit` makes a `Fit` of them, which turns
+sequences as they stand in files into arrays for the network, those of training and those of a later
+prediction alike. It is kept in the work directory as `sequences.json`. Nothing here loads JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lrd_jax.data.sequence_files import Place, Sequences
+from lrd_jax.errors import UserError, check_choice, did_you_mean
+
+TARGETS = ("auto", "class", "number", "class_per_step", "number_per_step", "next")
+SCALES = ("none", "standard", "minmax")
+MISSING = ("refuse", "mask", "hold")
+FILE = "sequences.json"
+_MOST_CLASSES = 100  # different whole numbers that are still taken for classes
+_MOST_LABELS = 10_000  # that are remembered
+
+
+class Moments:
+    """Count, mean, spread and range of columns, over what is added; NaN counts for nothing."""
+
+    def __init__(self, columns: int) -> None:
+        self.count = np.zeros(columns)
+        self.mean, self.square = np.zeros(columns), np.zeros(columns)  # of deviations, summed
+        self.low, self.high = np.full(columns, np.inf), np.full(columns, -np.inf)
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds rows `(rows, columns)`, by the update of Chan, Golub and LeVeque (1983)."""
+        values = values.astype(np.float64)
+        there = ~np.isnan(values)
+        count = there.sum(0)
+        total = self.count + count
+        mean = np.where(there, values, 0).sum(0) / np.maximum(count, 1)
+        square = (np.where(there, values - mean, 0) ** 2).sum(0)
+        shift = mean - self.mean
+        self.square += square + shift**2 * self.count * count / np.maximum(total, 1)
+        self.mean += shift * count / np.maximum(total, 1)
+        self.count = total
+        self.low = np.minimum(self.low, np.where(there, values, np.inf).min(0))
+        self.high = np.maximum(self.high, np.where(there, values, -np.inf).max(0))
+
+    def scaling(self, how: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Returns offset and scale of each column; a constant one is not scaled."""
+        zero, one = np.zeros_like(self.mean), np.ones_like(self.mean)
+        offset = {"none": zero, "standard": self.mean, "minmax": self.low}[how]
+        deviation = np.sqrt(self.square / np.maximum(self.count, 1))
+        width = {"none": one, "standard": deviation, "minmax": self.high - self.low}[how]
+        # Rounding leaves a spread of about 1e-16 of a constant's own size.
+        constant = width <= 1e-12 * np.maximum(np.abs(self.mean), 1e-30)
+        return tuple(offset.tolist()), tuple((1 / np.where(constant, 1, width)).tolist())
+
+    def to_json(self) -> dict[str, list[float]]:
+        """Returns what `from_json` takes."""
+        return {name: array.tolist() for name, array in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, content: dict[str, list[float]]) -> Moments:
+        """Reads what `to_json` gave."""
+        made = cls(0)
+        vars(made).update({name: np.array(values, float) for name, values in content.items()})
+        return made
+
+
+class Statistics:
+    """What `fit` needs to know of training sequences; add them, some at a time."""
+
+    def __init__(self) -> None:
+        self.channels: tuple[str, ...] = ()
+        self.target_names: tuple[str, ...] = ()
+        self.lengths: list[int] = []
+        self.per_step = False  # a target beside each step
+        self.varies = ""  # where a target first differs within a sequence
+        self.missing = ""  # where a value is first missing, with its channel
+        self.numeric, self.whole = True, True  # all targets are numbers, whole ones
+        self.labels: set[str] = set()
+        self.inputs, self.once, self.steps = Moments(0), Moments(0), Moments(0)
+
+    def add(self, sequences: Sequences) -> None:
+        """Counts some sequences.
+
+        Raises:
+            UserError: they have other channels than those before.
+        """
+        if not self.channels:
+            self.channels, self.target_names = sequences.channels, sequences.target_names
+            self.per_step = sequences.per_step and sequences.targets is not None
+            self.inputs = Moments(len(self.channels))
+            self.once, self.steps = (Moments(len(self.target_names)) for _ in range(2))
+        check_channels(sequences, self.channels)
+        for values, place in zip(sequences.inputs, sequences.places, strict=True):
+            self.lengths.append(len(values))
+            if not self.missing and np.isnan(values).any():
+                self.missing = _first_missing(values, place, self.channels)
+        self.inputs.add(np.concatenate(sequences.inputs))
+        for target, place in zip(sequences.targets or (), sequences.places, strict=False):
+            self._add_target(target, place)
+
+    def _add_target(self, target: np.ndarray, place: Place) -> None:
+        rows = target if self.per_step else target[None]
+        if not self.varies and (differs := (rows != rows[0]).any(1)).any():
+            self.varies = place.at(int(differs.argmax()))
+        if len(self.labels) <= _MOST_LABELS:
+            self.labels.update(label_text(each) for each in set(rows.ravel().tolist()))
+        if not self.numeric:
+            return
+        try:
+            numbers = rows.astype(np.float64)
+        except ValueError:
+            self.numeric = False
+            return
+        if not np.isfinite(numbers).all():
+            step = int(np.argwhere(~np.isfinite(numbers))[0, 0])
+            raise UserError(f"{place.at(step)}: the target is missing or infinite")
+        self.whole = self.whole and bool((numbers == np.round(numbers)).all())
+        self.once.add(numbers[:1])
+        self.steps.add(numbers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `from_json` takes, without the lengths."""
+        content = {k: v for k, v in vars(self).items() if k != "lengths"}
+        moments = {k: v.to_json() for k, v in content.items() if isinstance(v, Moments)}
+        return content | moments | {"labels": sorted(self.labels)}
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any], lengths: Sequence[int]) -> Statistics:
+        """Reads what `to_json` gave."""
+        made = cls()
+        for name, value in content.items():
+            kind = type(getattr(made, name))
+            setattr(made, name, Moments.from_json(value) if kind is Moments else kind(value))
+        made.lengths = list(lengths)
+        return made
+
+
+@dataclasses.dataclass
+class Arrays:
+    """Sequences as the network and its loss take them, but for scaling, done on the device.
+
+    Attributes:
+        ids: of each sequence.
+        inputs: of each, (time, features) float32, without NaN.
+        targets: of each, by `Fit.kind`: a number of a class, int32 (); float32 (numbers,); or the
+            same for each step, (time,) and (time, numbers); None where the files have none.
+    """
+
+    ids: list[str]
+    inputs: list[np.ndarray]
+    targets: list[np.ndarray] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """What was fitted on training sequences. The network sees `(inputs - offset) * scale`.
+
+    Attributes:
+        kind: `class`, `number`, `class_per_step`, `number_per_step` or `next`.
+        channels: their names.
+        target_names: of the columns of the target; of `next` the channels.
+        classes: by their numbers; () where targets are numbers.
+        missing: `refuse`, `mask` or `hold`.
+        fill: of each channel what stands for a missing value, its training mean.
+        offset: of each feature: the channels, with `mask` the channels that tell after them.
+        scale: the same.
+        target_offset: of each number that is predicted; targets are `(number - offset) * scale`.
+        target_scale: the same.
+        length: of the longest training sequence.
+    """
+
+    kind: str
+    channels: tuple[str, ...]
+    target_names: tuple[str, ...]
+    classes: tuple[str, ...]
+    missing: str
+    fill: tuple[float, ...]
+    offset: tuple[float, ...]
+    scale: tuple[float, ...]
+    target_offset: tuple[float, ...]
+    target_scale: tuple[float, ...]
+    length: int
+
+    @property
+    def features(self) -> int:
+        """Width of a step."""
+        return len(self.offset)
+
+    @property
+    def outputs(self) -> int:
+        """Width of what is predicted."""
+        return len(self.classes) or len(self.target_names)
+
+    @property
+    def per_step(self) -> bool:
+        """Whether something is predicted at every step."""
+        return self.kind in ("class_per_step", "number_per_step", "next")
+
+    def apply(self, sequences: Sequences, *, need_targets: bool = True) -> Arrays:
+        """Turns sequences as they stand in files into arrays.
+
+        Args:
+            sequences: of any split, or to predict for.
+            need_targets: False gives none.
+
+        Raises:
+            UserError: other channels, a missing value, a label that no training sequence has; names
+                file and row.
+        """
+        check_channels(sequences, self.channels)
+        each = zip(sequences.inputs, sequences.places, strict=True)
+        inputs = [self.filled(values, place) for values, place in each]
+        targets = None
+        if need_targets and self.kind == "next":
+            targets = [self.scaled(x[1:, : len(self.channels)]) for x in inputs]
+            for values, place in zip(inputs, sequences.places, strict=True):
+                if len(values) < 2:
+                    raise UserError(f"{place.at()}: a forecast needs at least 2 steps")
+            inputs = [values[:-1] for values in inputs]
+        elif need_targets:
+            if sequences.targets is None:
+                raise UserError(f"{sequences.places[0].file} has no targets")
+            pairs = zip(sequences.targets, sequences.places, strict=True)
+            targets = [self._target(target, sequences, place) for target, place in pairs]
+        return Arrays(sequences.ids, inputs, targets)
+
+    def filled(self, values: np.ndarray, place: Place) -> np.ndarray:
+        """Returns the features of one sequence (time, channels), without missing values.
+
+        Raises:
+            UserError: a value is missing and may not be.
+        """
+        gone = np.isnan(values)
+        if self.missing == "refuse":
+            if gone.any():
+                raise UserError(_refused(_first_missing(values, place, self.channels)))
+            return values
+        fill = np.array(self.fill, np.float32)
+        if self.missing == "mask":
+            return np.concatenate([np.where(gone, fill, values), gone], 1).astype(np.float32)
+        steps = np.where(gone, -1, np.arange(len(values))[:, None])
+        last = np.maximum.accumulate(steps, axis=0)
+        held = np.take_along_axis(values, np.maximum(last, 0), axis=0)
+        return np.where(last < 0, fill, held).astype(np.float32)
+
+    def scaled(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns numbers `(..., numbers)` as they are predicted, float32."""
+        shifted = numbers.astype(np.float64) - np.array(self.target_offset)
+        return (shifted * np.array(self.target_scale)).astype(np.float32)
+
+    def numbers(self, outputs: np.ndarray) -> np.ndarray:
+        """Returns what the network said `(..., numbers)` in the units of the files, float64."""
+        return np.asarray(outputs, np.float64) / np.array(self.target_scale) + self.target_offset
+
+    def _target(self, target: np.ndarray, sequences: Sequences, place: Place) -> np.ndarray:
+        if target.shape[-1] != len(self.target_names):
+            raise UserError(
+                f"{place.at()} has {target.shape[-1]} targets, and those of training have"
+                f" {len(self.target_names)}"
+            )
+        if sequences.per_step and not self.per_step:
+            if (differs := (target != target[0]).any(1)).any():
+                raise UserError(
+                    f"{place.at(int(differs.argmax()))}: the target differs from the sequence's"
+                    " first; set data.target=class_per_step or number_per_step"
+                )
+            target = target[0]
+        elif self.per_step and not sequences.per_step:
+            raise UserError(f"{place.at()} has one target, and data.target={self.kind} needs more")
+        if not self.classes:
+            try:
+                return self.scaled(target.astype(np.float64))
+            except ValueError:
+                raise UserError(f"{place.at()}: the target is no number") from None
+        labels = enumerate(target[..., 0].reshape(-1).tolist())
+        numbers = [self._number(label, place, step) for step, label in labels]
+        return np.array(numbers if self.per_step else numbers[0], np.int32)
+
+    def _number(self, label: Any, place: Place, step: int) -> int:
+        text = label_text(label)
+        try:
+            return self._numbers[text]
+        except KeyError:
+            raise UserError(
+                f"{place.at(step)}: the label {text[:40]!r} is in no training sequence"
+                + (did_you_mean(text, self.classes) or f": {', '.join(self.classes)[:80]}")
+            ) from None
+
+    @functools.cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.classes)}
+
+    def to_json(self) -> str:
+        """Returns the text of `sequences.json`."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Fit:
+        """Reads what `to_json` wrote; ValueError if it is damaged."""
+        try:
+            content = json.loads(text)
+            lists: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+            return cls(**lists)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(f"not what training wrote: {error}") from error
+
+
+def read_fit(workdir: str | Path) -> Fit | None:
+    """Reads `sequences.json` of a work directory; None where it has none, UserError if damaged."""
+    path = Path(workdir) / FILE
+    if not path.exists():
+        return None
+    try:
+        return Fit.from_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error})") from error
+
+
+def statistics(parts: Iterable[Sequences]) -> Statistics:
+    """Returns the statistics of training sequences, read some at a time."""
+    found = Statistics()
+    for part in parts:
+        found.add(part)
+    return found
+
+
+def fit(
+    found: Statistics, *, target: str = "auto", scale: str = "none", missing: str = "refuse"
+) -> Fit:
+    """Fits scaling, labels and the kind of target.
+
+    Args:
+        found: of the training sequences.
+        target: what is predicted, one of `TARGETS`. `auto`: at every step where the targets of a
+            sequence differ, else once; a class where targets are text or few whole numbers (at most
+            100 different ones, and half as many as sequences), else numbers.
+        scale: one of `SCALES`; also of numbers that are predicted.
+        missing: one of `MISSING`.
+
+    Raises:
+        UserError: a value that is unknown or does not fit these sequences.
+    """
+    check_choice("data.scale", scale, SCALES)
+    check_choice("data.missing", missing, MISSING)
+    if found.missing and missing == "refuse":
+        raise UserError(_refused(found.missing))
+    if not found.inputs.count.all():
+        channel = found.channels[int(found.inputs.count.argmin())]
+        raise UserError(f"channel {channel!r} has no value in any training sequence: leave it out")
+    offset, factor = found.inputs.scaling(scale)
+    kind = kind_of(found, target)
+    classes: tuple[str, ...] = ()
+    names, moments = found.target_names, found.steps if kind == "number_per_step" else found.once
+    if kind == "next":
+        if missing == "mask":
+            raise UserError("data.missing=mask has no next value to predict: use data.missing=hold")
+        names, moments = found.channels, found.inputs
+    elif kind.startswith("class"):
+        classes = _classes(found)
+    number = (0.0,) * len(names), (1.0,) * len(names)
+    target_offset, target_scale = number if classes else moments.scaling(scale)
+    told = len(found.channels) if missing == "mask" else 0
+    longest = max(found.lengths) - (kind == "next")
+    return Fit(
+        kind=kind,
+        channels=found.channels,
+        target_names=names,
+        classes=classes,
+        missing=missing,
+        fill=tuple(found.inputs.mean.tolist()),
+        offset=offset + (0.0,) * told,
+        scale=factor + (1.0,) * told,
+        target_offset=target_offset,
+        target_scale=target_scale,
+        length=longest,
+    )
+
+
+def kind_of(found: Statistics, target: str) -> str:
+    """Returns the kind that a target comes to, see `fit`; UserError where it does not fit."""
+    check_choice("data.target", target, TARGETS)
+    if target != "auto":
+        if target != "next" and not found.target_names:
+            raise UserError(f"data.target={target}: the training sequences have no targets")
+        if target == "next" and max(found.lengths) < 2:
+            raise UserError("data.target=next needs sequences of at least 2 steps")
+        if target.startswith("number") and not found.numeric:
+            raise UserError(f"data.target={target}: the targets are text, not numbers")
+        if target.endswith("per_step") and not found.per_step:
+            raise UserError(f"data.target={target}: the files have one target for each sequence")
+        if target in ("class", "number") and found.varies:
+            raise UserError(
+                f"data.target={target}, but {found.varies}: the target differs from the sequence's"
+                f" first; use data.target={target}_per_step"
+            )
+        return target
+    if not found.target_names:
+        return "next"
+    few = len(found.labels) <= min(_MOST_CLASSES, max(2, len(found.lengths) // 2))
+    what = "class" if not found.numeric or (found.whole and few) else "number"
+    return f"{what}_per_step" if found.varies else what
+
+
+def _classes(found: Statistics) -> tuple[str, ...]:
+    """Returns the labels in order: of numbers by size, of text by the alphabet."""
+    if len(found.target_names) > 1:
+        raise UserError(
+            f"classes need one target, and there are {len(found.target_names)}"
+            f" ({', '.join(found.target_names)}): name one by data.target_columns"
+        )
+    if not 2 <= len(found.labels) <= _MOST_LABELS:
+        raise UserError(
+            f"the training sequences have {len(found.labels)} different labels, and classes need 2"
+            f" to {_MOST_LABELS}; numbers to be predicted are data.target=number"
+        )
+    return tuple(sorted(found.labels, key=float if found.numeric else None))
+
+
+def label_text(value: Any) -> str:
+    """Returns a label as text; a whole number is written alike in every format."""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def check_channels(sequences: Sequences, channels: tuple[str, ...]) -> None:
+    """Raises UserError where sequences have other channels than those that are known."""
+    if sequences.channels != channels:
+        raise UserError(
+            f"{sequences.places[0].at()} has the channels {', '.join(sequences.channels)[:80]}, and"
+            f" those before have {', '.join(channels)[:80]}"
+        )
+
+
+def _first_missing(values: np.ndarray, place: Place, channels: Sequence[str]) -> str:
+    step, channel = np.argwhere(np.isnan(values))[0]
+    return f"{place.at(int(step))}: channel {channels[channel]!r} has no value"
+
+
+def _refused(missing: str) -> str:
+    return (
+        f"{missing}; set data.missing=hold (the last value stands for it) or mask (a channel that"
+        " tells)"
+    )
