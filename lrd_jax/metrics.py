@@ -157,7 +157,8 @@ def r_squared(squares: Any, count: Any, total: Any, total_squares: Any) -> Any:
       total_squares: sum of their squares, `(columns,)`.
     """
     around_mean = total_squares - total**2 / count
-    varies = around_mean > 1e-6 * total_squares  # sums in float32: what is left is rounding
+    # Sums in float32: of numbers far from 0 what is left would be rounding. Scale them then.
+    varies = around_mean > 1e-4 * total_squares
     if not varies.any():
         return np.nan
     return np.mean(1 - squares[varies] / around_mean[varies])

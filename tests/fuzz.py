@@ -88,6 +88,7 @@ WORDS = {
     "optim.schedule": ("constant", "cosine", "step"),
     "eval.split": ("train", "valid", "test"),
     "eval.prompt": ("", "the", "Ω"),
+    "train.forward": ("none", "none", "wandb"),
     "devices.split": ("batch", "seeds"),
 }
 ODD_WORDS = ("", " ", "zzz", "UR ", "Ω", "a\nb", "0", "none", "true")

@@ -69,7 +69,10 @@ _SPLITS = ("train", "valid", "test")
 _DEVICE_SPLITS = ("batch", "seeds")
 
 
-_CLASS_WEIGHTS = ("none", "balanced")
+_CHOICES = {
+    "data.class_weights": ("none", "balanced"),
+    "train.forward": ("none", "wandb", "trackio"),
+}
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
@@ -104,8 +107,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 expand_user(values[key])
     if values["eval.split"] not in _SPLITS:
         _refuse("eval.split", values["eval.split"], f"one of {', '.join(_SPLITS)}")
-    if values["data.class_weights"] not in _CLASS_WEIGHTS:
-        _refuse("data.class_weights", values["data.class_weights"], " or ".join(_CLASS_WEIGHTS))
+    for key, legal in _CHOICES.items():
+        if values[key] not in legal:
+            _refuse(key, values[key], f"one of {', '.join(legal)}")
     if values["optim.learning_rate"] <= 0:
         _refuse("optim.learning_rate", values["optim.learning_rate"], "above 0")
     if values["train.num_steps"] == 0 and values["train.num_epochs"] <= 0:

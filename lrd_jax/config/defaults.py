@@ -235,6 +235,9 @@ def get_config() -> ml_collections.ConfigDict:
     # depend on it; a call ends at whatever is due, and after about a second
     train.steps_per_call = 0
     train.tensorboard = True  # write event files; metrics.jsonl has all of their numbers
+    # none | wandb (Weights & Biases) | trackio: forwards the records too, in the project that
+    # WANDB_PROJECT or TRACKIO_PROJECT names; what fails there costs a warning
+    train.forward = "none"
     # Work directory of another run, whose best parameters this one starts from: one seed's for all,
     # or seed by seed; optimizer, schedule and step start anew. "" = parameters are drawn
     train.init_from = ""

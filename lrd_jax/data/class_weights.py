@@ -30,8 +30,13 @@ def balanced(dataset: Dataset, name: str) -> DataSpec:
     counts = np.zeros(spec.classes, np.int64)
     try:
         for batch in dataset.eval_batches("train", _BATCH):
-            labels = batch["targets"][batch["mask"] > 0]
-            counts += np.bincount(labels[labels >= 0].astype(int), minlength=spec.classes)
+            labels, valid = batch["targets"], batch["mask"] > 0
+            if labels.ndim > 1:
+                valid = np.broadcast_to(valid[:, None], labels.shape)
+                if "lengths" in batch:
+                    valid = valid & (np.arange(labels.shape[1]) < batch["lengths"][:, None])
+            labels = labels[valid & (labels >= 0)].astype(int)
+            counts += np.bincount(labels, minlength=spec.classes)
     except UserError as error:
         raise UserError(
             "data.class_weights=balanced counts the labels of the training set, and"

@@ -95,7 +95,6 @@ class DataSpec:
         target_scale: the same.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
         vocabulary: "language", "caption": what the numbers stand for.
-        labels: "classify", "tag": names of the classes, where they have some.
         class_weights: "classify", "tag": what a label of each class counts in the training loss;
             empty: 1.
         captions: "caption": what they are scored against.
@@ -119,7 +118,6 @@ class DataSpec:
     target_scale: tuple[float, ...] = (1.0,)
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
-    labels: tuple[str, ...] = ()
     class_weights: tuple[float, ...] = ()
     captions: CaptionSpec | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)

@@ -74,10 +74,10 @@ class NumberReport:
         """Keeps the unit.
 
         Args:
-          scale: what a number of the network is multiplied by to have the unit of the data, for
-            each column or one for all. R squared is best summed of numbers around 0.
+          scale: what a number of the data was multiplied by (`DataSpec.target_scale`), for each
+            column or one for all; the errors are in the unit of the data.
         """
-        self._scale = np.array(scale)
+        self._unit = 1 / np.array(scale)
 
     def sums(self, outputs: Array, targets: Array, weights: Array) -> Sums:
         """Sums of a batch.
@@ -97,7 +97,7 @@ class NumberReport:
         error, count = outputs - targets, rows.sum()
         squares = total(error**2)
         return {
-            MSE.name: (squares * self._scale**2, count),
-            MAE.name: (total(jnp.abs(error)) * np.abs(self._scale), count),
+            MSE.name: (squares * self._unit**2, count),
+            MAE.name: (total(jnp.abs(error)) * np.abs(self._unit), count),
             R_SQUARED.name: (squares, count, total(targets), total(targets**2)),
         }

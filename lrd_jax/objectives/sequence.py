@@ -254,7 +254,8 @@ class Regression(SequenceObjective):
 
     def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
         """See `SequenceObjective.report`."""
-        return NumberReport().sums(outputs, batch["targets"].reshape(outputs.shape), batch["mask"])
+        report = NumberReport(self.spec.target_scale)
+        return report.sums(outputs, batch["targets"].reshape(outputs.shape), batch["mask"])
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
@@ -264,9 +265,10 @@ class Regression(SequenceObjective):
 
 
 class StepRegression(SequenceObjective):
-    """A network that gives numbers at every step; the metric `loss` is the mean square."""
+    """A network that gives numbers at every step; metrics as of `Regression`."""
 
-    metrics = select = (LOSS,)
+    metrics = (LOSS, *NumberReport.metrics)
+    select = (LOSS,)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -279,6 +281,11 @@ class StepRegression(SequenceObjective):
             output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        weights = step_weights(batch, outputs.shape[1])
+        return NumberReport(self.spec.target_scale).sums(outputs, batch["targets"], weights)
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
@@ -330,6 +337,16 @@ class Tagging(SequenceObjective):
             output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+        if spec.class_names:
+            self.metrics = (*self.metrics, *ClassReport.metrics)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`; of symbols, which are drawn uniformly, nothing."""
+        if not self.spec.class_names:
+            return {}
+        targets = batch["targets"]
+        weights = step_weights(batch, targets.shape[1]) * (targets >= 0)
+        return ClassReport(self.spec.classes).sums(outputs, targets, weights)
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""

@@ -192,18 +192,14 @@ def _wall_time(result: Mapping[str, Any]) -> str:
 def _by_value(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """A row a swept value: metrics as mean and deviation over its seeds."""
     groups = by_value(runs)
-    splits = {"validation": lambda run: run["best"]["valid"], "test": lambda run: run["test"]}
-    # What is only reported has no value of the best validation.
-    shown = [
-        (split, metric) for split, of in splits.items() for metric in _in_order(result, of(runs[0]))
-    ]
-    table = [[*groups[0][0], "seeds", *(f"{split} {metric.name}" for split, metric in shown)]]
+    metrics = _in_order(result, runs[0]["best"]["valid"])  # what is only reported has none of it
+    names = [f"{split} {m.name}" for split in ("validation", "test") for m in metrics]
+    table = [[*groups[0][0], "seeds", *names]]
     for swept, entries in groups:
-        values = [
-            value_over(metric, [splits[split](run) for run in entries]) for split, metric in shown
-        ]
-        counted = seeds_with_value([run["test"] for run in entries])
-        table.append([*(f"{value:g}" for value in swept.values()), counted, *values])
+        parts = ([run["best"]["valid"] for run in entries], [run["test"] for run in entries])
+        values = [value_over(metric, part) for part in parts for metric in metrics]
+        shown = [f"{value:g}" for value in swept.values()]
+        table.append([*shown, seeds_with_value([run["test"] for run in entries]), *values])
     return _table(table)
 
 

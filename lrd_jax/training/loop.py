@@ -25,7 +25,7 @@ from lrd_jax.data.pipeline import borders, prefetch, shapes_change
 from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.evaluation.inspection import Snapshots
 from lrd_jax.metrics import CollectedMetric, ReportedMetric, finish, stored
-from lrd_jax.reporting import header, provenance, summary
+from lrd_jax.reporting import forward, header, provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
     work_directory,
@@ -75,6 +75,7 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
       config_flag: see `train`.
       notes: lines of `effects.judge`, shown before all else.
     """
+    forward.check(config.train.forward)
     found.check_same_everywhere(config, workdir)
     program = warm = None
     if not workdir.exists():  # built before the directory is: bad input leaves none behind

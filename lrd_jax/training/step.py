@@ -149,11 +149,12 @@ def _summed_over_parts(
     firsts = first + size * jnp.arange(count)
 
     def add(total: Any, part: Any) -> tuple[Any, Any]:
-        (carry, examples), start = part
-        grads, sums, carry = of_part(carry, examples, start)
+        (carry, batch), first = part
+        grads, sums, carry = of_part(carry, batch, first)
         return jax.tree.map(jnp.add, total, (grads, sums)), carry
 
-    shapes = jax.eval_shape(of_part, *jax.tree.map(lambda x: x[0], parts), firsts[0])[:2]
+    one = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(of_part, one[0], one[1], firsts[0])[:2]
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (grads, sums), carries = lax.scan(add, zeros, (parts, firsts))
     return grads, sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carries)

@@ -71,5 +71,17 @@ def test_where_there_is_nothing_to_weigh():
 
     with pytest.raises(UserError, match=r"recall draws its examples anew at every step"):
         balanced(Drawn(), "recall")
-    with pytest.raises(UserError, match=r"data\.class_weights='even': must be none or balanced"):
+    with pytest.raises(UserError, match=r"weights='even': must be one of none, balanced"):
         checks.validate(make_config(data__class_weights="even"))
+
+
+def test_padded_steps_are_no_labels():
+    class Padded(RandomData):
+        spec = dataclasses.replace(SPEC, kind="tag")
+
+        def eval_batches(self, split, batch_size, rows=slice(None)):
+            labels = np.array([[1, 3, 3, 0], [3, 0, 0, 0], [2, 2, 2, 2]], np.int32)
+            yield {"targets": labels, "mask": np.array([1, 1, 0]), "lengths": np.array([3, 1, 4])}
+
+    found = balanced(Padded(), "x").class_weights
+    np.testing.assert_allclose(found, [0, 2, 0, 2 / 3])
