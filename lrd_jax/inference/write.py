@@ -153,5 +153,5 @@ def _pyarrow() -> Any:
         return importlib.import_module("pyarrow")
     except ImportError as error:
         raise UserError(
-            ".parquet files need pyarrow: pip install 'lrd-jax[sequences]', or write .csv"
+            ".parquet files need pyarrow: pip install 'lrd-jax[tables]', or write .csv"
         ) from error

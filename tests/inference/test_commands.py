@@ -113,7 +113,7 @@ def test_refused_in_a_line(run, table, tmp_path, capsys, change, message):
 
 def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(write.UserError, match=r"lrd-jax\[sequences\]"):
+    with pytest.raises(write.UserError, match=r"lrd-jax\[tables\]"):
         write.check(tmp_path / "out.parquet", tmp_path)
 
 
