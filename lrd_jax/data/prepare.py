@@ -3,10 +3,12 @@ r"""Prepares data sets on disk; on the command line, also from files that are al
     python -m lrd_jax.data.prepare NAME [--from_dir=DIR] [--data_dir=DIR]
 
 Without `--from_dir` the source files are downloaded. Training does the same by itself. Pictures
-with captions are never downloaded; of them features are made too (`--encoder`, `--features`).
+with captions are never downloaded; of them features are made too (`--encoder`, `--features`). NAME
+`sequences` stands for your own, see `sequence_store.prepare_sequences`.
 """
 
 import contextlib
+import dataclasses
 import io
 import logging as stdlogging
 import shutil
@@ -26,6 +28,7 @@ from lrd_jax.data.builders import Builder
 from lrd_jax.data.builders.sources import DownloadError, download
 from lrd_jax.data.encoders import DEFAULT
 from lrd_jax.data.registry import caption_names, find_builder, prepared_names
+from lrd_jax.data.sequence_files import Layout
 from lrd_jax.errors import RunError, UserError
 from lrd_jax.runtime import terminal
 from lrd_jax.runtime.locks import locked_folder
@@ -131,7 +134,7 @@ def prepare(name: str, data_dir: str | Path, from_dir: str | Path = "") -> Build
                 source_dir = downloads / builder.name
                 for source in builder.SOURCES:
                     download(source, source_dir)
-            _generate(builder, downloads, source_dir)
+            generate(builder, downloads, source_dir)
         except DownloadError as error:
             raise UserError(
                 f"{name} is not prepared in {data_dir} and cannot be downloaded ({error}). Ways "
@@ -203,7 +206,7 @@ def read_records(builder: Any, split: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _generate(builder: Builder, downloads: Path, source_dir: Path) -> None:
+def generate(builder: Builder, downloads: Path, source_dir: Path) -> None:
     """Lets TFDS write the data set, without its bars in log files and its lines on stdout."""
     tfds.display_progress_bar(bool(builder.SOURCES) and sys.stderr.isatty())
     with contextlib.redirect_stdout(io.StringIO()):
@@ -219,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m lrd_jax.data.prepare",
         description="Prepares a data set, from source files on disk or by downloading them.",
     )
-    names = (*prepared_names(), *caption_names())
+    names = (*prepared_names(), *caption_names(), "sequences")
     parser.add_argument("name", metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "--from_dir", default="", help="folder of the source files, packed (.gz) or unpacked"
@@ -241,11 +244,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     captions.add_argument(
         "--no_att", action="store_true", help="only what Show & Tell needs: no features of parts"
     )
+    own = parser.add_argument_group("sequences of your own")
+    own.add_argument("--name", dest="set_name", default="", help="default: that of the folder")
+    own.add_argument("--valid_split", default="", help="where there is no file for it, e.g. 0.1")
+    own.add_argument("--test_split", default="", help="the same")
+    for key, default in dataclasses.asdict(Layout()).items():
+        text = default if isinstance(default, str) else ",".join(default)
+        own.add_argument(f"--{key}", default=text, help=f"see data.{key} (default: %(default)r)")
     logging.use_absl_handler()
     try:
         flags = parser.parse_args(argv)
         if flags.name in caption_names():
             return _prepare_captions(flags)
+        if flags.name == "sequences":
+            return _prepare_sequences(flags)
         if flags.encoder or flags.features or flags.no_att:
             raise UserError(
                 f"--encoder, --features and --no_att are for {' and '.join(caption_names())}, not"
@@ -280,6 +292,31 @@ def _prepare_captions(flags: Any) -> int:
         att=not flags.no_att,
     )
     print(f"{flags.name} is prepared in {folder}: train with --config.data.encoder={encoder}")
+    return 0
+
+
+def _prepare_sequences(flags: Any) -> int:
+    from lrd_jax.data import sequence_store
+
+    if not flags.from_dir:
+        raise UserError("name the folder of your sequences by --from_dir=DIR")
+    given: Any = {
+        key: getattr(flags, key)
+        if isinstance(default, str)
+        else tuple(filter(None, getattr(flags, key).split(",")))
+        for key, default in dataclasses.asdict(Layout()).items()
+    }
+    folder, sizes, written = sequence_store.prepare_sequences(
+        flags.from_dir,
+        flags.data_dir,
+        flags.set_name,
+        Layout(**given),
+        flags.valid_split,
+        flags.test_split,
+    )
+    state = "is prepared" if written else "was already prepared (delete it to prepare it anew)"
+    counted = ", ".join(f"{split} {count}" for split, count in sizes.items())
+    print(f"{folder} {state}: {counted}; train with --config.data.path={folder}")
     return 0
 
 
