@@ -34,6 +34,8 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     accuracies = [seed["test"]["accuracy"] for seed in names["result"]["seeds"]]
     assert len(accuracies) == 3 and min(accuracies) > 0.95
     assert names["said"].labels.tolist() == ["up", "down"]
-    assert names["believed"][-1] == pytest.approx(float(names["said"].probabilities[0, 1]), abs=1e-5)
+    assert names["believed"][-1] == pytest.approx(
+        float(names["said"].probabilities[0, 1]), abs=1e-5
+    )
     assert (tmp_path / "quickstart/stream.png").stat().st_size > 5000
     assert names["network"].apply(names["params"], names["x"]).shape == (4, 2)

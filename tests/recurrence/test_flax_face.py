@@ -190,7 +190,7 @@ class OfNNX(nnx.Module):
 
 
 def test_the_recipe_for_nnx():
-    """The same network and gradient as in Linen; h-detach draws from rngs that the call is given."""
+    """Network and gradient are those of Linen; h-detach draws from rngs that the call is given."""
     model = OfNNX(nnx.Rngs(0), p_block=0.5)
     params = nnx.to_pure_dict(nnx.state(model.recurrence, nnx.Param))
 
