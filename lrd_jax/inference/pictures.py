@@ -41,33 +41,33 @@ class Pictures:
         """
         pillow()
         self._single = None if path.is_dir() else path
-        self._folder = PictureFolder(path) if path.is_dir() else None
-        if self._folder is not None and not list(self._folder):
+        self._files = PictureFolder(path) if path.is_dir() else None
+        if self._files is not None and not list(self._files):
             raise UserError(f"{path} holds no pictures ({', '.join(sorted(SUFFIXES))})")
 
     def __enter__(self) -> Pictures:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._folder is not None:
-            self._folder.__exit__()
+        if self._files is not None:
+            self._files.__exit__()
 
-    def open(self, name: str) -> Any:
+    def _open(self, name: str) -> Any:
         """A picture as `PIL.Image` in RGB; UserError where it cannot be read."""
         if self._single is not None:
             return decode(self._single.read_bytes(), self._single.name)
-        assert self._folder is not None
-        return self._folder.open(name)
+        assert self._files is not None
+        return self._files.open(name)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Yields name and picture of all that can be read; UserError where none can."""
         if self._single is not None:
-            yield self._single.name, self.open("")
+            yield self._single.name, self._open("")
             return
         read = 0
-        for name in self._folder or ():
+        for name in self._files or ():
             try:
-                picture = self.open(name)
+                picture = self._open(name)
             except UserError as error:
                 logger.warning("%s: left out", error)
                 continue

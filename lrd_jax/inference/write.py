@@ -127,15 +127,15 @@ class _Npz:
 
     def close(self) -> None:
         try:
-            with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as members:
                 for name, texts in self._texts.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    with members.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array(member, np.array(texts), allow_pickle=False)
                 for name, (file, dtype) in self._parts.items():
                     header = {"fortran_order": False, "shape": (self._rows,)}
                     header["descr"] = np.lib.format.dtype_to_descr(dtype)
                     file.seek(0)
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    with members.open(f"{name}.npy", "w", force_zip64=True) as member:
                         np.lib.format.write_array_header_2_0(member, header)
                         while piece := file.read(2**20):
                             member.write(piece)
@@ -153,5 +153,5 @@ def _pyarrow() -> Any:
         return importlib.import_module("pyarrow")
     except ImportError as error:
         raise UserError(
-            ".parquet files need pyarrow: pip install 'lrd-jax[sequences]', or write .csv"
+            ".parquet files need pyarrow: pip install 'lrd-jax[tables]', or write .csv"
         ) from error

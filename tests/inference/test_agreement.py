@@ -60,11 +60,11 @@ print(json.dumps(found))
 """
 
 
-@pytest.fixture(scope="module")
-def elsewhere(request, tmp_path_factory):
-    """What the programs of some cases say in a process of their own, by folder."""
+@pytest.fixture(params=[FEW, pytest.param(MORE, marks=pytest.mark.slow)], ids=["few", "more"])
+def elsewhere(request, tmp_path):
+    """What the programs of some cases say in a process of their own, by case."""
     pytest.importorskip("flatbuffers", reason="the extra export is not installed")
-    folder = tmp_path_factory.mktemp("agreement")
+    folder = tmp_path
     np.savez(folder / "given.npz", inputs=PADDED, lengths=LENGTHS)
     for name in request.param:
         spec, overrides = CASES[name]
@@ -75,22 +75,20 @@ def elsewhere(request, tmp_path_factory):
     command += [str(folder / name / "out") for name in request.param]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=folder)
     assert done.returncode == 0, done.stderr
-    return folder, json.loads(done.stdout)
+    said = json.loads(done.stdout)
+    return folder, {name: said[str(folder / name / "out")] for name in request.param}
 
 
-@pytest.mark.parametrize(
-    ("elsewhere", "name"),
-    [(FEW, name) for name in FEW]
-    + [pytest.param(MORE, name, marks=pytest.mark.slow) for name in sorted(MORE)],
-    indirect=["elsewhere"],
-)
-def test_all_ways_agree(elsewhere, name):
+def test_all_ways_agree(elsewhere):
     folder, found = elsewhere
-    spec, overrides = CASES[name]
+    for name, there in found.items():
+        check(folder / name, *CASES[name], there)
+
+
+def check(run, spec, overrides, there):
     seeds = "all" if "num_seeds" in overrides else "best"
-    model = lrd_jax.load(folder / name, seeds=seeds)
+    model = lrd_jax.load(run, seeds=seeds)
     values = values_of(model.predict(RAGGED))
-    there = found[str(folder / name / "out")]
     per_step = spec.kind == "tag"
     for number, length in enumerate(LENGTHS):
         whole, steps = np.array(there["whole"])[number], np.array(there["steps"])[:, number]
@@ -99,10 +97,10 @@ def test_all_ways_agree(elsewhere, name):
         assert expected.std() > 1e-3 or spec.kind == "regress"
         np.testing.assert_allclose(whole[:length] if per_step else whole, expected, atol=TOLERANCE)
         np.testing.assert_allclose(last, expected, atol=TOLERANCE)
-    np.savez(folder / "own.npz", ids=["b", "a", "d", "c"], inputs=PADDED, lengths=LENGTHS)
-    told = ["--input", str(folder / "own.npz"), "--output", str(folder / "said.npz")]
-    assert predict([f"--workdir={folder / name}", f"--seeds={seeds}", *told]) == 0
-    table = dict(np.load(folder / "said.npz"))
+    np.savez(run / "own.npz", ids=["b", "a", "d", "c"], inputs=PADDED, lengths=LENGTHS)
+    told = ["--input", str(run / "own.npz"), "--output", str(run / "said.npz")]
+    assert predict([f"--workdir={run}", f"--seeds={seeds}", *told]) == 0
+    table = dict(np.load(run / "said.npz"))
     ids = np.repeat(["b", "a", "d", "c"], LENGTHS if per_step else 1).tolist()
     assert table["id"].tolist() == ids
     for place, column in enumerate(model.names if spec.class_names else "prediction".split()):

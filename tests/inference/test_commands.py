@@ -42,13 +42,12 @@ def arguments(run, table, output, *others):
 
 
 def test_a_table_keeps_the_order_and_ids_of_the_input(run, table, tmp_path, capsys):
+    pytest.importorskip("pyarrow", reason="the extra tables is not installed")
     before = sorted(run.rglob("*"))
     sequences = next(stream(table, Layout(target_columns=()), need_targets=False))
     said = lrd_jax.load(run).predict(sequences.inputs)
     found = {}
     for kind in ("csv", "npz", "parquet"):
-        if kind == "parquet":
-            pytest.importorskip("pyarrow")
         output = tmp_path / f"out.{kind}"
         output.write_text("what stood there before", encoding="utf-8")
         assert predict(arguments(run, table, output)) == 0
@@ -67,7 +66,9 @@ def read(path):
     if path.suffix == ".npz":
         return dict(np.load(path))
     if path.suffix == ".parquet":
-        return pytest.importorskip("pyarrow.parquet").read_table(path).to_pydict()
+        from pyarrow import parquet
+
+        return parquet.read_table(path).to_pydict()
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return {name: [row[name] for row in rows] for name in rows[0]}
@@ -113,7 +114,7 @@ def test_refused_in_a_line(run, table, tmp_path, capsys, change, message):
 
 def test_a_library_that_is_missing_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(write.UserError, match=r"lrd-jax\[sequences\]"):
+    with pytest.raises(write.UserError, match=r"lrd-jax\[tables\]"):
         write.check(tmp_path / "out.parquet", tmp_path)
 
 

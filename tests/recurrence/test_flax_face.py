@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from lrd_jax.cells import LSTMCell, RNNCell
 from lrd_jax.errors import UserError
@@ -171,3 +172,46 @@ def test_without_perturbations_nothing_changes_and_other_backends_refuse():
             perturbations(fused, variables_, X)
     with pytest.raises(UserError, match="backend=scan"):
         fused.apply(variables | {"perturbations": zeros}, X)
+
+
+# ---- Flax NNX -----------------------------------------------------------------------------------
+
+
+class OfNNX(nnx.Module):
+    """The recipe: a recurrence inside a module of NNX, by Flax's own bridge."""
+
+    def __init__(self, rngs, **options):
+        linen = Recurrence(LSTMCell(D), **options)
+        self.recurrence = nnx.bridge.lazy_init(nnx.bridge.ToNNX(linen, rngs=rngs), X)
+        self.head = nnx.Linear(D, 2, rngs=rngs)
+
+    def __call__(self, x, **how):
+        return self.head(self.recurrence(x, **how).last)
+
+
+def test_the_recipe_for_nnx():
+    """Network and gradient are those of Linen; h-detach draws from rngs that the call is given."""
+    model = OfNNX(nnx.Rngs(0), p_block=0.5)
+    params = nnx.to_pure_dict(nnx.state(model.recurrence, nnx.Param))
+
+    @nnx.jit
+    def free(model):
+        return nnx.value_and_grad(lambda m: m(X, deterministic=True).sum())(model)
+
+    @nnx.jit
+    def drawn(model, key):
+        return nnx.grad(lambda m: m(X, rngs=nnx.Rngs(h_detach=key)).sum())(model)
+
+    @jax.jit
+    def linen(params, kernel):
+        last = Recurrence(LSTMCell(D)).apply({"params": params}, X).last
+        return (last @ kernel).sum()
+
+    kernel = model.head.kernel[...]
+    value, found = free(model)
+    expected, ours = jax.value_and_grad(linen)(params, kernel)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    theirs = nnx.to_pure_dict(found["recurrence"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), theirs, ours)
+    leaves = [jax.tree.leaves(drawn(model, jax.random.key(n))["recurrence"]) for n in (1, 2)]
+    assert any((one != other).any() for one, other in zip(*leaves, strict=True))
