@@ -100,6 +100,11 @@ class CollectedMetric(Metric):
     """
 
 
+def plain(value: Any) -> float:
+    """A number as Python's: of float32 the fewest digits that mean it, 0.06 for 0.059999998."""
+    return float(str(value)) if isinstance(value, np.float32) else float(value)
+
+
 LOSS = Metric("loss")
 NATS = Metric("loss", unit="nats")  # of running text: per token
 ACCURACY = Metric("accuracy", "%", 2, higher_is_better=True, range=(0.0, 1.0))

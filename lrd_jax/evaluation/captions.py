@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -71,9 +72,10 @@ def run(loaded: Loaded) -> Any:
         return _of_own_pictures(loaded)
     dataset, split = loaded.dataset, loaded.split
     assert isinstance(dataset, CaptionDataset)
-    places = dataset.places(split)
+    # As many as are scored: all, or `eval.max_examples` of them.
+    places = dataset.places(split)[: loaded.config.eval.max_examples or None]
     if len(places) == 1:
-        logger.warning("the split %s has one picture: its CIDEr is 0", split)
+        logger.warning("one picture of the split %s is scored: its CIDEr is 0", split)
     references = [dataset.pictures[place].scored for place in places]
     result = measure(loaded)
     result["decoding"] = loaded.objective.how._asdict()
@@ -82,11 +84,11 @@ def run(loaded: Loaded) -> Any:
         for index, entry in enumerate(result["seeds"]):
             params = jax.tree.map(lambda leaf, i=index: leaf[i], loaded.best.params)
             one = Speaker(loaded.objective, params, "")
-            said = [words for words, _ in captions_of(one, loaded)]
+            said = [words for words, _ in itertools.islice(captions_of(one, loaded), len(places))]
             entry[split]["meteor"] = meteor.meteor(said, references)
         result["metrics"] |= declarations([METEOR])
     speaker = speaker_of(loaded, loaded.config.eval.ensemble)
-    found = list(captions_of(speaker, loaded))
+    found = list(itertools.islice(captions_of(speaker, loaded), len(places)))
     scorer, said = CaptionScorer(references), [words for words, _ in found]
     if loaded.config.eval.ensemble:
         together = speaker.objective.scores.of(said, places)
