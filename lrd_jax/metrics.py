@@ -102,7 +102,8 @@ class CollectedMetric(Metric):
 
 def plain(value: Any) -> float:
     """A number as Python's: of float32 the fewest digits that mean it, 0.06 for 0.059999998."""
-    return float(str(value)) if isinstance(value, np.float32) else float(value)
+    short = getattr(value, "dtype", None) == np.float32
+    return float(str(value)) if short else float(value)
 
 
 LOSS = Metric("loss")

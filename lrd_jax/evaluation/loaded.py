@@ -99,10 +99,7 @@ class Loaded:
             split="seeds" if by_seeds else "batch",
             max_examples=self.config.eval.max_examples,
         )
-        name = {"train": "evaluating on train", "valid": "validating", "test": "testing"}[
-            self.split
-        ]
-        with progress.evaluating(name) as shown:
+        with progress.evaluating(f"evaluating {self.split}") as shown:
             values = scorer(self.best.params, self.split, shown=shown)
         best = jax.device_get(self.best)
         each = seed_results(
