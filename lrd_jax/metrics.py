@@ -175,6 +175,13 @@ MSE = ReportedMetric("mse", range=(0.0, math.inf), finish=column_mean)
 MAE = ReportedMetric("mae", range=(0.0, math.inf), finish=column_mean)
 R_SQUARED = ReportedMetric("r2", "", 4, True, (-math.inf, 1.0), finish=r_squared)
 
+
+def plain(value: Any) -> float:
+    """A number as Python's: of float32 the fewest digits that mean it, 0.06 for 0.059999998."""
+    short = getattr(value, "dtype", None) == np.float32
+    return float(str(value)) if short else float(value)
+
+
 LOSS = Metric("loss")
 NATS = Metric("loss", unit="nats")  # of running text: per token
 ACCURACY = Metric("accuracy", "%", 2, higher_is_better=True, range=(0.0, 1.0))

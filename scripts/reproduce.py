@@ -184,7 +184,7 @@ def applicable(
     checks.validate(config)
     from lrd_jax.training import effects  # loads JAX: after what is wrong without it
 
-    unused = effects.unused(config)
+    unused = effects.known_nowhere(config)
     known = tuple(o for o in overrides if o.partition("=")[0] not in unused)
     given = {override.partition("=")[0] for override in overrides}
     left_out = {key: reason for key, reason in unused.items() if key in given}

@@ -27,9 +27,8 @@ import itertools
 import json
 import math
 import os
-import signal
-import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from sweep_arguments import (  # noqa: E402
     parse_varied,
     trial_config,
 )
+from sweep_trials import open_study, run, wait_until_free  # noqa: E402
 
 from lrd_jax.config.paths import split_spec  # noqa: E402
 from lrd_jax.errors import Interrupted, RunError, UserError  # noqa: E402
@@ -55,7 +55,6 @@ from lrd_jax.reporting.summary import seeds_with_value, value_over  # noqa: E402
 from lrd_jax.reporting.tensorboard import write_hparams  # noqa: E402
 from lrd_jax.reporting.workdir import work_directory, write_atomically  # noqa: E402
 from lrd_jax.runtime import interrupts, terminal  # noqa: E402
-from lrd_jax.runtime.locks import lock  # noqa: E402
 
 __all__ = ["Sweep", "known_words", "main", "parse_arguments", "parse_varied", "table"]
 
@@ -81,13 +80,7 @@ class Sweep:
         self.arguments, self.varied, self.out = arguments, varied, arguments.out
         self.metric: Metric | None = None  # of the first run, which declares it
         self._told: set[tuple[str, str]] = set()  # what is left out is said once
-        journal = optuna.storages.journal.JournalFileBackend(str(self.out / "journal.log"))
-        self.study = optuna.create_study(
-            study_name="sweep",
-            storage=optuna.storages.JournalStorage(journal),
-            direction="maximize",
-            load_if_exists=True,
-        )
+        self.study = open_study(self.out / "journal.log")
         self._check_same()
         self.wanted = arguments.trials
         if arguments.sampler == "grid":  # queued in the journal: a trial takes the first that waits
@@ -100,7 +93,7 @@ class Sweep:
     def _check_same(self) -> None:
         before = self.study.user_attrs.get("settings")
         if before and not self.arguments.metric:
-            self.arguments.metric = before["metric"]
+            self.arguments.metric = before.get("metric", "")
         settings = {
             "config": self.arguments.config,
             "vary": self.arguments.vary,
@@ -111,7 +104,7 @@ class Sweep:
         }
         if before is None:
             self.study.set_user_attr("settings", settings)
-        elif changed := [key for key in settings if settings[key] != before[key]]:
+        elif changed := [key for key in settings if settings[key] != before.get(key)]:
             raise UserError(
                 f"{self.out} belongs to another sweep ({', '.join(changed)} differ): choose"
                 " another --out"
@@ -144,25 +137,16 @@ class Sweep:
           Interrupted: the trial saved, and will go on.
         """
         name = f"trial_{trial.number:04d}"
-        values = [f"--config.{v.key}={trial.params[v.key]}" for v in self.varied]
+        values = self._values(trial)
         print(f"{name}:", *(value.removeprefix("--config.") for value in values), flush=True)
-        _wait_until_free(self.out / name)
-        spec, colon, argument = split_spec(self.arguments.config)
+        wait_until_free(self.out / name)
         words, left_out = known_words(self.arguments, values)
         for key, reason in left_out.items():
             if (key, reason) not in self._told:
                 print(f"{key} is left out: {reason}", flush=True)
             self._told.add((key, reason))
-        command = [
-            *(sys.executable, "-m", "lrd_jax.main"),
-            f"--config={Path(spec).resolve()}{colon}{argument}",
-            f"--workdir={(self.out / name).resolve()}",
-            *words,
-        ]
         log = self.out / f"{name}.log"
-        status = _run(command, log)
-        if status > 128:
-            raise Interrupted(status - 128)
+        status = self._start(name, words)
         if status == 0:
             result = self._result(name)
             metric, value = self._metric_of(result), self._score(result)
@@ -186,6 +170,32 @@ class Sweep:
         trial.set_user_attr("error", error)
         self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
         print(f"{name}: failed: {error}", flush=True)
+
+    def bring_back(self) -> None:
+        """Has trials that are complete write their results again where these are missing."""
+        for trial in self.study.get_trials(states=[optuna.trial.TrialState.COMPLETE]):
+            name = f"trial_{trial.number:04d}"
+            if not (self.out / name / "result.json").exists():
+                print(f"{name}: its result.json is missing, and is made again", flush=True)
+                wait_until_free(self.out / name)
+                self._start(name, known_words(self.arguments, self._values(trial))[0])
+
+    def _values(self, trial: Any) -> list[str]:
+        return [f"--config.{v.key}={trial.params[v.key]}" for v in self.varied]
+
+    def _start(self, name: str, words: Sequence[str]) -> int:
+        """Runs the program of a trial to its end; returns its status."""
+        spec, colon, argument = split_spec(self.arguments.config)
+        command = [
+            *(sys.executable, "-m", "lrd_jax.main"),
+            f"--config={Path(spec).resolve()}{colon}{argument}",
+            f"--workdir={(self.out / name).resolve()}",
+            *words,
+        ]
+        status = run(command, self.out / f"{name}.log")
+        if status > 128:
+            raise Interrupted(status - 128)
+        return status
 
     # ---- What came out ------------------------------------------------------------------------
 
@@ -304,37 +314,6 @@ def table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _run(command: list[str], log: Path) -> int:
-    """Runs a command with its output in a file; a signal to the sweep lets it save first."""
-    with log.open("a", encoding="utf-8") as output:
-        # In a session of its own: Ctrl-C reaches it once, from here.
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = process.wait()
-        except Interrupted:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            raise
-    return status if status >= 0 else 1  # a run killed from outside has failed
-
-
-def _wait_until_free(workdir: Path) -> None:
-    """Waits for the run that a killed sweep may have left behind in a trial's directory."""
-    if not (workdir / ".lock").exists():
-        return
-    with (workdir / ".lock").open("w", encoding="utf-8") as file:
-        if not lock(file):
-            print(f"{workdir.name} is still running: waiting for its end", flush=True)
-            lock(file, wait=True)
-
-
 def _interrupt(signum: int, _: Any) -> None:
     raise Interrupted(signum)
 
@@ -351,6 +330,7 @@ def main(argv: list[str]) -> None:
         except UserError as error:
             raise UserError(str(error).replace("--workdir", "--out")) from error
         sweep = Sweep(arguments, varied)
+        sweep.bring_back()
         while (trial := sweep.next_trial()) is not None:
             sweep.run(trial)
             write_atomically(

@@ -216,7 +216,7 @@ def known_words(arguments: argparse.Namespace, values: Sequence[str]) -> tuple[l
     """
     from lrd_jax.training import effects
 
-    left_out = effects.unused(trial_config(arguments, values))
+    left_out = effects.known_nowhere(trial_config(arguments, values))
     words, skip, given = [], False, {}
     for word in (*arguments.overrides, *values):
         key = re.sub(r"--(no)?config\.", "", word.partition("=")[0]) if word[:2] == "--" else ""

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import sys
 
 from lrd_jax.errors import UserError
 
@@ -38,6 +39,19 @@ def expand_user(path: str | os.PathLike[str], key: str = "") -> pathlib.Path:
             f"{text!r} is a URL, and only folders of this machine are read and written: mount it,"
             " or copy it"
         )
+    try:
+        os.path.abspath(text).encode("utf-8")
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{text!r}: the current folder is gone; change into another, or give a whole path"
+        ) from error
+    except UnicodeEncodeError as error:
+        shown = os.path.abspath(text).encode("utf-8", "backslashreplace").decode()
+        raise UserError(
+            f"'{shown}' has letters that this locale cannot tell"
+            f" ({sys.getfilesystemencoding()}): set PYTHONUTF8=1 or LC_ALL=C.UTF-8, or give a path"
+            " of ASCII letters"
+        ) from error
     if "\0" in text:
         raise UserError(f"{text!r} is no path: it holds a zero byte")
     try:

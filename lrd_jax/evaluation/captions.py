@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,9 +62,10 @@ def run(loaded: Loaded) -> Any:
     assert isinstance(loaded.objective, Captioning)
     dataset, split = loaded.dataset, loaded.split
     assert isinstance(dataset, CaptionDataset)
-    places = dataset.places(split)
+    # As many as are scored: all, or `eval.max_examples` of them.
+    places = dataset.places(split)[: loaded.config.eval.max_examples or None]
     if len(places) == 1:
-        logger.warning("the split %s has one picture: its CIDEr is 0", split)
+        logger.warning("one picture of the split %s is scored: its CIDEr is 0", split)
     references = [dataset.pictures[place].scored for place in places]
     result = measure(loaded)
     result["decoding"] = loaded.objective.how._asdict()
@@ -72,11 +74,11 @@ def run(loaded: Loaded) -> Any:
         for index, entry in enumerate(result["seeds"]):
             params = jax.tree.map(lambda leaf, i=index: leaf[i], loaded.best.params)
             one = Speaker(loaded.objective, params, "")
-            said = [words for words, _ in captions_of(one, loaded)]
+            said = [words for words, _ in itertools.islice(captions_of(one, loaded), len(places))]
             entry[split]["meteor"] = meteor.meteor(said, references)
         result["metrics"] |= declarations([METEOR])
     speaker = speaker_of(loaded, ALL if loaded.config.eval.ensemble else BEST)
-    found = list(captions_of(speaker, loaded))
+    found = list(itertools.islice(captions_of(speaker, loaded), len(places)))
     scorer, said = CaptionScorer(references), [words for words, _ in found]
     if loaded.config.eval.ensemble:
         together = speaker.objective.scores.of(said, places)

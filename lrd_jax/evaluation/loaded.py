@@ -23,6 +23,7 @@ from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.best import Best, best_member, shapes
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
 from lrd_jax.objectives import Objective, make_evaluated
+from lrd_jax.reporting import progress
 from lrd_jax.reporting.results import seed_results
 from lrd_jax.reporting.workdir import check_vocabulary, read_spec, read_vocabulary
 from lrd_jax.runtime.checkpoints import Checkpoints
@@ -99,7 +100,8 @@ class Loaded:
             split="seeds" if by_seeds else "batch",
             max_examples=self.config.eval.max_examples,
         )
-        values, tables = scorer.score(self.best.params, self.split)
+        with progress.evaluating(f"evaluating {self.split}") as shown:
+            values, tables = scorer.score(self.best.params, self.split, shown=shown)
         best = jax.device_get(self.best)
         each = seed_results(
             best, self.stopped, self.split, values, self.members, self.objective.metrics

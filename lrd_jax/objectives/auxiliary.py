@@ -35,6 +35,8 @@ from lrd_jax.objectives.sequence import SequenceObjective
 from lrd_jax.recurrence import Masks, RecurrenceOutput, take_states, take_windows
 from lrd_jax.streams import StepContext
 
+_AT_ONCE = 2**26  # numbers of segments that trivial predictions are made of at a time
+
 
 class Auxiliary:
     """A task's objective with auxiliary losses added; see `Objective`.
@@ -348,7 +350,9 @@ class Auxiliary:
         _, starts = self.segments[kind].spread(self.aux.n_anchors)
         size = self.aux.segment_length
         statistics: Any = Frequencies(self.spec.values) if self.outputs.cross_entropy else Moments()
-        for batch in dataset.eval_batches(split, min(1000, dataset.eval_size(split))):
+        each = len(starts) * size * self.spec.features  # numbers of an example, of all segments
+        most = max(1, min(1000, _AT_ONCE // each, dataset.eval_size(split)))
+        for batch in dataset.eval_batches(split, most):
             stored = np.asarray(batch["inputs"])[batch["mask"] > 0]
             cut = np.stack([stored[:, start : start + size] for start in starts], axis=1)
             if self._reverses(kind):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TextIO
 
 import tqdm
@@ -44,7 +46,7 @@ class Progress:
         """Starts the display; until the first update it says that the program is compiled.
 
         Args:
-          total_steps: the step at which the run is complete.
+          total_steps: the step at which the run is complete; 0: nothing is trained.
           start_step: the step it continues from.
           stream: where to show it; the standard error unless given.
           metrics: say how their values are shown, by the last words of a value's name.
@@ -107,7 +109,8 @@ class Progress:
             if begins or now - self._drawn_at >= _DRAW_SECONDS:
                 self._draw()
         elif name and now - self._printed[2] >= _STAGE_SECONDS and not begins:
-            self._print(f"step {self._step}/{self._total}, {name} {fraction:.0%}")
+            step = f"step {self._step}/{self._total}, " if self._total else ""
+            self._print(f"{step}{name} {fraction:.0%}")
             self._printed = (*self._printed[:2], now)
 
     def write(self, text: str) -> None:
@@ -149,6 +152,8 @@ class Progress:
         names = [*known, *(n for n in self._values if n not in known)]
         parts = [Part(self._named(n, short=True), self._rank(n)) for n in names]
         parts += [Part(shown, 1)] if name else []
+        if not self._total:
+            return parts
         if name in ("", "compiling"):  # one percentage at a time
             parts.append(Part(f"{self._step / max(self._total, 1):.0%}", 4))
         parts += [Part(self._mean_of(), 4)] if self._runs else []
@@ -216,6 +221,21 @@ class Progress:
         # Four figures, not its digits: a loss may fall below them while one watches.
         text = f"{self._values[name] * metric.factor:.4g}"
         return " ".join([*words, metric.with_unit(text) if metric.unit == "%" else text])
+
+
+@contextlib.contextmanager
+def evaluating(name: str, stream: TextIO | None = None) -> Iterator[Callable[[float], None]]:
+    """Shows how far an evaluation is that no training is around.
+
+    Args:
+      name: for example "testing".
+      stream: as for `Progress`.
+
+    Yields:
+      A function to call with the fraction that is done.
+    """
+    with Progress(0, stream=stream) as progress:
+        yield functools.partial(progress.stage, name)
 
 
 class Part(NamedTuple):

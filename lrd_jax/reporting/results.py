@@ -12,7 +12,7 @@ import numpy as np
 
 from lrd_jax.config.members import Member
 from lrd_jax.errors import UserError, one_line
-from lrd_jax.metrics import Metric, declarations, declared, with_derived
+from lrd_jax.metrics import Metric, declarations, declared, plain, with_derived
 from lrd_jax.reporting.comparison import differences
 from lrd_jax.reporting.statistics import METHOD, by_value, over_seeds
 
@@ -43,7 +43,7 @@ def seed_results(
     each = []
     best_valid = with_derived(metrics, best.valid)
     for i, member in enumerate(members):
-        valid, tested = ({k: float(v[i]) for k, v in part.items()} for part in (best_valid, values))
+        valid, tested = ({k: plain(v[i]) for k, v in part.items()} for part in (best_valid, values))
         if best.step[i] == 0:
             valid, tested = dict.fromkeys(valid), dict.fromkeys(tested)
         entry: dict[str, Any] = {"seed": member.seed}

@@ -19,6 +19,14 @@ from lrd_jax.reporting.statistics import CONFIDENCE, by_value, over_seeds
 _MISSING = "" if find_spec("tensorboard") else "   # after: pip install 'lrd-jax[tensorboard]'"
 
 
+# Baselines of auxiliary losses, see `objectives.auxiliary.Auxiliary.baselines`.
+_TRIVIAL = {
+    "aux_loss_mean": "the best constant",
+    "aux_loss_position_mean": "the best constant at each position",
+    "aux_loss_previous": "the previous value",
+}
+
+
 def startup(
     *,
     config_name: str,
@@ -258,7 +266,17 @@ def _cut(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _baseline(baselines: Mapping[str, float] | None, result: Mapping[str, Any]) -> dict[str, str]:
-    return {"baseline": _metrics(result, [baselines])} if baselines else {}
+    """What models score that remember nothing, and trivial predictions of an auxiliary loss."""
+    given = baselines or {}
+    trivial = {text: given[name] for name, text in _TRIVIAL.items() if name in given}
+    task = {n: value for n, value in given.items() if n != "aux_loss" and n not in _TRIVIAL}
+    rows = {}
+    if task:
+        rows["baseline"] = f"{_metrics(result, [task])} (without memory)"
+    if trivial:
+        values = (f"{text} {Metric('aux_loss').number(value)}" for text, value in trivial.items())
+        rows["trivial"] = f"aux loss of {', of '.join(values)}"
+    return rows
 
 
 def _of_step(result: Mapping[str, Any], run: Mapping[str, Any]) -> str:

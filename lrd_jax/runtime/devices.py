@@ -20,6 +20,7 @@ from lrd_jax.errors import UserError, one_line
 from lrd_jax.runtime import compilation, processes
 from lrd_jax.runtime.accelerators import WHEELS, uses_gpu, why_not
 from lrd_jax.runtime.cores import available_cores
+from lrd_jax.runtime.memory import available_memory
 
 _log = logging.getLogger(__name__)
 
@@ -199,11 +200,12 @@ def prefers_loops(mesh: Mesh) -> bool:
 
 
 def memory_of(device: Any) -> tuple[int, str]:
-    """Bytes that arrays on a device may take, 0 where that is not known, and whose they are."""
+    """Bytes that arrays on a device may take, 0 where that is not known, and whose they are.
+
+    Of a CPU what is free: programs that run beside this one keep theirs.
+    """
     if device.platform == "cpu":
-        known = "SC_PHYS_PAGES" in os.sysconf_names
-        pages = os.sysconf("SC_PHYS_PAGES") if known else 0
-        return pages * os.sysconf("SC_PAGE_SIZE"), "this machine"
+        return available_memory(), "this machine"
     try:
         stats = device.memory_stats() or {}
     except (NotImplementedError, jax.errors.JaxRuntimeError):  # a device that is only described

@@ -41,17 +41,17 @@ def judge(config: Any, given: Mapping[str, Any], mode: str = "train") -> tuple[A
     Returns:
       The config, locked, keys of the user's own components in the types of their fields; and a line
       for each reason why keys have no effect. A key at its default, or at what `quick` makes of the
-      default, is no fault.
+      default, is no fault, unless it is given and says something else than what is done anyway.
 
     Raises:
       UserError: a key that the chosen component does not know is given; no component at all knows a
         key; or the value of a key without effect would be refused elsewhere.
     """
     config = _with_own_keys(config)
-    values, unknown = flatten(config), unused(config)
-    if refused := [key for key in given if key in unknown]:
+    values, unknown, nowhere = flatten(config), unused(config), known_nowhere(config)
+    if refused := [k for k in given if k in nowhere and not _says_what_is(config, k)]:
         key = refused[0]
-        raise UserError(f"config.{key}={values[key]!r} has no effect: {unknown[key]}; leave it out")
+        raise UserError(f"config.{key}={values[key]!r} has no effect: {nowhere[key]}; leave it out")
     _check_elsewhere(config, unknown)
     differing = _differing(config)
     off = {k: why for k, why in _switched_off(config, given, mode).items() if k in differing}
@@ -64,6 +64,16 @@ def judge(config: Any, given: Mapping[str, Any], mode: str = "train") -> tuple[A
         f"{', '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect: {reason}"
         for reason, keys in reasons.items()
     ]
+
+
+def _says_what_is(config: Any, key: str) -> bool:
+    """Whether a key that no chosen component knows says what is done without it.
+
+    As `model.gates=UR` does of a cell of these gates, or an option that is off.
+    """
+    value, default = (flatten(c).get(key) for c in (config, defaults.get_config()))
+    fixed = getattr(CELLS[config.model.cell], key.removeprefix("model."), None)
+    return value == default and (not value or value in ("none", fixed))
 
 
 def _slower(config: Any) -> list[str]:
@@ -83,13 +93,13 @@ def unused(config: Any) -> dict[str, str]:
       UserError: an unknown cell, schedule or data set.
     """
     differing = _differing(config)
-    return {key: reason for key, reason in _unknown(config).items() if key in differing}
+    return {key: reason for key, reason in known_nowhere(config).items() if key in differing}
 
 
 def effective(config: Any) -> dict[str, Any]:
     """Returns the values that training depends on, by key: where they are equal, so are runs."""
     values = flatten(config)
-    idle = _unknown(config) | _switched_off(config, values, "train")
+    idle = known_nowhere(config) | _switched_off(config, values, "train")
     groups = ("eval", "devices")
     return {
         key: value
@@ -154,8 +164,8 @@ def _slots(config: Any) -> Iterator[_Slot]:
         yield _Slot(key, named[name], frozenset().union(*named.values()))
 
 
-def _unknown(config: Any) -> dict[str, str]:
-    """Returns the keys that the chosen components do not know, and others would: key -> why."""
+def known_nowhere(config: Any) -> dict[str, str]:
+    """Returns all keys that the chosen components do not know, and others would: key -> why."""
     slots, found = list(_slots(config)), {}
     for key in flatten(config):
         known = [slot for slot in slots if key in slot.known]
@@ -342,6 +352,11 @@ _RULES = (
         ("eval.split", "eval.batch_size", "eval.max_examples", "eval.delays", "eval.lengths"),
         lambda c, mode: mode == "eval" and c.eval.sample_tokens > 0,
         "eval.sample_tokens asks for a text",
+    ),
+    _Rule(
+        ("eval.split", "eval.max_examples"),
+        lambda c, mode: mode == "eval" and bool(c.eval.image_dir) and has_captions(c.data.name),
+        "eval.image_dir asks for captions of pictures of your own",
     ),
 )
 

@@ -84,7 +84,7 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
     with work_directory(workdir) if processes.is_first() else contextlib.nullcontext():
         result = processes.from_first(lambda: found.earlier_result(workdir, config))
         if result is not None:
-            processes.say("this run is complete; choose another --workdir to train again\n")
+            processes.say(_why_nothing(result, config.train.stop_step))
             processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
             return result
         program = program or make_program(config)
@@ -102,6 +102,22 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
             result = _train(program, workdir, checkpoints, config_flag, warm)
         processes.say(summary.closing(result, config_flag=config_flag, workdir=workdir))
         return result
+
+
+def _why_nothing(result: dict[str, Any], stop_step: int) -> str:
+    """Says why a run that has a result is not trained further."""
+    steps, num_steps = result["steps"], result["num_steps"]
+    if 0 < stop_step < steps:
+        return (
+            f"this run has reached step {steps}, beyond train.stop_step={stop_step}: nothing is"
+            f" trained, and the result is that of step {steps}\n"
+        )
+    if steps < num_steps:
+        return (
+            f"this run is complete up to step {steps} of {num_steps}, where train.stop_step ends"
+            " it; raise that, or set it to 0, to train further\n"
+        )
+    return "this run is complete; choose another --workdir to train again\n"
 
 
 # ---- The loop ---------------------------------------------------------------------------------

@@ -349,19 +349,21 @@ def _check_parts(config: Any) -> None:
 
 
 def _check_memory(shapes: TrainState, split: str, mesh: Mesh) -> None:
-    """Raises UserError where the state alone is larger than the memory it has to be in.
+    """Raises UserError where the state, with the copy that is saved, does not fit into memory.
 
     The devices of a CPU share the machine's memory; a GPU has its own, of which JAX reserves a part
     (XLA_PYTHON_CLIENT_MEM_FRACTION).
     """
-    needed = sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes))
+    # Twice: a checkpoint is written of a copy, and training goes on.
+    needed = 2 * sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes))
     device = mesh.devices.flat[0]
     if split == "seeds" and device.platform != "cpu":
         needed //= mesh.size
     available, where = memory_of(device)
     if 0 < available < needed:
         raise UserError(
-            f"parameters and optimizer state need {needed / 2**30:.0f} GiB, and {where} has"
+            f"parameters and optimizer state need {needed / 2**30:.0f} GiB with the copy that is saved,"
+            f" and {where} has"
             f" {available / 2**30:.0f}; lower model.hidden_size, model.head_hidden or num_seeds"
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.members import Member, labels
 from lrd_jax.evaluation.scorer import Metrics
-from lrd_jax.metrics import Metric, ReportedMetric
+from lrd_jax.metrics import Metric, ReportedMetric, plain
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
 from lrd_jax.runtime import processes
@@ -165,7 +165,7 @@ class Recorder:
         if self._writers:
             timing = {"time": _now()} | timing | self.seconds
             for index, label in enumerate(self._labels):
-                each = {name: float(value[index]) for name, value in values.items()}
+                each = {name: plain(value[index]) for name, value in values.items()}
                 self._writers.write(step, step / self._epoch, split, each | timing, label)
             for swept, places in self._groups:
                 means = {name: _alive(value[places]) for name, value in values.items()}

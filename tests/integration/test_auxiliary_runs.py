@@ -45,7 +45,7 @@ def test_what_a_run_shows_of_both_losses(whole):
     baselines = result["baselines"]
     parts = [baselines[f"aux_loss_{name}"] for name in ("mean", "position_mean", "previous")]
     assert baselines["aux_loss"] == min(parts) > 0
-    assert f"aux loss position mean {baselines['aux_loss_position_mean']:.4f}" in out
+    assert f"of the best constant at each position {baselines['aux_loss_position_mean']:.4f}" in out
     assert "aux loss " in err and f"baseline aux loss {baselines['aux_loss']:.4g}" in err
     records = read_metrics(workdir / "metrics.jsonl")
     assert all({"loss", "aux_loss"} <= record.keys() for record in records)

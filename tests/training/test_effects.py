@@ -34,6 +34,8 @@ def judge(spec, overrides="", mode="train"):
         (DIGITS, "data.delay=5", "data.name=digits does not know it"),
         (DIGITS, "optim.decay_rate=0.1", "optim.schedule=cosine does not know it"),
         (DIGITS, "model.cell=lstm model.gates=--", "model.cell=lstm does not know it"),
+        (DIGITS, "model.cell=lstm model.gates=UR", "model.cell=lstm does not know it"),
+        (DIGITS, "optim.decay_rate=0.5", "optim.schedule=cosine does not know it"),
         (DIGITS, "model.cell=lstm model.refine_bias=zzz", "model.cell=lstm does not know it"),
         (DIGITS, "model.cell=gru model.reset_gate=UR", "model.cell=gru does not know it"),
         (DIGITS, "model.cell=rnn model.chunk_size=-3", "model.cell=rnn does not know it"),
@@ -80,7 +82,7 @@ def test_what_the_component_does_not_know_is_refused_on_the_command_line(spec, o
         ("optim.schedule=step optim.decay_rate=0.1 optim.decay_every_epochs=1", []),
         ("eval.batch_size=10", []),
         ("model.cell=gated_lstm model.gates=OM model.chunk_size=4", []),
-        # What equals the default is no fault.
+        # What is done anyway is no fault.
         ("model.gates=UR data.delay=0", []),
     ],
 )
