@@ -271,13 +271,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "results", help="default: results/")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "on_gpu", help="work dirs")
     parser.add_argument("--data_dir", default="", help="of prepared data, for reproduce")
+    parser.add_argument("--backend", default="", help="model.backend of reproduce, such as kernel")
     parser.add_argument("--from", dest="source", type=Path, help="a folder of packed runs")
     parser.add_argument("--to", dest="target", type=Path, help="the folder to pack runs into")
     args = parser.parse_args(argv)
     if not 0 < args.seconds < math.inf:
         parser.error("--seconds must be above 0")
-    if args.part == "check" and (args.data_dir or args.source or args.target):
-        parser.error("--data_dir, --from and --to are for --part=reproduce")
+    if args.part == "check" and (args.data_dir or args.backend or args.source or args.target):
+        parser.error("--data_dir, --backend, --from and --to are for --part=reproduce")
     deadline = Deadline(args.seconds)
     if args.part == "check":
         check(deadline, args.output, args.tiny)
@@ -285,6 +286,7 @@ def main(argv: list[str]) -> None:
     if args.source:
         gpu_pieces.unpack(args.source, args.runs)
     more = [f"--config.data.data_dir={args.data_dir}"] if args.data_dir else []
+    more += [f"--config.model.backend={args.backend}"] if args.backend else []
     try:
         reproduce(deadline, args.output, args.runs, more, args.tiny)
     finally:

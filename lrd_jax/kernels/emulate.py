@@ -66,13 +66,13 @@ def run(
         arrays[given] = results[taken]
         arrays[given][:] = inputs[given]
     pointers = [array.ctypes.data for array in (*arrays, *results)]
-    numbers = [call.steps, call.rows, call.controls, call.keep, call.every, call.bias, call.narrow]
+    numbers = [int(number) for number in call]
     build(text or source.for_cpu(code)).run(
         int(backward),
         (ctypes.c_void_p * len(pointers))(*pointers),
         len(arrays[0]),
         code.shared_bytes(call, backward),
         order,
-        (ctypes.c_int * 8)(*map(int, numbers), int(code.bfloat16)),
+        (ctypes.c_int * 9)(*numbers, int(code.bfloat16)),
     )
     return results

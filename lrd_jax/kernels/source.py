@@ -84,7 +84,9 @@ class CallCode(NamedTuple):
     Attributes:
       steps: T.
       rows: batch.
-      controls: bits of the masks that are in force.
+      controls: bits of the masks that are in force, of those that differ by example or act on more
+        than the product.
+      skips: whether there are steps without a product.
       keep: whether pre-activations are stored for the backward pass.
       every: bits of the fields whose gradient comes at every step.
       bias: whether there is one inside the recurrent product.
@@ -94,6 +96,7 @@ class CallCode(NamedTuple):
     steps: int
     rows: int
     controls: int = 0
+    skips: bool = False
     keep: bool = True
     every: int = 0
     bias: bool = False
@@ -267,6 +270,7 @@ def for_gpu(code: CellCode, call: CallCode) -> tuple[str, str]:
         "STEPS": call.steps,
         "ROWS": call.rows,
         "CONTROLS": call.controls,
+        "SKIPS": int(call.skips),
         "KEEP": int(call.keep),
         "EVERY": call.every,
         "BIAS": int(call.bias),

@@ -51,7 +51,13 @@ def unroll_kernel(
     """
     assert isinstance(cell, PointwiseCell)
     route, code = routes.current(), cell_code(_unbound(cell))
-    call = CallCode(len(x), x.shape[1], sum(BITS[name] for name in _masks(controls)))
+    masks = _masks(controls)
+    call = CallCode(
+        steps=len(x),
+        rows=x.shape[1],
+        controls=sum(BITS[name] for name in masks if not _of_batch(name, masks)),
+        skips=any(BITS[name] & DROPS_PRODUCT for name in masks),
+    )
     call = call._replace(bias=cell.recurrent_weights()[1] is not None)
     call = call._replace(narrow=x.shape[-1] if is_narrow(x) else 0)
     try:
@@ -157,6 +163,11 @@ def _masks(controls: Controls) -> dict[str, Array]:
     hold = None if controls.valid is None else ~controls.valid
     named = controls._asdict() | {"hold": hold}
     return {name: mask for name in BITS if (mask := named[name]) is not None}
+
+
+def _of_batch(name: str, masks: dict[str, Array]) -> bool:
+    """Whether steps without a product are all that a mask makes: h-detach, by mini-batch."""
+    return name == "block_h" and masks[name].ndim == 1
 
 
 def _pack(controls: Controls, call: CallCode) -> tuple[Array, Array] | None:

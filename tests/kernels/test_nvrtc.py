@@ -166,13 +166,13 @@ def taken(assembler, architecture, folder, call=CallCode(784, 64), **cell):  # n
 @pytest.mark.parametrize("cell", ["lstm", "urlstm", "gru", "rnn"])
 @pytest.mark.parametrize("narrow", [0, 1])
 def test_weights_of_128_units_stay_in_registers(assembler, tmp_path, cell, narrow):
-    call = CallCode(784, 64, controls=1, narrow=narrow)
+    call = CallCode(784, 64, skips=True, narrow=narrow)
     registers, spilled = taken(assembler, "sm_90a", tmp_path, call, cell=cell)
     assert len(registers) == 2 and max(registers) <= 128 and max(spilled) <= 16
 
 
 @pytest.mark.parametrize("architecture", TARGETS)
 def test_every_target(assembler, tmp_path, architecture):
-    call = CallCode(784, 64, controls=31, every=3, bias=True, narrow=4)
+    call = CallCode(784, 64, controls=31, skips=True, every=3, bias=True, narrow=4)
     registers, _ = taken(assembler, architecture, tmp_path, call, cell="lstm")
     assert len(registers) == 2 and max(registers) <= 128

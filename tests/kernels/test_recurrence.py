@@ -280,7 +280,7 @@ def agree(found):
     ]
 
 
-CALL = CallCode(steps=9, rows=12, controls=31, keep=True, every=1, bias=True, narrow=2)
+CALL = CallCode(9, 12, controls=31, skips=True, every=1, bias=True, narrow=2)
 
 
 def code_of(units=40, **cell):

@@ -9,7 +9,6 @@ DEVICE float tanh_(float x) {  // to a few units in the last place near 0 too: a
   const float large = 2.f * rcp_(1.f + exp2_(x * -2.8853900817779268f)) - 1.f;
   return x2 < 0.1225f ? small : large;
 }
-DEVICE u32 pack_(float low, float high) { return (u32)half_(low) | ((u32)half_(high) << 16); }
 
 // Where a thread stands: it has one unit, g-th of its warp's eight, of two rows of the batch.
 struct Place {

@@ -24,7 +24,7 @@ typedef unsigned char u8;
 #define RESTRICT
 
 // What a GPU's source has as constants is an argument here: one library serves all calls of a cell.
-static int STEPS, ROWS, CONTROLS, KEEP, EVERY, BIAS, NARROW, BFLOAT16;
+static int STEPS, ROWS, CONTROLS, SKIPS, KEEP, EVERY, BIAS, NARROW, BFLOAT16;
 
 struct Fiber {
   ucontext_t context;
@@ -107,6 +107,7 @@ DEVICE u16 half_(float x) {
   }
   return y;
 }
+DEVICE u32 pack_(float low, float high) { return (u32)half_(low) | ((u32)half_(high) << 16); }
 DEVICE float wide_(u32 x) {
   float y;
   if (BFLOAT16) {

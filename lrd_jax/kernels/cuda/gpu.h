@@ -36,23 +36,19 @@ DEVICE float rcp_(float x) {
 
 #if BFLOAT16
 #define OPERAND "bf16"
+#define TO_OPERANDS "cvt.rn.bf16x2.f32"  // has the range of float
 #else
 #define OPERAND "f16"
+#define TO_OPERANDS "cvt.rn.satfinite.f16x2.f32"
 #endif
 
-// Rounds to the nearest operand of a product; what is too large becomes the largest, NaN stays NaN.
-DEVICE u16 half_(float x) {
-  u16 y;
-#if BFLOAT16
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y) : "f"(x));  // has the range of float
-#else
-  // Compared this way round, NaN passes both.
-  x = x > 65504.f ? 65504.f : x;
-  x = x < -65504.f ? -65504.f : x;
-  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y) : "f"(x));
-#endif
+// Two operands of a product, rounded to the nearest: what is too large becomes the largest.
+DEVICE u32 pack_(float low, float high) {
+  u32 y;
+  asm(TO_OPERANDS " %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
   return y;
 }
+DEVICE u16 half_(float x) { return (u16)pack_(x, 0.f); }
 
 // c (16 x 8) += a (16 x 16) b (16 x 8), spread over a warp as the PTX ISA says.
 DEVICE void product(float* c, const u32* a, u32 b0, u32 b1) {

@@ -7,7 +7,7 @@
 //
 // UNITS, GATES (blocks of UNITS pre-activations), FIELDS (of the state), ENTERING (fields that enter
 // the product; `entering(p)` is the p-th), STEPS, ROWS (of the batch), and what a call is like:
-// CONTROLS (bits), KEEP, EVERY (bits), BIAS, NARROW. Arrays have member, time, row, unit in this order.
+// CONTROLS (bits of masks by row), SKIPS, KEEP, EVERY (bits), BIAS, NARROW. Arrays have member, time, row, unit in this order.
 // With NARROW, a few features, `input` has these, and pre-activations are made of them here; else it
 // has what the input gives to the pre-activations.
 
@@ -55,7 +55,7 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
   u16* const entering_h = (u16*)shared;  // [2][8][H_STRIDE], each field padded to KT tiles
   const int thread = THREAD, warp = thread >> 5, lane = thread & 31, g = lane >> 2, q = lane & 3;
   const int unit = warp * 8 + g;
-  const bool live = unit < UNITS;
+  const bool live = UNITS % 16 == 0 || unit < UNITS;
   const long row0 = TILE * 8, member = MEMBER;
   const float* init[FIELDS] = {INIT};
   const float* start[FIELDS] = {START};
@@ -92,8 +92,8 @@ KERNEL(FORWARD)(FORWARD_PARAMETERS) {
   UNROLL
   for (int j = 0; j < 2; j++) {
     row[j] = (int)row0 + 2 * q + j;
-    here[j] = live && row[j] < ROWS;
-    row[j] = row[j] < ROWS ? row[j] : ROWS - 1;
+    here[j] = live && (ROWS % 8 == 0 || row[j] < ROWS);
+    row[j] = ROWS % 8 == 0 || row[j] < ROWS ? row[j] : ROWS - 1;
     at[j] = row[j] * UNITS + (live ? unit : UNITS - 1);
     packed[j] = row[j] * PACKED + (live ? unit : UNITS - 1);
   }
@@ -202,7 +202,7 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
   float* const scratch = parts + WARPS * 32 * ENTERING * 2;
   const int thread = THREAD, warp = thread >> 5, lane = thread & 31, g = lane >> 2, q = lane & 3;
   const int unit = warp * 8 + g, half = warp & 1, pair = warp >> 1;
-  const bool live = unit < UNITS;
+  const bool live = UNITS % 16 == 0 || unit < UNITS;
   const long row0 = TILE * 8, member = MEMBER;
   const float* before[FIELDS] = {BEFORE};
   const float* const d_last[FIELDS] = {D_LAST};
@@ -231,8 +231,8 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
   UNROLL
   for (int j = 0; j < 2; j++) {
     row[j] = (int)row0 + 2 * q + j;
-    here[j] = live && row[j] < ROWS;
-    row[j] = row[j] < ROWS ? row[j] : ROWS - 1;
+    here[j] = live && (ROWS % 8 == 0 || row[j] < ROWS);
+    row[j] = ROWS % 8 == 0 || row[j] < ROWS ? row[j] : ROWS - 1;
     at[j] = row[j] * UNITS + (live ? unit : UNITS - 1);
     packed[j] = row[j] * PACKED + (live ? unit : UNITS - 1);
     UNROLL
@@ -269,10 +269,8 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
       input += steps * input_step;
       d_input += steps * packed_step;
     }
-    if (CONTROLS) {
-      mask += steps * ROWS;
-      skip += steps * TILES;
-    }
+    if (CONTROLS) mask += steps * ROWS;
+    if (SKIPS) skip += steps * TILES;
   };
   float z_[2][GATES], s_[2][FIELDS], d_[2][FIELDS];
   int mask_[2], skip_ = 0;
@@ -289,7 +287,7 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
       }
       mask_[j] = CONTROLS ? mask[row[j]] : 0;
     }
-    if (CONTROLS) skip_ = skip[TILE];
+    if (SKIPS) skip_ = skip[TILE];
   };
   move(member * STEPS + STEPS - 1);
   load();
@@ -298,6 +296,7 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
 #pragma unroll 1
   for (int t = STEPS - 1; t >= 0; t--) {
     const bool skipped = skip_;
+    // Written without a product too: to the buffer that the last product has not read.
     u16* const out = dz_h + buffer * 8 * Z_STRIDE;
     float held[2][FIELDS];
     int now[2];
@@ -318,7 +317,7 @@ KERNEL(BACKWARD)(BACKWARD_PARAMETERS) {
       for (int k = 0; k < GATES; k++) {
         if (here[j]) dz[packed[j] + k * UNITS] = dzh[k];
         if (here[j] && !ADDITIVE) d_input[packed[j] + k * UNITS] = dzx[k];
-        if (live && !skipped) out[(2 * q + j) * Z_STRIDE + k * UNITS + unit] = half_(dzh[k] * up);
+        if (live) out[(2 * q + j) * Z_STRIDE + k * UNITS + unit] = half_(dzh[k] * up);
       }
       UNROLL
       for (int i = 0; i < FIELDS; i++) e[j][i] = ds[i];

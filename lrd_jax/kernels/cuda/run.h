@@ -23,8 +23,8 @@ static bool run_(Fiber& fiber) {  // until it waits; whether it ended
 // pair of warps as far ahead as barriers let it, in an order that goes round by this number.
 extern "C" void run(int backward, void** arguments, int members, int shared, int order,
                     const int* call) {
-  STEPS = call[0], ROWS = call[1], CONTROLS = call[2], KEEP = call[3], EVERY = call[4];
-  BIAS = call[5], NARROW = call[6], BFLOAT16 = call[7];
+  STEPS = call[0], ROWS = call[1], CONTROLS = call[2], SKIPS = call[3], KEEP = call[4];
+  EVERY = call[5], BIAS = call[6], NARROW = call[7], BFLOAT16 = call[8];
   backward_ = backward, arguments_ = arguments;
   std::vector<u8> memory(shared + 64);
   std::mt19937 random(order);
