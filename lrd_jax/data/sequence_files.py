@@ -8,6 +8,7 @@ objects is refused, never unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -244,19 +245,21 @@ class _Files:
                 self._paths[name] = beside
         self.files = list(self._paths)
 
-    def __enter__(self) -> _Files:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def __getitem__(self, name: str) -> np.ndarray:
         # Mapped, so that of a large file only what is asked for is read.
         return np.load(self._paths[name], mmap_mode="r", allow_pickle=False)
 
 
-def _arrays(path: Path) -> Any:
-    return _Files(path) if path.suffix.lower() == ".npy" else np.load(path, allow_pickle=False)
+@contextlib.contextmanager
+def _arrays(path: Path) -> Iterator[Any]:
+    if path.suffix.lower() == ".npy":
+        yield _Files(path)
+        return
+    with path.open("rb") as file:  # NumPy would leave a damaged one open
+        found = np.load(file, allow_pickle=False)
+        if isinstance(found, np.ndarray):
+            raise UserError(f"{path} is an array of its own, as .npy files have them: call it so")
+        yield found
 
 
 def _split_arrays(
