@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lrd_jax.data.sequence_files import Layout, Place, Sequences, check_values
+from lrd_jax.data.sequence import Layout, Place, Sequences, check_values
 from lrd_jax.errors import UserError, did_you_mean, one_line
 
 _MISSING = ["", "?", "NA", "N/A", "nan", "NaN", "NAN", "null", "NULL"]

@@ -15,10 +15,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from lrd_jax.config.paths import expand_user
+from lrd_jax.data.builders.writing import damaged
 from lrd_jax.data.images import to_sequences
 from lrd_jax.data.pipeline import ArrayDataset
-from lrd_jax.data.prepare import damaged, read_records
-from lrd_jax.data.sequence_files import Place, Sequences
+from lrd_jax.data.prepare import read_records
+from lrd_jax.data.sequence import Place, Sequences
 from lrd_jax.data.sequence_fit import Fit, fit, statistics
 from lrd_jax.data.sequence_splits import divide
 from lrd_jax.data.sequences import BucketDataset, in_memory, make_batches
