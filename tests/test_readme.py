@@ -12,8 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_python_examples_run():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PYTHON = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+CONFIGS = (ROOT / "docs" / "configs.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", [README, PYTHON], ids=["README", "python.md"])
+def test_python_examples_run(text):
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert blocks
     for block in blocks:
         names = {}
@@ -50,7 +55,7 @@ def test_links_lead_somewhere(path):
 
 
 def test_named_configs_exist():
-    named = re.findall(r"`(?:configs/)?(\w+\.py)(?::[\w,-]+)?` \|", README)
+    named = re.findall(r"`(?:configs/)?(\w+\.py)(?::[\w,-]+)?` \|", CONFIGS)
     assert len(named) >= 5
     for name in named:
         assert (ROOT / "configs" / name).exists(), name
