@@ -99,7 +99,7 @@ def collect(
         )
         config: Any = record.load_workdir(workdir)
         content = config.to_dict()
-        for key in ("data_dir", "text_dir"):
+        for key in ("data_dir", "text_dir", "path"):
             content["data"][key] = _portable(content["data"].get(key, ""))
         curve = [
             {key: value for key, value in line.items() if key != "epoch"}

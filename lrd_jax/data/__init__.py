@@ -15,6 +15,7 @@ from lrd_jax.data.registry import (
     known_keys,
     make,
     reads_text,
+    registered,
     varied_key,
 )
 from lrd_jax.data.sequence_fit import read_fit
@@ -33,6 +34,7 @@ __all__ = [
     "known_keys",
     "make_dataset",
     "reads_text",
+    "registered",
     "varied_key",
 ]
 

@@ -9,7 +9,6 @@ with captions are never downloaded; of them features are made too (`--encoder`, 
 
 import contextlib
 import dataclasses
-import io
 import logging as stdlogging
 import shutil
 import sys
@@ -19,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders import Builder
 from lrd_jax.data.builders.sources import DownloadError, download
+from lrd_jax.data.builders.writing import DamagedError, damaged, generate
 from lrd_jax.data.encoders import DEFAULT
 from lrd_jax.data.registry import caption_names, find_builder, prepared_names
 from lrd_jax.data.sequence_files import Layout
@@ -65,16 +64,6 @@ def _look_up(name: str) -> tuple[type[Builder], str]:
     builder = find_builder(name)
     builder.check_variant(variant)
     return builder, variant
-
-
-class DamagedError(UserError):
-    """A data set was prepared, and cannot be read."""
-
-
-def damaged(folder: str | Path, error: object) -> DamagedError:
-    """Returns the error for a prepared data set that cannot be read."""
-    reason = " ".join(str(error).split())[:200]
-    return DamagedError(f"the prepared data set in {folder} is damaged ({reason}): delete it")
 
 
 def is_prepared(builder: Builder) -> bool:
@@ -204,16 +193,6 @@ def read_records(builder: Any, split: str) -> dict[str, np.ndarray]:
     except Exception as error:  # whatever the reader of the record files raises
         raise damaged(builder.data_dir, error) from error
     return arrays
-
-
-def generate(builder: Builder, downloads: Path, source_dir: Path) -> None:
-    """Lets TFDS write the data set, without its bars in log files and its lines on stdout."""
-    tfds.display_progress_bar(bool(builder.SOURCES) and sys.stderr.isatty())
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(
-            download_dir=downloads,
-            download_config=tfds.download.DownloadConfig(manual_dir=source_dir),
-        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -67,11 +67,13 @@ DATASETS = {
     "sequences": Entry(maker="lrd_jax.data.sequence_sets:make_sequences", fitted=True),
     "shapes": _captions("make_shapes"),
     "text": Entry(maker="lrd_jax.data.text:make_text", text=True),
+    "tfds:": Entry(maker="lrd_jax.data.tfds_sets:make_tfds", fitted=True),
     "tracking": Entry("lrd_jax.data.tracking:Tracking"),
     "wikitext103": _wikitext("LrdWikitext103"),
     "wikitext2": _wikitext("LrdWikitext2"),
 }
-"""By the values of `data.name`. A config of one's own may add to it."""
+"""By the values of `data.name`. A config of one's own may add to it. A name that ends in ":" stands
+for all that begin so."""
 
 COMMON_KEYS = frozenset({"name", "data_dir", "batch_size"})
 """What may be said of any data set: which, where prepared ones lie, how much a step takes."""
@@ -185,10 +187,20 @@ def load(where: Any) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _find(name: str) -> Entry:
-    if name not in DATASETS:
+def registered(name: str) -> str:
+    """Returns the name under which `DATASETS` has a data set: `tfds:` for `tfds:mnist`.
+
+    Raises:
+        UserError: unknown name.
+    """
+    head, colon, _ = name.partition(":")
+    if head + colon not in DATASETS:
         raise unknown("data.name=", name, DATASETS)
-    return DATASETS[name]
+    return head + colon
+
+
+def _find(name: str) -> Entry:
+    return DATASETS[registered(name)]
 
 
 def _options(maker: Any) -> frozenset[str]:

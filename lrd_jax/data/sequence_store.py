@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders.sequences import Reader, SequenceBuilder, folder_of
-from lrd_jax.data.prepare import damaged, generate
+from lrd_jax.data.builders.writing import damaged, generate
 from lrd_jax.data.sequence_files import Layout, Place, Sequences, stream
 from lrd_jax.data.sequence_fit import Arrays, Fit, Statistics
 from lrd_jax.data.sequence_splits import divide, find_files

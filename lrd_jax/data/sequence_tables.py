@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lrd_jax.data.sequence_files import Layout, Place, Sequences, check_values
+from lrd_jax.data.sequence import Layout, Place, Sequences, check_values
 from lrd_jax.errors import UserError, did_you_mean, one_line
 
 _MISSING = ["", "?", "NA", "N/A", "nan", "NaN", "NAN", "null", "NULL"]
@@ -249,16 +249,19 @@ def _open_csv(path: Path) -> tuple[list[str], Iterator[Any]]:
     if not names:
         raise UserError(f"{path} is empty")
 
-    def odd(row: Any) -> str:
-        raise UserError(
+    wrong = []
+
+    def odd(row: Any) -> str:  # what it raises would be lost
+        wrong.append(
             f"{path}, row {row.number}: {row.actual_columns} values, and the table has"
             f" {row.expected_columns} columns"
         )
+        return "skip"
 
     def batches() -> Iterator[Any]:
         try:
             # One thread: only so the rows are counted.
-            yield from arrow_csv.open_csv(
+            for batch in arrow_csv.open_csv(
                 path,
                 read_options=arrow_csv.ReadOptions(
                     use_threads=False, block_size=_BLOCK, column_names=names, skip_rows=1
@@ -269,11 +272,16 @@ def _open_csv(path: Path) -> tuple[list[str], Iterator[Any]]:
                     null_values=_MISSING,
                     strings_can_be_null=True,
                 ),
-            )
+            ):
+                if wrong:
+                    break
+                yield batch
         except pyarrow.ArrowInvalid as error:
             if "Empty CSV" in str(error):
                 return  # names and no rows
             raise UserError(f"{path} is no CSV table: {one_line(str(error))[:120]}") from error
+        if wrong:
+            raise UserError(wrong[0])
 
     return names, batches()
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lrd_jax.data.sequence_files import Layout, Place, Sequences, check_values, default_names
+from lrd_jax.data.sequence import Layout, Place, Sequences, check_values, default_names
 from lrd_jax.errors import UserError
 
 

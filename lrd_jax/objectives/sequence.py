@@ -308,7 +308,7 @@ class Tagging(SequenceObjective):
             Where these differ in length, what is counted are labels.
             """
             if varied:
-                return (values * scored).sum(), scored.sum(dtype=values.dtype)
+                return (values * scored).sum(dtype=outputs.dtype), scored.sum(dtype=outputs.dtype)
             each = (values * scored)[:, -steps:].mean(-1)
             full = scored[:, -steps:].mean(-1)
             return (each * mask).sum(), (full * mask).sum()

@@ -21,8 +21,8 @@ from lrd_jax.cells import CELLS, cell_options, make_cell
 from lrd_jax.config import defaults
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.values import flatten, put, typed
-from lrd_jax.data import dataset_names, has_captions, known_keys, reads_text
-from lrd_jax.errors import UserError, check_choice, did_you_mean
+from lrd_jax.data import dataset_names, has_captions, known_keys, reads_text, registered
+from lrd_jax.errors import UserError, did_you_mean
 from lrd_jax.models import network_options
 from lrd_jax.recurrence.unroll import choose_backend
 from lrd_jax.training.optimizer import SCHEDULES, schedule_options
@@ -129,7 +129,7 @@ class _Slot(NamedTuple):
 
 def _slots(config: Any) -> Iterator[_Slot]:
     cell, data, schedule = config.model.cell, config.data.name, config.optim.schedule
-    check_choice("data.name", data, dataset_names())
+    registered(data)
     cells = {name: cell_options(name) for name in CELLS} | {cell: cell_options(cell)}
     networks = {name: network_options(name) for name in ("sequence", "language", "caption")}
     network = "language" if reads_text(data) else "caption" if has_captions(data) else "sequence"
@@ -140,7 +140,7 @@ def _slots(config: Any) -> Iterator[_Slot]:
     for group, key, options, name in (
         ("model", f"model.cell={cell}", cells, cell),
         ("model", f"data.name={data}", networks, network),
-        ("data", f"data.name={data}", datasets, data),
+        ("data", f"data.name={data}", datasets, registered(data)),
         ("optim", f"optim.schedule={schedule}", schedules, schedule),
     ):
         named = {n: frozenset(f"{group}.{k}" for k in keys) for n, keys in options.items()}

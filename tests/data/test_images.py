@@ -198,7 +198,8 @@ def test_a_damaged_prepared_set_is_named(config, digits_dir, tmp_path):
 
 
 def test_every_builder_is_a_data_set():
-    assert set(prepared_names()) == set(dataset_names()) - {"text", "shapes", *caption_names()}
+    others = {"text", "shapes", "sequences", "tfds:", *caption_names()}
+    assert set(prepared_names()) == set(dataset_names()) - others
     assert all(find_builder(name).name == f"lrd_{name}" for name in prepared_names())
 
 

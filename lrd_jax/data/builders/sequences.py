@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from lrd_jax.data.builders.base import Builder
-from lrd_jax.data.sequence_files import Sequences
+from lrd_jax.data.sequence import Sequences
 from lrd_jax.data.sequence_fit import Statistics, label_text
 
 Reader = Callable[[], Iterator[Sequences]]
