@@ -12,6 +12,7 @@ import numpy as np
 from lrd_jax.config import defaults
 from lrd_jax.config.source import again
 from lrd_jax.config.values import flatten
+from lrd_jax.data.sequence_fit import FILE
 from lrd_jax.inference.forward import NUMBERS
 from lrd_jax.inference.model import Model, who
 from lrd_jax.metrics import declared
@@ -144,8 +145,7 @@ def _files(model: Model, files: Sequence[str]) -> str:
             'model = export.deserialize(pathlib.Path("model.stablehlo").read_bytes())\n'
             f"outputs = model.call(inputs, lengths)  # (batch, time{width}), (batch,) int32\n"
             "```\n\n"
-            f"  Inputs are {_dtype(model)}, as the data set stores them; outputs are"
-            f" {_outputs(model)}."
+            f"  Inputs are {_dtype(model)}, {_stored(model)}; outputs are {_outputs(model)}."
         )
     if "step.stablehlo" in files:
         found.append(
@@ -170,6 +170,14 @@ def _files(model: Model, files: Sequence[str]) -> str:
 def _dtype(model: Model) -> str:
     ids = model.spec.one_hot or model.spec.kind == "language"
     return "int32 ids" if ids or model.config.model.embedding == "table" else "float32"
+
+
+def _stored(model: Model) -> str:
+    if model.fit is None:
+        return "as the data set stores them"
+    if model.fit.missing == "refuse":
+        return "as in the files, not yet scaled"
+    return f"as in the files, not yet scaled, with missing values filled as in {FILE}"
 
 
 def _outputs(model: Model) -> str:
@@ -211,7 +219,7 @@ def _torch_module(model: Model) -> str:
     joined = ", torch.nn.ReLU(), ".join(layers)
     lines.append(f"        self.head = torch.nn.Sequential({joined})")
     pool = model.config.model.pool
-    scale = "(x - offset) * scale" if model.spec.scale != (1.0,) else "x"
+    scale = "(x - offset) * scale, from spec.json" if model.spec.scale != (1.0,) else "x"
     lines.append(f"# reads {scale}; the head reads the outputs by model.pool={pool}")
     return "\n".join(lines) + "\n"
 

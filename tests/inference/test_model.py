@@ -17,6 +17,8 @@ from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.inference import text
 from lrd_jax.inference.arrays import Batches
+from lrd_jax.inference.forward import Network
+from lrd_jax.objectives import make_evaluated
 from tests.inference.runs import CLASSES, SPEC, make_run
 from tests.training.harness import make_config
 
@@ -130,6 +132,14 @@ def test_runs_and_seeds_that_are_not_there(two, tmp_path):
     (tmp_path / "spec.json").write_text("{", "utf-8")
     with pytest.raises(UserError, match=r"spec\.json is damaged"):
         lrd_jax.load(tmp_path)
+
+
+def test_networks_that_have_nothing_to_say_before_the_end():
+    objective = make_evaluated(make_config(model__bidirectional=True), SPEC)
+    with pytest.raises(UserError, match=r"model\.bidirectional=True reads from both ends"):
+        Network(objective).start({}, 1)
+    with pytest.raises(UserError, match=r"python -m lrd_jax\.predict makes captions"):
+        Network(object())
 
 
 # ---- Text ---------------------------------------------------------------------------------------
