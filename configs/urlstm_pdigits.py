@@ -3,8 +3,8 @@
     python -m lrd_jax.main --config=configs/urlstm_pdigits.py
 
 1797 real images of handwritten digits, 64 steps of one pixel, 1297 / 250 / 250 of them to train,
-validate and test. Expected: about 90 % test accuracy, in about a minute on two cores. With 250 test
-images a seed, or the rounding of another machine, moves that by two or three percent.
+validate and test. Expected: about 94 % test accuracy (mean of ten seeds, deviation 1.5, see
+`results/digits_urlstm.json`). AdamW, Xavier start and zoneout were chosen on validation data alone.
 """
 
 from typing import Any

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from lrd_jax.config import checks, command_line
+from lrd_jax.config import checks
 from lrd_jax.config.horizon import Horizon, steps_between_evaluations
 from lrd_jax.config.members import labels
 from lrd_jax.config.paths import expand_user
@@ -25,7 +25,7 @@ from lrd_jax.data.pipeline import borders, prefetch, shapes_change
 from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.evaluation.inspection import Snapshots
 from lrd_jax.metrics import CollectedMetric, ReportedMetric, finish, stored
-from lrd_jax.reporting import forward, header, provenance, summary
+from lrd_jax.reporting import forward, provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
     work_directory,
@@ -35,6 +35,7 @@ from lrd_jax.runtime import compile_time, interrupts, processes
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.training import effects, found, longer, warm_start
 from lrd_jax.training.agenda import Agenda, every, once
+from lrd_jax.training.announce import say_what_starts
 from lrd_jax.training.profiler import Profiler
 from lrd_jax.training.program import Program, make_program
 from lrd_jax.training.recorder import Recorder
@@ -264,7 +265,7 @@ def _train(
     processes.from_first(lambda: longer.go_on(workdir, program, start))
     end = min(config.train.stop_step or horizon.num_steps, horizon.num_steps)
     baselines = objective.baselines(program.dataset, "valid")
-    _say_what_starts(program, state, workdir, config_flag, baselines)
+    say_what_starts(program, state, workdir, config_flag, baselines)
     if end < start:
         raise UserError(
             f"train.stop_step={end} lies before step {start}, which this run has reached;"
@@ -373,35 +374,3 @@ def _inspection(run: _Run, workdir: Path) -> Callable[[], None]:
     if run.step == 0:
         snapshots.write(0, run.state.params)
     return lambda: snapshots.write(run.step, run.state.params)
-
-
-def _say_what_starts(
-    program: Program, state: TrainState, workdir: Path, config_flag: str, baselines: Any
-) -> None:
-    """Prints the block before the first step."""
-    horizon, start = program.horizon, int(state.step)
-    stop_step = program.config.train.stop_step
-    one_seed = jax.tree.map(lambda x: x[0], jax.device_get(state.params))
-    processes.say(
-        summary.startup(
-            config_name=command_line.config_name(config_flag) if config_flag else "",
-            workdir=workdir,
-            model=header.model_line(program.config, sum(x.size for x in jax.tree.leaves(one_seed))),
-            data=program.dataset.describe(),
-            params=one_seed,
-            num_members=len(program.members),
-            baselines=baselines,
-            metrics=program.objective.metrics,
-        )
-    )
-    if weights := getattr(program.objective, "spec", program.dataset.spec).class_weights:
-        processes.say(
-            f"training loss: a label counts {min(filter(None, weights)):.3g} to {max(weights):.3g}"
-            " by its class (data.class_weights); validation and test count all labels alike"
-        )
-    if horizon.pretrain_steps:
-        processes.say(f"steps 1 to {horizon.pretrain_steps}: the auxiliary loss alone")
-    if start:
-        processes.say(f"resuming at step {start} of {horizon.num_steps}")
-    if 0 < stop_step < horizon.num_steps:
-        processes.say(f"will stop at step {stop_step} (train.stop_step)")
