@@ -27,6 +27,7 @@ _CHANGEABLE = (
     "train.stop_step",
     "train.steps_per_call",
     "train.tensorboard",
+    "train.forward",
 )
 
 
@@ -171,9 +172,9 @@ def check_same(
 
     `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`,
     `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps`,
-    `train.inspect_every_steps`, `train.profile_steps`, `train.stop_step`, `train.steps_per_call`
-    and `train.tensorboard` may differ. Whether the length may (`LENGTH`) depends on what follows
-    it: `training.longer` knows.
+    `train.inspect_every_steps`, `train.profile_steps`, `train.stop_step`, `train.steps_per_call`,
+    `train.tensorboard` and `train.forward` may differ. Whether the length may (`LENGTH`) depends on
+    what follows it: `training.longer` knows.
 
     Returns:
       Whether the length is the same.
