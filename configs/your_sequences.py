@@ -52,6 +52,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "gun_point": {**_LONG, "train.num_steps": 800},
     "italy_power_demand": {
         "optim.schedule": "cosine",
+        "optim.learning_rate": 4e-3,
         "train.num_steps": 600,
         "train.eval_every_steps": 25,
     },
