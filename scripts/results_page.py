@@ -24,7 +24,7 @@ TASKS = {
     "Images, pixel by pixel": ("pmnist_", "smnist_", "auxiliary_", "mnist_", "digits_", "lesson_"),
     "Language": ("char_", "wikitext"),
     "Captions": ("caption_",),
-    "Own sequences": ("sequences_",),
+    "Own sequences": ("japanese_", "basic_", "arrow_", "gun_", "italy_"),
     "Others": ("",),
 }
 TELLING = (
