@@ -100,6 +100,81 @@ class CollectedMetric(Metric):
     """
 
 
+@dataclasses.dataclass(frozen=True)
+class ReportedMetric(Metric):
+    """Summed in evaluation alone: training has no place for it, and it chooses no best step.
+
+    So an objective may report more, or something else, without changing what a checkpoint holds.
+    """
+
+
+@dataclasses.dataclass(frozen=True)
+class TableMetric(ReportedMetric):
+    """Counts that are a table and no number: `finish` gives an array; see `tables`."""
+
+
+# ---- Of classes and of numbers ------------------------------------------------------------------
+
+
+def balanced_accuracy(right: Any, true: Any) -> Any:
+    """The mean over classes, of those that occur, of the part that is recognised.
+
+    Brodersen, Ong, Stephan and Buhmann (2010), "The balanced accuracy and its posterior
+    distribution".
+
+    Args:
+      right: labels of each class that are right, `(classes,)`.
+      true: labels of each class, `(classes,)`.
+    """
+    there = true > 0
+    return (right[there] / true[there]).mean() if there.any() else np.nan
+
+
+def macro_f1(right: Any, true: Any, said: Any) -> Any:
+    """The mean over classes, of those that occur or are said, of F1 = 2 right / (true + said).
+
+    Args:
+      right: as above.
+      true: as above.
+      said: how often each class is predicted, `(classes,)`.
+    """
+    there = true + said > 0
+    return (2 * right[there] / (true + said)[there]).mean() if there.any() else np.nan
+
+
+def column_mean(totals: Any, count: Any) -> Any:
+    """Totals of several columns, `(columns,)`, divided by the number of rows; their mean."""
+    return np.mean(totals / count)
+
+
+def r_squared(squares: Any, count: Any, total: Any, total_squares: Any) -> Any:
+    """1 - squared error / squared deviation from the mean; the mean over columns that vary.
+
+    Args:
+      squares: of the errors, `(columns,)`.
+      count: rows.
+      total: sum of the true numbers, `(columns,)`.
+      total_squares: sum of their squares, `(columns,)`.
+    """
+    around_mean = total_squares - total**2 / count
+    # Sums in float32: of numbers far from 0 what is left would be rounding. Scale them then.
+    varies = around_mean > 1e-4 * total_squares
+    if not varies.any():
+        return np.nan
+    return np.mean(1 - squares[varies] / around_mean[varies])
+
+
+_UNIT = (0.0, 1.0)
+BALANCED_ACCURACY = ReportedMetric(
+    "balanced_accuracy", "%", 2, True, _UNIT, finish=balanced_accuracy
+)
+MACRO_F1 = ReportedMetric("macro_f1", "%", 2, True, _UNIT, finish=macro_f1)
+# Rows are the true classes, columns what was predicted.
+CONFUSION = TableMetric("confusion", finish=lambda counts: counts)
+MSE = ReportedMetric("mse", range=(0.0, math.inf), finish=column_mean)
+MAE = ReportedMetric("mae", range=(0.0, math.inf), finish=column_mean)
+R_SQUARED = ReportedMetric("r2", "", 4, True, (-math.inf, 1.0), finish=r_squared)
+
 LOSS = Metric("loss")
 NATS = Metric("loss", unit="nats")  # of running text: per token
 ACCURACY = Metric("accuracy", "%", 2, higher_is_better=True, range=(0.0, 1.0))
@@ -112,12 +187,13 @@ _RECORDED_BEFORE = (ACCURACY, LOSS, PERPLEXITY, BITS_PER_CHAR)  # by runs withou
 
 def summed(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
     """The metrics that `Objective.loss` gives the sums of."""
-    return tuple(m for m in metrics if not isinstance(m, DerivedMetric | CollectedMetric))
+    others = DerivedMetric | CollectedMetric | ReportedMetric
+    return tuple(m for m in metrics if not isinstance(m, others))
 
 
 def stored(metrics: Iterable[Metric]) -> tuple[Metric, ...]:
     """The metrics whose values the state keeps of the best validation."""
-    return tuple(m for m in metrics if not isinstance(m, DerivedMetric))
+    return tuple(m for m in metrics if not isinstance(m, DerivedMetric | ReportedMetric))
 
 
 def collected(metrics: Iterable[Metric]) -> tuple[CollectedMetric, ...]:
@@ -134,15 +210,33 @@ def finish(metrics: Iterable[Metric], sums: Mapping[str, Sequence[Any]]) -> dict
         has (the norm of the gradient) is a total and a count.
 
     Returns:
-      Name -> `(members,)`, derived metrics last; NaN where a member counted nothing.
+      Name -> `(members,)`, derived metrics last, tables left out; NaN where a member counted
+      nothing.
     """
-    by_name = {metric.name: metric for metric in metrics}
-    values = {}
+    values = _finished({m.name: m for m in metrics}, sums, tables=False)
+    return with_derived(metrics, values)
+
+
+def tables(metrics: Iterable[Metric], sums: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
+    """Makes the tables among the metrics; arguments as above.
+
+    Returns:
+      Name -> `(members, ...)`.
+    """
+    return _finished({m.name: m for m in metrics}, sums, tables=True)
+
+
+def _finished(
+    by_name: Mapping[str, Metric], sums: Mapping[str, Sequence[Any]], tables: bool
+) -> dict[str, np.ndarray]:
+    found = {}
     with np.errstate(invalid="ignore", divide="ignore"):
         for name, parts in sums.items():
-            made = by_name.get(name, Metric(name)).finish
-            values[name] = np.stack([np.asarray(made(*each)) for each in zip(*parts, strict=True)])
-    return with_derived(metrics, values)
+            metric = by_name.get(name, Metric(name))
+            if isinstance(metric, TableMetric) == tables:
+                each = [np.asarray(metric.finish(*part)) for part in zip(*parts, strict=True)]
+                found[name] = np.stack(each)
+    return found
 
 
 def with_derived(metrics: Iterable[Metric], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,7 +274,8 @@ def finish_collected(
 
 def declarations(metrics: Iterable[Metric], select: Sequence[Metric] = ()) -> dict[str, Any]:
     """What `result.json` holds of the metrics: by name, those that choose the best step first."""
-    chosen = {metric.name: metric for metric in (*select, *metrics)}
+    numbers = (metric for metric in metrics if not isinstance(metric, TableMetric))
+    chosen = {metric.name: metric for metric in (*select, *numbers)}
     return {name: _declaration(metric) for name, metric in chosen.items()}
 
 

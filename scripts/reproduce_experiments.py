@@ -104,6 +104,16 @@ EXPERIMENTS = {
         {"LSTM": ()},
         sample=_SAMPLE,
     ),
+    **{
+        row: Experiment(f"{name} (UCR/UEA archive)", f"configs/your_sequences.py:{row}", {cell: ()})
+        for row, name, cell in (
+            ("japanese_vowels", "JapaneseVowels", "LSTM, both directions"),
+            ("basic_motions", "BasicMotions", "LSTM, both directions"),
+            ("arrow_head", "ArrowHead", "UR-LSTM, both directions"),
+            ("gun_point", "GunPoint", "UR-LSTM, both directions"),
+            ("italy_power_demand", "ItalyPowerDemand", "LSTM, both directions"),
+        )
+    },
     "wikitext2_word": Experiment(
         "Words of WikiText-2, 256 units, tied embeddings",
         "configs/wikitext2.py",

@@ -58,6 +58,7 @@ WORDS = {
     "data.permutation": ("none", "bitreverse", "92916", "seed:3", "seed:-1", "seed:"),
     "data.order": ("pixel", "row"),
     "data.valid_split": ("last:10", "first:3", "last:0", "last:100000000", "last:", "middle:3"),
+    "data.class_weights": ("none", "balanced"),
     "data.preset": ("hdetach", "gu", "marker", ""),
     "data.unit": ("char", "word"),
     "data.encoding": ("preset", "scalar", "onehot"),
@@ -87,6 +88,7 @@ WORDS = {
     "optim.schedule": ("constant", "cosine", "step"),
     "eval.split": ("train", "valid", "test"),
     "eval.prompt": ("", "the", "Ω"),
+    "train.forward": ("none", "none", "wandb"),
     "devices.split": ("batch", "seeds"),
 }
 ODD_WORDS = ("", " ", "zzz", "UR ", "Ω", "a\nb", "0", "none", "true")

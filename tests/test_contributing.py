@@ -170,7 +170,8 @@ def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys):
     result = loop.train(config, workdir)
     out = capsys.readouterr().out
     names = {"loss", "accuracy", "kappa", "doubt", "longest_word"}
-    assert set(result["test"]) == set(result["best"]["valid"]) == names
+    reported = {"balanced_accuracy", "macro_f1"}  # by what it inherits, in evaluation alone
+    assert set(result["test"]) == names | reported and set(result["best"]["valid"]) == names
     # 22 examples, padding left out.
     assert result["test"]["longest_word"] // 100 == 22
     for seed in result["seeds"]:
@@ -193,6 +194,9 @@ def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys):
     again = commands.evaluate(workdir, {"eval.split": "test", "eval.batch_size": 5})
     for name, value in result["seeds"][0]["test"].items():
         assert again["seeds"][0]["test"][name] == pytest.approx(value, rel=1e-5), name
+    counts = np.array(again["seeds"][0]["tables"]["confusion"])
+    assert counts.sum() == 19  # three labels are not scored
+    assert counts.trace() / 19 == pytest.approx(again["seeds"][0]["test"]["accuracy"])
     assert known_keys("riddles") == {
         *("name", "data_dir", "batch_size", "steps_per_epoch", "length", "words")
     }

@@ -29,6 +29,8 @@ _AT_LEAST = {
     "train.num_steps": 0,
     "train.stop_step": 0,
     "train.eval_every_steps": 0,
+    "train.patience": 0,
+    "train.accumulate": 1,
     "train.checkpoint_every_steps": 0,
     "train.log_every_steps": 1,
     "train.steps_per_call": 0,
@@ -67,6 +69,12 @@ _SPLITS = ("train", "valid", "test")
 _DEVICE_SPLITS = ("batch", "seeds")
 
 
+_CHOICES = {
+    "data.class_weights": ("none", "balanced"),
+    "train.forward": ("none", "wandb", "trackio"),
+}
+
+
 def validate(config: ml_collections.ConfigDict) -> None:
     """Checks the values that no single component owns.
 
@@ -99,10 +107,19 @@ def validate(config: ml_collections.ConfigDict) -> None:
                 expand_user(values[key])
     if values["eval.split"] not in _SPLITS:
         _refuse("eval.split", values["eval.split"], f"one of {', '.join(_SPLITS)}")
+    for key, legal in _CHOICES.items():
+        if values[key] not in legal:
+            _refuse(key, values[key], f"one of {', '.join(legal)}")
     if values["optim.learning_rate"] <= 0:
         _refuse("optim.learning_rate", values["optim.learning_rate"], "above 0")
     if values["train.num_steps"] == 0 and values["train.num_epochs"] <= 0:
         _refuse("train.num_epochs", values["train.num_epochs"], "above 0 (or set train.num_steps)")
+    parts, batch = values["train.accumulate"], values["data.batch_size"]
+    if batch % parts:
+        raise UserError(
+            f"train.accumulate={parts} cuts data.batch_size={batch} into equal parts, which it does"
+            " not divide into; use a divisor"
+        )
     if values["data.curriculum"] and values["aux.kind"] != "none":
         raise UserError(
             "data.curriculum trains on sequences of several lengths, and the segments of an"

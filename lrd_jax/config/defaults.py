@@ -41,6 +41,9 @@ def get_config() -> ml_collections.ConfigDict:
     # last:<n> | first:<n> training examples held out (digits: fixed); sequences: also a part, 0.2;
     # without effect where there is a file for it
     data.valid_split = "last:10000"
+    # none | balanced: in the training loss a label counts by the inverse of how often its class is
+    # in the training set, 1 on average; validation and test count all labels alike
+    data.class_weights = "none"
     data.normalise = False  # cifar10: also subtract each channel's mean and divide by its deviation
     data.preset = ""  # copy, to be named: hdetach | gu | marker; published definitions differ
     data.delay = 0  # copy: blank steps between the symbols and the signal to recall them
@@ -220,12 +223,21 @@ def get_config() -> ml_collections.ConfigDict:
     # a budget: ends the run here, its schedules staying those of the whole; 0 = off
     train.stop_step = 0
     train.eval_every_steps = 0  # 0 = once an epoch
+    # a run ends after so many evaluations in a row without a better one; of several seeds each
+    # stays as it is from there on, and the run ends with the last; 0 = off
+    train.patience = 0
     train.checkpoint_every_steps = 0  # 0 = with every evaluation
     train.log_every_steps = 50
+    # parts of a batch whose gradients are summed one after the other, for less memory; steps, draws
+    # and results stay those of 1, to rounding
+    train.accumulate = 1
     # optimizer steps in one call of the devices; 0 = 1 on a CPU, many on a GPU. Results do not
     # depend on it; a call ends at whatever is due, and after about a second
     train.steps_per_call = 0
     train.tensorboard = True  # write event files; metrics.jsonl has all of their numbers
+    # none | wandb (Weights & Biases) | trackio: forwards the records too, in the project that
+    # WANDB_PROJECT or TRACKIO_PROJECT names; what fails there costs a warning
+    train.forward = "none"
     # Work directory of another run, whose best parameters this one starts from: one seed's for all,
     # or seed by seed; optimizer, schedule and step start anew. "" = parameters are drawn
     train.init_from = ""

@@ -56,6 +56,11 @@ class Horizon(NamedTuple):
         return step // self.steps_per_epoch < self.num_epochs - off_last_epochs
 
 
+def steps_between_evaluations(train: Any, horizon: Horizon) -> int:
+    """Resolves `train.eval_every_steps`: 0 = once an epoch."""
+    return train.eval_every_steps or horizon.steps_per_epoch
+
+
 def run_horizon(config: Any, num_examples: int) -> Horizon:
     """Length of the run that a config describes.
 

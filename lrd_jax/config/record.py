@@ -19,6 +19,7 @@ _CHANGEABLE = (
     "eval",
     "data.data_dir",
     "data.text_dir",  # the text itself is compared with that of the work directory
+    "data.path",  # so is what is fitted on the sequences
     "model.backend",
     "train.log_every_steps",
     "train.checkpoint_every_steps",
@@ -27,6 +28,7 @@ _CHANGEABLE = (
     "train.stop_step",
     "train.steps_per_call",
     "train.tensorboard",
+    "train.forward",
 )
 
 
@@ -171,11 +173,11 @@ def check_same(
 ) -> bool:
     """Refuses to continue a work directory with a config that would train something else.
 
-    `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`,
+    `devices.*`, `eval.*` (but `eval.max_examples`), `data.data_dir`, `data.text_dir`, `data.path`,
     `model.backend`, `train.log_every_steps`, `train.checkpoint_every_steps`,
-    `train.inspect_every_steps`, `train.profile_steps`, `train.stop_step`, `train.steps_per_call`
-    and `train.tensorboard` may differ. Whether the length may (`LENGTH`) depends on what follows
-    it: `training.longer` knows.
+    `train.inspect_every_steps`, `train.profile_steps`, `train.stop_step`, `train.steps_per_call`,
+    `train.tensorboard` and `train.forward` may differ. Whether the length may (`LENGTH`) depends on
+    what follows it: `training.longer` knows.
 
     Returns:
       Whether the length is the same.

@@ -95,6 +95,8 @@ class DataSpec:
         target_scale: the same.
         baselines: metric -> what predicting without memory scores; empty where nothing is known.
         vocabulary: "language", "caption": what the numbers stand for.
+        class_weights: "classify", "tag": what a label of each class counts in the training loss;
+            empty: 1.
         captions: "caption": what they are scored against.
         inputs: name -> its spec, where an example has several inputs; what is said above of one
             input then means nothing.
@@ -116,6 +118,7 @@ class DataSpec:
     target_scale: tuple[float, ...] = (1.0,)
     baselines: Mapping[str, float] = field(default_factory=dict)
     vocabulary: Vocabulary | None = None
+    class_weights: tuple[float, ...] = ()
     captions: CaptionSpec | None = None
     inputs: Mapping[str, InputSpec] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()

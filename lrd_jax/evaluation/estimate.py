@@ -39,10 +39,12 @@ def check_training(config: Any, spec: DataSpec, mesh: Mesh, num_members: int) ->
     batch = config.data.batch_size
     sequences = num_members * batch
     # A CPU trains the members one by one, so that only one backward pass is under way.
-    at_once = batch if prefers_loops(mesh) else sequences
+    at_once = (batch if prefers_loops(mesh) else sequences) // config.train.accumulate
     parts = {
-        "the states that the backward pass keeps (lower data.batch_size, the length of the"
-        " sequences or model.hidden_size)": at_once * _kept(config, spec) // sharing,
+        "the states that the backward pass keeps (lower data.batch_size, raise train.accumulate, or"
+        " lower the length of the sequences or model.hidden_size)": at_once
+        * _kept(config, spec)
+        // sharing,
         "the segments of the auxiliary loss (lower aux.n_anchors, aux.segment_length or the"
         " decoder)": at_once * _kept_by_decoder(config) // sharing,
         "the examples of a call (lower train.steps_per_call)": _FLOAT

@@ -72,7 +72,8 @@ class Loaded:
 
         Returns:
           Member by member: its seed (and swept values), its best step with the validation metrics,
-          the metrics of the split. And `evaluated`: how much of the split, where that is not all.
+          the metrics of the split, and `tables` where the objective has some. And `evaluated`: how
+          much of the split, where that is not all.
         """
         assert self.dataset is not None
         count, options = len(self.members), self.config.devices
@@ -93,11 +94,14 @@ class Loaded:
             split="seeds" if by_seeds else "batch",
             max_examples=self.config.eval.max_examples,
         )
-        values = scorer(self.best.params, self.split)
+        values, tables = scorer.score(self.best.params, self.split)
         best = jax.device_get(self.best)
         each = seed_results(
             best, self.stopped, self.split, values, self.members, self.objective.metrics
         )
+        for index, entry in enumerate(each if tables else ()):
+            counts = {name: table[index].astype(int).tolist() for name, table in tables.items()}
+            entry["tables"] = counts
         cut = scorer.cut(self.split)
         return each, {"evaluated": {self.split: cut}} if cut else {}
 

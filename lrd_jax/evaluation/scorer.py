@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from lrd_jax.arrays import Array
 from lrd_jax.data.spec import Dataset
-from lrd_jax.metrics import collected, finish, finish_collected
+from lrd_jax.metrics import collected, finish, finish_collected, tables
 from lrd_jax.objectives.base import Objective, Sums
 from lrd_jax.runtime.devices import (
     AXIS,
@@ -120,6 +120,16 @@ class Scorer:
         before_batch: Callable[[], None] = lambda: None,
         shown: Callable[[float], None] = lambda _: None,
     ) -> Metrics:
+        """The metrics of `score` without its tables; arguments as there."""
+        return self.score(params, split, before_batch, shown)[0]
+
+    def score(
+        self,
+        params: Any,
+        split: str,
+        before_batch: Callable[[], None] = lambda: None,
+        shown: Callable[[float], None] = lambda _: None,
+    ) -> tuple[Metrics, dict[str, np.ndarray]]:
         """Metrics over a split, every example counted once.
 
         Args:
@@ -129,7 +139,7 @@ class Scorer:
           shown: is told the fraction that is done, after each batch.
 
         Returns:
-          Every metric of the objective, one value per seed.
+          Every metric of the objective, one value per seed, and its tables, `(seeds, ...)`.
         """
         devices = 1 if self._split == "seeds" else self._mesh.size
         bound, whole = self._bound(split)
@@ -163,8 +173,9 @@ class Scorer:
         # Summed on the host in float64: a float32 sum over a large split would lose digits.
         parts = jax.device_get(batches)
         totals = jax.tree.map(lambda *xs: np.sum(np.stack(xs), axis=0, dtype=np.float64), *parts)
-        values = finish(self._objective.metrics, totals)
-        return values | finish_collected(self._objective.metrics, outputs)
+        metrics = self._objective.metrics
+        values = finish(metrics, totals) | finish_collected(metrics, outputs)
+        return values, tables(metrics, totals)
 
 
 def eval_step(

@@ -40,12 +40,13 @@ def run(loaded: Loaded) -> dict[str, Any]:
 
 def measure(loaded: Loaded) -> dict[str, Any]:
     """Evaluates every member on the split that is asked for: what `run` writes."""
-    seeds, cut = loaded.scores()
+    (seeds, cut), names = loaded.scores(), loaded.spec.class_names
     return {
         "split": loaded.split,
         "overrides": dict(loaded.overrides),
         "seeds": seeds,
         "metrics": declarations(loaded.objective.metrics, loaded.objective.select),
+        **({"classes": list(names)} if "tables" in seeds[0] and names else {}),
         **cut,
     }
 

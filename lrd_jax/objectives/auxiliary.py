@@ -159,7 +159,7 @@ class Auxiliary:
         if self._labels_stopped:
             features = jax.lax.stop_gradient(features)
         outputs = self.task.model.apply({"params": main}, features, step, method="read")
-        total, sums = self.task.score(outputs, batch)
+        total, sums = self.task.scored(outputs, batch, step)
         if step is not None:
             total = jnp.where(self.horizon.is_joint(step.number), total, 0)
 

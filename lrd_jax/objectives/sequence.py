@@ -27,6 +27,7 @@ from lrd_jax.models import (
     supervised_reach,
 )
 from lrd_jax.objectives.base import Inputs, Sums, blank, encode, score_weights, step_weights
+from lrd_jax.objectives.reports import ClassReport, NumberReport
 from lrd_jax.streams import StepContext
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,25 @@ class SequenceObjective:
         """
         raise NotImplementedError
 
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """Sums of each `ReportedMetric`, in evaluation alone; arguments as for `score`."""
+        del outputs, batch
+        return {}
+
+    def scored(
+        self, outputs: Array, batch: dict[str, Array], step: StepContext | None
+    ) -> tuple[Array, Sums]:
+        """What `score` gives, in evaluation with what is reported beside it.
+
+        In training the batch has `label_weights` of the shape of the targets where classes have
+        weights (`DataSpec.class_weights`).
+        """
+        if step is not None and self.spec.class_weights:
+            weights = jnp.array(self.spec.class_weights)[jnp.maximum(batch["targets"], 0)]
+            batch = {**batch, "label_weights": weights}
+        total, sums = self.score(outputs, batch)
+        return total, sums if step is not None else sums | self.report(outputs, batch)
+
     def share(self, batch: dict[str, Array]) -> Array:
         """How much each example counts in `loss`, `(batch,)`: its labels, as counted there."""
         return batch["mask"]
@@ -159,7 +179,7 @@ class SequenceObjective:
         step: StepContext | None,
     ) -> tuple[Array, tuple[Sums, Any]]:
         """See `Objective.loss`."""
-        total, sums = self.score(self.outputs(variables, batch, step), batch)
+        total, sums = self.scored(self.outputs(variables, batch, step), batch, step)
         return total, (sums, carry)
 
     def collect(self, params: Any, batch: dict[str, Array]) -> dict[str, Array]:
@@ -173,9 +193,12 @@ class SequenceObjective:
 
 
 class Classification(SequenceObjective):
-    """A `SequenceClassifier` with softmax cross-entropy; metrics `loss` and `accuracy`."""
+    """A `SequenceClassifier` with softmax cross-entropy.
 
-    metrics = (LOSS, ACCURACY)
+    The metrics are `loss` and `accuracy`, and in evaluation those of `ClassReport`.
+    """
+
+    metrics = (LOSS, ACCURACY, *ClassReport.metrics)
     select = (ACCURACY, LOSS)  # equal accuracies are common on small splits
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
@@ -189,10 +212,17 @@ class Classification(SequenceObjective):
         )
         super().__init__(config, spec, horizon, model)
 
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        report = ClassReport(self.spec.classes)
+        return report.sums(outputs, batch["targets"], score_weights(batch))
+
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
         weights, targets = score_weights(batch), batch["targets"]
         loss = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        if "label_weights" in batch:
+            loss = loss * batch["label_weights"]
         total, count = (loss * weights).sum(), weights.sum()
         correct = ((outputs.argmax(-1) == targets) * weights).sum()
         return total, {"loss": (total, count), "accuracy": (correct, count)}
@@ -203,9 +233,13 @@ class Classification(SequenceObjective):
 
 
 class Regression(SequenceObjective):
-    """A network that gives numbers for a sequence; the metric `loss` is the mean square."""
+    """A network that gives numbers for a sequence.
 
-    metrics = select = (LOSS,)
+    The metric `loss` is the mean square; in evaluation those of `NumberReport` are beside it.
+    """
+
+    metrics = (LOSS, *NumberReport.metrics)
+    select = (LOSS,)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -218,6 +252,11 @@ class Regression(SequenceObjective):
         )
         super().__init__(config, spec, horizon, model)
 
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        report = NumberReport(self.spec.target_scale)
+        return report.sums(outputs, batch["targets"].reshape(outputs.shape), batch["mask"])
+
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
         error = (outputs - batch["targets"].reshape(outputs.shape)) ** 2
@@ -226,9 +265,10 @@ class Regression(SequenceObjective):
 
 
 class StepRegression(SequenceObjective):
-    """A network that gives numbers at every step; the metric `loss` is the mean square."""
+    """A network that gives numbers at every step; metrics as of `Regression`."""
 
-    metrics = select = (LOSS,)
+    metrics = (LOSS, *NumberReport.metrics)
+    select = (LOSS,)
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
@@ -241,6 +281,11 @@ class StepRegression(SequenceObjective):
             output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`."""
+        weights = step_weights(batch, outputs.shape[1])
+        return NumberReport(self.spec.target_scale).sums(outputs, batch["targets"], weights)
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
@@ -292,6 +337,16 @@ class Tagging(SequenceObjective):
             output_dropout=config.model.output_dropout,
         )
         super().__init__(config, spec, horizon, model)
+        if spec.class_names:
+            self.metrics = (*self.metrics, *ClassReport.metrics)
+
+    def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
+        """See `SequenceObjective.report`; of symbols, which are drawn uniformly, nothing."""
+        if not self.spec.class_names:
+            return {}
+        targets = batch["targets"]
+        weights = step_weights(batch, targets.shape[1]) * (targets >= 0)
+        return ClassReport(self.spec.classes).sums(outputs, targets, weights)
 
     def score(self, outputs: Array, batch: dict[str, Array]) -> tuple[Array, Sums]:
         """See `SequenceObjective.score`."""
@@ -300,6 +355,8 @@ class Tagging(SequenceObjective):
         if varied:
             scored = scored & (step_weights(batch, targets.shape[1]) > 0)
         losses = optax.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        if "label_weights" in batch:
+            losses = losses * batch["label_weights"]
         right = outputs.argmax(-1) == targets
 
         def over(steps: int, values: Array) -> tuple[Array, Array]:

@@ -23,11 +23,12 @@ def seed_results(
     values: dict[str, np.ndarray],
     members: Sequence[Member],
     metrics: Sequence[Metric],
+    ended: Sequence[int] = (),
 ) -> list[dict[str, Any]]:
     """Best step, its validation metrics and those of `split`, member by member.
 
     Swept values stand under `sweep`, where there are any. A member that stopped with NaN says at
-    which step, and has nulls where it was never validated.
+    which step, and has nulls where it was never validated; one whose patience ended does so too.
 
     Args:
       best: step and validation metrics of each (`evaluation.best.Best`), on the host.
@@ -36,6 +37,7 @@ def seed_results(
       values: its metrics, name -> `(seeds,)`.
       members: who stands where on the leading axis.
       metrics: of the objective; some are made of others.
+      ended: the step at which the patience of each ended, -1 if it did not; empty without any.
     """
     each = []
     best_valid = with_derived(metrics, best.valid)
@@ -49,6 +51,8 @@ def seed_results(
         entry |= {"best": {"step": int(best.step[i]), "valid": valid}, split: tested}
         if (bad := int(stopped[i])) >= 0:
             entry["first_nonfinite_step"] = bad
+        if len(ended) and (last := int(ended[i])) >= 0:
+            entry["stopped_step"] = last
         each.append(entry)
     return each
 

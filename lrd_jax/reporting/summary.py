@@ -120,7 +120,27 @@ def evaluation(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
             rows[name] = _metrics(result, [run[split] for run in entries], interval=True)
     else:
         rows[split] = _of_step(result, runs[0])
-    return _rows(rows | _cut(result) | {"written to": os.fspath(path)})
+    text = _rows(rows | _cut(result) | {"written to": os.fspath(path)})
+    return f"{_confusion(result)}{text}" if len(groups) == 1 else text
+
+
+_MOST_CLASSES = 12  # whose confusions fit on a page
+
+
+def _confusion(result: Mapping[str, Any]) -> str:
+    """The table of few classes, counts of all seeds together, with its title; else nothing."""
+    found = [run.get("tables", {}).get("confusion", ()) for run in result["seeds"]]
+    classes = len(found[0])
+    if not 0 < classes <= _MOST_CLASSES:
+        return ""
+    names = result.get("classes") or list(map(str, range(classes)))
+    rows = [
+        [names[i], *(str(sum(table[i][j] for table in found)) for j in range(classes))]
+        for i in range(classes)
+    ]
+    seeds = f", {len(found)} seeds together" if len(found) > 1 else ""
+    title = f"how often each class (row) is taken for which{seeds}"
+    return f"{title}\n{_table([['', *names], *rows])}\n\n"
 
 
 def transfer(result: Mapping[str, Any], path: str | os.PathLike[str]) -> str:
@@ -164,7 +184,7 @@ def _wall_time(result: Mapping[str, Any]) -> str:
 def _by_value(result: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
     """A row a swept value: metrics as mean and deviation over its seeds."""
     groups = by_value(runs)
-    metrics = _in_order(result, runs[0]["test"])
+    metrics = _in_order(result, runs[0]["best"]["valid"])  # what is only reported has none of it
     names = [f"{split} {m.name}" for split in ("validation", "test") for m in metrics]
     table = [[*groups[0][0], *names]]
     for swept, entries in groups:
@@ -183,13 +203,18 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _stopped(runs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """Who stopped with NaN, and when."""
-    found = [
-        f"{named(run.get('sweep', {}) | {'seed': run['seed']})} at step {step}"
-        for run in runs
-        if (step := run.get("first_nonfinite_step"))
-    ]
-    return {"NaN": "; ".join(found)} if found else {}
+    """Who stopped with NaN, or because nothing got better, and when."""
+
+    def told(key: str) -> str:
+        return "; ".join(
+            f"{named(run.get('sweep', {}) | {'seed': run.get('seed', 0)})} at step {run[key]}"
+            for run in runs
+            if key in run
+        )
+
+    found = {"NaN": told("first_nonfinite_step"), "stopped": told("stopped_step")}
+    found["stopped"] += " (train.patience)" if found["stopped"] else ""
+    return {name: text for name, text in found.items() if text}
 
 
 def _cut(result: Mapping[str, Any]) -> dict[str, str]:

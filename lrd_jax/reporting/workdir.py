@@ -263,7 +263,8 @@ def read_spec(workdir: Path) -> DataSpec | None:
 def finished(workdir: Path, config: Any) -> dict[str, Any] | None:
     """The result of a run that has nothing left to do, None if it has.
 
-    A run that `train.stop_step` ended goes on when that is raised.
+    A run that `train.stop_step` ended goes on when that is raised; one that patience ended does
+    not.
     """
     path = workdir / "result.json"
     if not path.exists():
@@ -277,4 +278,4 @@ def finished(workdir: Path, config: Any) -> dict[str, Any] | None:
             " remove it, and the same command writes it again"
         )
     end = config.train.stop_step or num_steps
-    return result if steps >= min(end, num_steps) else None
+    return result if "ended_by" in result or steps >= min(end, num_steps) else None

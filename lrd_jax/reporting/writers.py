@@ -1,4 +1,4 @@
-"""Metrics on disk: `metrics.jsonl`, the source of truth, and TensorBoard's files beside it."""
+"""Metrics on disk: `metrics.jsonl`, the source of truth, and what else they are written to."""
 
 import io
 import json
@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from lrd_jax.reporting.forward import Forwarder
 from lrd_jax.reporting.tensorboard import TIMING_KEYS, TensorBoardWriter, disk_errors
 
 __all__ = ["TIMING_KEYS", "MetricsFile", "TensorBoardWriter", "Writers", "read_metrics"]
@@ -166,6 +167,8 @@ class Writers:
         self._tensorboard = None
         if config.train.tensorboard:
             self._tensorboard = TensorBoardWriter(workdir / "tensorboard", config, resume_step)
+        service = config.train.forward
+        self._forward = None if service == "none" else Forwarder(service, workdir, config)
 
     def write(
         self,
@@ -192,11 +195,13 @@ class Writers:
         self._metrics.write(record | dict(values))
         if self._tensorboard:
             self._tensorboard.write(step, split, values, member)
+        if self._forward:
+            self._forward.write(step, split, values, member)
 
     def write_mean(
         self, step: int, split: str, values: Mapping[str, Any], swept: Mapping[str, Any] = _ALONE
     ) -> None:
-        """Shows the mean over seeds in TensorBoard, as a run called `seed_mean`.
+        """Shows the mean over seeds in TensorBoard, as a run called `seed_mean`, and forwards it.
 
         Args:
           step: optimizer steps taken.
@@ -209,6 +214,8 @@ class Writers:
         """
         if self._tensorboard:
             self._tensorboard.write(step, split, values, {**swept, "seed": "mean"})
+        if self._forward:
+            self._forward.write(step, split, values, swept)
 
     def flush(self) -> int:
         """Waits until everything is on the disk; call it before a checkpoint is written.
@@ -221,6 +228,8 @@ class Writers:
         """
         if self._tensorboard:
             self._tensorboard.flush()
+        if self._forward:
+            self._forward.flush()
         return self._metrics.flush()
 
     def close(self) -> None:
@@ -230,5 +239,7 @@ class Writers:
           RunError: The disk is full or failed.
         """
         self._metrics.close()
+        if self._forward:
+            self._forward.close()
         if self._tensorboard:
             self._tensorboard.close()

@@ -83,6 +83,8 @@ def configure(config: Any, training: bool = True) -> None:
         requested, cores = 0, requested or cores
     elif config.devices.split == "seeds":
         total, what = len(members(config)), "the number of seeds (times swept values)"
+    elif (parts := config.train.accumulate) > 1:
+        total, what = config.data.batch_size // parts, "data.batch_size / train.accumulate"
     else:
         total, what = config.data.batch_size, "data.batch_size"
     share, rest = divmod(total, processes.count())
@@ -162,14 +164,27 @@ def make_mesh(devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
 
-def check_split(split: str, batch_size: int, num_members: int, mesh: Mesh) -> None:
-    """Raises UserError unless the devices of `mesh` divide what is split over them."""
+def check_split(split: str, batch_size: int, num_members: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raises UserError unless the devices of `mesh` divide what is split over them.
+
+    Args:
+      split: `devices.split`.
+      batch_size: of the global batch.
+      num_members: runs side by side.
+      mesh: the devices.
+      parts: `train.accumulate`, of each of which a device has a share.
+    """
     if split == "seeds" and jax.process_count() > 1:
         raise UserError("devices.split=seeds is for one process; use batch, or a launch a seed")
     if split == "seeds" and num_members % mesh.size:
         raise UserError(
             f"devices.split=seeds: {num_members} runs (num_seeds times the swept values) do not"
             f" divide over {mesh.size} devices; use a multiple of these, or devices.split=batch"
+        )
+    if split == "batch" and parts > 1 and batch_size % (parts * mesh.size):
+        raise UserError(
+            f"data.batch_size={batch_size} in train.accumulate={parts} parts does not divide over"
+            f" {mesh.size} devices; use a multiple of {parts * mesh.size}, or fewer parts"
         )
     if split == "batch" and batch_size % mesh.size:
         raise UserError(

@@ -42,6 +42,10 @@ class Agenda(NamedTuple):
         """What is due at a step."""
         return [what for when, what in self.entries if step == self.end or when(step - 1) == step]
 
+    def left_at(self, step: int) -> list[Callable[[], None]]:
+        """What would happen at the end, and is not due at a step at which the run ends earlier."""
+        return [what for when, what in self.entries if step != self.end and when(step - 1) != step]
+
     def stretches(self, start: int, longest: int) -> Iterator[range]:
         """Cuts the steps of a run into stretches that end at whatever is due.
 

@@ -19,7 +19,7 @@ import ml_collections
 
 from lrd_jax.cells import CELLS, cell_options, make_cell
 from lrd_jax.config import defaults
-from lrd_jax.config.horizon import Horizon
+from lrd_jax.config.horizon import Horizon, steps_between_evaluations
 from lrd_jax.config.values import flatten, put, typed
 from lrd_jax.data import dataset_names, has_captions, known_keys, reads_text, registered
 from lrd_jax.errors import UserError, did_you_mean
@@ -106,6 +106,13 @@ def never_reached(config: Any, horizon: Horizon) -> list[str]:
         lines.append(
             f"optim.warmup_steps={warmup} covers all {horizon.num_steps} steps: the learning rate"
             " never reaches its peak"
+        )
+    patience = config.train.patience
+    evaluations = horizon.num_steps // steps_between_evaluations(config.train, horizon)
+    if patience and patience >= evaluations:
+        lines.append(
+            f"train.patience={patience} never ends a run of {evaluations} evaluations: the first"
+            " one is always the best so far"
         )
     return lines
 
@@ -290,6 +297,11 @@ _RULES = (
         "training does not read it, --mode=eval does",
         but=("eval.batch_size", "eval.max_examples", "eval.allow_unknown"),
         given=True,
+    ),
+    _Rule(
+        ("data.class_weights",),
+        lambda _, mode: mode == "eval",
+        "an evaluation counts all labels alike",
     ),
     _Rule(
         ("eval.temperature", "eval.prompt", "eval.sample_seed"),

@@ -18,14 +18,14 @@ import jax
 import numpy as np
 
 from lrd_jax.config import checks, command_line
-from lrd_jax.config.horizon import Horizon
+from lrd_jax.config.horizon import Horizon, steps_between_evaluations
 from lrd_jax.config.members import labels
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.pipeline import borders, prefetch, shapes_change
 from lrd_jax.errors import Interrupted, UserError
 from lrd_jax.evaluation.inspection import Snapshots
-from lrd_jax.metrics import CollectedMetric, finish, stored
-from lrd_jax.reporting import header, provenance, summary
+from lrd_jax.metrics import CollectedMetric, ReportedMetric, finish, stored
+from lrd_jax.reporting import forward, header, provenance, summary
 from lrd_jax.reporting.results import run_result, seed_results, strict
 from lrd_jax.reporting.workdir import (
     work_directory,
@@ -72,6 +72,7 @@ def run(config: Any, workdir: Path, config_flag: str, notes: Sequence[str] = ())
       config_flag: see `train`.
       notes: lines of `effects.judge`, shown before all else.
     """
+    forward.check(config.train.forward)
     found.check_same_everywhere(config, workdir)
     program = warm = None
     if not workdir.exists():  # built before the directory is: bad input leaves none behind
@@ -128,11 +129,16 @@ class _Run:
         self._saved_step = self.step
 
     def train(self, agenda: Agenda) -> None:
-        """The loop: batches, steps; at some steps log, evaluate, save; stop at a signal."""
+        """The loop: batches, steps; at some steps log, evaluate, save; stop at a signal.
+
+        It ends before the agenda does where patience has ended all members.
+        """
         if self.unevaluated:  # trained before, and left in its evaluation
             self.evaluate()
             self.save()
             self.stop_if_asked()
+        if self._watch.over:
+            return
         longest = self.program.steps_per_call
         stretches = prefetch(self.program.stretch, agenda.stretches(self.step, longest))
         with contextlib.closing(stretches):
@@ -147,13 +153,24 @@ class _Run:
                     if self.step == due:
                         for happen in agenda.at(due):
                             happen()
+                        if self._watch.over:
+                            for happen in agenda.left_at(due):
+                                happen()
+                            return self._checkpoints.wait()
                         due = agenda.next_after(due)
                     self.stop_if_asked()
         self._checkpoints.wait()
 
+    @property
+    def over(self) -> bool:
+        """Whether patience has ended the run."""
+        return self._watch.over
+
     def log(self) -> None:
-        """Records the means since the last time."""
+        """Records the means since the last time; nothing where no member has trained since."""
         sums = jax.device_get(self.state.sums)
+        if self._watch.over and not sums["grad_norm"][1].any():
+            return
         values = finish(self.program.objective.metrics, sums)
         self._watch.check(self.state)
         self._recorder.train(self.step, values)
@@ -171,6 +188,10 @@ class _Run:
             compared = {name: valid[name].astype(np.float32) for name in names}
             self.state = self.program.update_best(self.state, compared)
             self.unevaluated = False
+        if not self.unevaluated and self.program.config.train.patience:
+            self._watch.check(self.state)
+            if self._watch.over:  # before the save, which is the last one
+                self.log()
 
     def save(self) -> None:
         """Saves, but not in an evaluation that was left: `stop_if_asked` is next, and does."""
@@ -232,7 +253,7 @@ def _train(
         )
     unevaluated = extra.get("unevaluated", False)
     metrics = objective.metrics
-    shown = [m.name for m in metrics if not isinstance(m, CollectedMetric)]
+    shown = [m.name for m in metrics if not isinstance(m, CollectedMetric | ReportedMetric)]
     recorder = Recorder(
         workdir,
         config,
@@ -259,13 +280,15 @@ def _train(
             under_way.train(agenda)
         if caught.signum:  # it came after the last step; everything is saved
             raise Interrupted(caught.signum)
-        trained = under_way.state
+        trained, end = under_way.state, under_way.step
         with recorder.evaluating("test") as tested:
             test = program.evaluate(trained.best.params, "test", shown=tested)
         recorder.test(end, test)
         recorder.flush()
-    best, stopped = jax.device_get((trained.best, trained.first_nonfinite_step))
-    each = seed_results(best, stopped, "test", test, program.members, metrics)
+    best, bad, stopped = jax.device_get(
+        (trained.best, trained.first_nonfinite_step, trained.stopped)
+    )
+    each = seed_results(best, bad, "test", test, program.members, metrics, stopped)
     result = run_result(each, metrics, objective.select) | {
         "wall_time_s": recorder.wall_time_s,
         "seconds": recorder.seconds,
@@ -275,6 +298,7 @@ def _train(
     }
     result |= warm_start.recorded(workdir)
     result |= {"steps": end, "num_steps": horizon.num_steps}
+    result |= {"ended_by": "train.patience"} if under_way.over else {}
     cuts = {split: cut for split in ("valid", "test") if (cut := program.evaluate.cut(split))}
     result |= {"evaluated": cuts} if cuts else {}
     result |= {"baselines": dict(baselines)} if baselines else {}
@@ -285,7 +309,7 @@ def _train(
 
 def _agenda(run: _Run, train: Any, horizon: Horizon, end: int) -> Agenda:
     """What happens at which step, in this order; a new kind of event is one more line."""
-    eval_every = train.eval_every_steps or horizon.steps_per_epoch
+    eval_every = steps_between_evaluations(train, horizon)
     entries = [
         (every(train.log_every_steps), run.log),
         (every(eval_every), run.evaluate),
@@ -350,6 +374,11 @@ def _say_what_starts(
             metrics=program.objective.metrics,
         )
     )
+    if weights := getattr(program.objective, "spec", program.dataset.spec).class_weights:
+        processes.say(
+            f"training loss: a label counts {min(filter(None, weights)):.3g} to {max(weights):.3g}"
+            " by its class (data.class_weights); validation and test count all labels alike"
+        )
     if horizon.pretrain_steps:
         processes.say(f"steps 1 to {horizon.pretrain_steps}: the auxiliary loss alone")
     if start:

@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from lrd_jax.cells import CELLS, ParameterGroup
-from lrd_jax.config.horizon import Horizon, run_horizon
+from lrd_jax.config.horizon import Horizon, run_horizon, steps_between_evaluations
 from lrd_jax.config.members import check_values, members
-from lrd_jax.data import make_dataset
+from lrd_jax.data import class_weights, make_dataset
 from lrd_jax.data.pipeline import borders, resident, stack
 from lrd_jax.data.registry import make_task
 from lrd_jax.data.spec import Dataset
@@ -69,7 +69,10 @@ def make_program(config: Any, dataset: Dataset | None = None, mesh: Mesh | None 
     if task is not None:  # its sizes are known before its examples are drawn
         estimate.check_training(config, task.spec, mesh, len(members(config)))
     dataset = dataset or make_dataset(config)
-    objective = make_objective(config, dataset.spec, run_horizon(config, dataset.num_train))
+    spec = dataset.spec
+    if config.data.class_weights == "balanced":
+        spec = class_weights.balanced(dataset, config.data.name)
+    objective = make_objective(config, spec, run_horizon(config, dataset.num_train))
     return Program(config, dataset, mesh, objective)
 
 
@@ -104,7 +107,8 @@ class Program:
         tx = make_optimizer(config.optim, self.horizon, _groups(config))
         self.members = members(config)
         self._split: str = config.devices.split
-        check_split(self._split, batch_size, len(self.members), mesh)
+        parts = config.train.accumulate
+        check_split(self._split, batch_size, len(self.members), mesh, parts)
         self._rows = slice(None) if self._split == "seeds" else local_rows(batch_size, mesh)
         self._init = functools.partial(
             init_state,
@@ -112,6 +116,7 @@ class Program:
             tx=tx,
             batch_size=batch_size,
             averages=config.optim.ema_decay > 0,
+            patient=config.train.patience > 0,
         )
         _check_memory(self._shapes(), self._split, self.mesh)
         estimate.check_training(config, dataset.spec, mesh, len(self.members))
@@ -129,6 +134,7 @@ class Program:
             split=self._split,
             one_by_one=one_by_one,
             ema_decay=config.optim.ema_decay,
+            accumulate=parts,
         )
         self.train_step = data_parallel(
             self._step,
@@ -151,6 +157,8 @@ class Program:
                 update_best,
                 select=objective.select,
                 provisional_steps=self.horizon.pretrain_steps,
+                patience=config.train.patience,
+                every=steps_between_evaluations(config.train, self.horizon),
             ),
             donate_argnums=0,
             out_shardings=self._expand(self._sharding),

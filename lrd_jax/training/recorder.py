@@ -17,7 +17,7 @@ import numpy as np
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.config.members import Member, labels
 from lrd_jax.evaluation.scorer import Metrics
-from lrd_jax.metrics import Metric
+from lrd_jax.metrics import Metric, ReportedMetric
 from lrd_jax.reporting.progress import Progress
 from lrd_jax.reporting.writers import Writers
 from lrd_jax.runtime import processes
@@ -74,6 +74,7 @@ class Recorder:
         self._labels, self._epoch = labels(members), horizon.steps_per_epoch
         self._groups = _seeds_of(members)
         self._shown = shown
+        self._unseen = {m.name for m in metrics if isinstance(m, ReportedMetric)}
         self._baseline = {f"baseline_{n}": baselines[n] for n in shown if n in baselines}
         self._stopwatch = _Stopwatch(earlier, compiled)
         self._writers = self._progress = None
@@ -125,7 +126,8 @@ class Recorder:
         """Records a validation; beside it, as `raw_<name>`, that of parameters not averaged."""
         beside = {f"raw_{name}": value for name, value in (raw or {}).items()}
         self._write(step, "valid", {**values, **beside})
-        self._show(step, {f"valid_{name}": value for name, value in values.items()})
+        seen = {f"valid_{n}": value for n, value in values.items() if n not in self._unseen}
+        self._show(step, seen)
 
     def test(self, step: int, values: Metrics) -> None:
         """Records the score of the best parameters on the test split."""

@@ -37,6 +37,8 @@ class TrainState:
         From there on that seed is frozen.
       best: the best validation result so far.
       average: moving average of the parameters, leaves `(seeds, ...)`; empty without one.
+      stopped: the step of the evaluation at which patience ended, -1 if it has not, `(seeds,)`;
+        empty without `train.patience`. From there on that seed is frozen.
     """
 
     step: Array
@@ -49,6 +51,7 @@ class TrainState:
     first_nonfinite_step: Array
     best: Best
     average: Any = ()
+    stopped: Any = ()
 
     @property
     def scored(self) -> Any:
@@ -90,6 +93,7 @@ def init_state(
     tx: optax.GradientTransformation,
     batch_size: int,
     averages: bool = False,
+    patient: bool = False,
 ) -> TrainState:
     """Draws the initial state of every seed; the same whether seeds run alone or together.
 
@@ -100,6 +104,7 @@ def init_state(
       tx: the optimizer.
       batch_size: global batch size.
       averages: whether a moving average of the parameters is kept.
+      patient: whether seeds stop where nothing gets better any more.
     """
 
     def init_one(seed: Array) -> tuple[Any, Any, Array]:
@@ -124,6 +129,7 @@ def init_state(
         first_nonfinite_step=jnp.full(seeds.shape, -1, jnp.int32),
         best=before_any(objective, params),
         average=jax.tree.map(jnp.copy, params) if averages else (),
+        stopped=jnp.full(seeds.shape, -1, jnp.int32) if patient else (),
     )
 
 
@@ -132,8 +138,13 @@ def update_best(
     valid: dict[str, Array],
     select: tuple[Metric, ...],
     provisional_steps: int = 0,
+    patience: int = 0,
+    every: int = 1,
 ) -> TrainState:
-    """Keeps the parameters of the seeds whose validation just improved.
+    """Keeps the parameters of the seeds whose validation just improved; stops those without hope.
+
+    How many evaluations a seed's best one lies behind follows from its step, so that no counter has
+    to travel with the state.
 
     Args:
       state: the state that was evaluated.
@@ -141,6 +152,8 @@ def update_best(
       select: what is compared, most important first; each in the direction that it declares.
       provisional_steps: validations up to this step (of a head that pre-training leaves alone) give
         way to whatever comes next.
+      patience: a seed stops at so many evaluations in a row that are no better; 0: never.
+      every: steps from one evaluation to the next.
     """
     old = state.best
     better, tied = jnp.zeros_like(old.step, bool), jnp.ones_like(old.step, bool)
@@ -150,6 +163,8 @@ def update_best(
         better |= tied & ((new_value > old_value) | (jnp.isnan(old_value) & ~jnp.isnan(new_value)))
         tied &= new_value == old_value
     better = (better | (old.step <= provisional_steps)) & (state.first_nonfinite_step < 0)
+    if patience:
+        better &= state.stopped < 0
 
     def keep(new: Array, old: Array) -> Array:
         return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - 1)), new, old)
@@ -159,4 +174,9 @@ def update_best(
         valid=jax.tree.map(keep, valid, old.valid),
         params=jax.tree.map(keep, state.scored, old.params),
     )
-    return state.replace(best=best)  # pyright: ignore[reportAttributeAccessIssue]
+    if not patience:
+        return state.replace(best=best)  # pyright: ignore[reportAttributeAccessIssue]
+    waited = state.step // every - best.step // every
+    ends = (waited >= patience) & (state.stopped < 0) & (state.first_nonfinite_step < 0)
+    stopped = jnp.where(ends, state.step, state.stopped)
+    return state.replace(best=best, stopped=stopped)  # pyright: ignore[reportAttributeAccessIssue]

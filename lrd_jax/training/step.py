@@ -27,6 +27,7 @@ def train_step(
     split: str = "batch",
     one_by_one: bool = False,
     ema_decay: float = 0.0,
+    accumulate: int = 1,
 ) -> TrainState:
     """One update of every seed from this device's slice of their batches.
 
@@ -43,10 +44,12 @@ def train_step(
       split: what the devices share, `batch` or `seeds`.
       one_by_one: whether the seeds of a device take turns, in a loop, or are vmapped.
       ema_decay: of the moving average of the parameters; 0: there is none.
+      accumulate: parts that the batch is taken in, each a share of every device; no result depends
+        on it but for rounding, since losses are sums, and draws belong to a place in the batch.
 
     Returns:
       The new state; metrics are added to `state.sums`. A seed whose loss or gradient is not finite
-      keeps its state of before, now and in all later steps.
+      keeps its state of before, now and in all later steps; so does one that `stopped`.
     """
     together = split == "batch"
     local = batch["mask"].shape[1]
@@ -56,13 +59,19 @@ def train_step(
         params: Any, rng: Array, carry: Any, batch: dict[str, Array], swept: dict[str, Array]
     ) -> tuple[Any, Sums, Any]:
         key = jax.random.fold_in(jax.random.wrap_key_data(rng), state.step)
-        step = StepContext(key, state.step, first, swept)
 
-        def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
-            return objective.loss({"params": params}, carry, batch, step)
+        def of_part(carry: Any, batch: dict[str, Array], first: Any) -> tuple[Any, Sums, Any]:
+            step = StepContext(key, state.step, first, swept)
 
-        grads, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
-        return grads, sums, carry
+            def total_loss(params: Any) -> tuple[Array, tuple[Sums, Any]]:
+                return objective.loss({"params": params}, carry, batch, step)
+
+            grads, (sums, carry) = jax.grad(total_loss, has_aux=True)(params)
+            return grads, sums, carry
+
+        if accumulate == 1:
+            return of_part(carry, batch, first)
+        return _summed_over_parts(of_part, accumulate, carry, batch, first)
 
     grads, sums, carry = over_members(gradients, one_by_one)(
         state.params, state.rng, state.carry, batch, state.swept
@@ -91,7 +100,10 @@ def train_step(
     sums["grad_norm"] = (norm, jnp.ones_like(norm))
 
     finite = jnp.isfinite(sums["loss"][0]) & jnp.isfinite(norm)
-    alive = (state.first_nonfinite_step < 0) & finite
+    running = state.first_nonfinite_step < 0
+    if jax.tree.leaves(state.stopped):
+        running &= state.stopped < 0
+    alive = running & finite
 
     def if_alive(new: Any, old: Any) -> Any:
         def choose(n: Array, o: Array) -> Array:
@@ -108,11 +120,44 @@ def train_step(
         sums=if_alive(jax.tree.map(jnp.add, state.sums, sums), state.sums),
         swept=state.swept,
         first_nonfinite_step=jnp.where(
-            (state.first_nonfinite_step < 0) & ~finite, state.step + 1, state.first_nonfinite_step
+            running & ~finite, state.step + 1, state.first_nonfinite_step
         ),
         best=state.best,
         average=if_alive(average, state.average),
+        stopped=state.stopped,
     )
+
+
+def _summed_over_parts(
+    of_part: Callable[[Any, dict[str, Array], Any], tuple[Any, Sums, Any]],
+    count: int,
+    carry: Any,
+    batch: dict[str, Array],
+    first: Any,
+) -> tuple[Any, Sums, Any]:
+    """Gradients and sums of a batch in parts, one after the other; the carry as of the whole.
+
+    Args:
+      of_part: of a part's carry, its batch and the index of its first example.
+      count: of parts.
+      carry: leaves `(local batch, ...)`.
+      batch: the same.
+      first: index of the first example.
+    """
+    size = len(batch["mask"]) // count
+    parts = jax.tree.map(lambda x: x.reshape(count, size, *x.shape[1:]), (carry, batch))
+    firsts = first + size * jnp.arange(count)
+
+    def add(total: Any, part: Any) -> tuple[Any, Any]:
+        (carry, batch), first = part
+        grads, sums, carry = of_part(carry, batch, first)
+        return jax.tree.map(jnp.add, total, (grads, sums)), carry
+
+    one = jax.tree.map(lambda x: x[0], parts)
+    shapes = jax.eval_shape(of_part, one[0], one[1], firsts[0])[:2]
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (grads, sums), carries = lax.scan(add, zeros, (parts, firsts))
+    return grads, sums, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), carries)
 
 
 def train_steps(

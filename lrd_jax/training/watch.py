@@ -1,4 +1,4 @@
-"""Looks after a run under way: members that stop being finite, and devices that lag behind."""
+"""Looks after a run under way: members that stop, and devices that lag behind."""
 
 from __future__ import annotations
 
@@ -50,16 +50,20 @@ class Pace:
 
 
 class Watch:
-    """Looks after members whose loss or gradient stops being finite."""
+    """Looks after members whose loss or gradient stops being finite, or whose patience ends.
+
+    Attributes:
+      over: whether none is left that trains, and patience has ended at least one.
+    """
 
     def __init__(self, members: list[Member], state: TrainState, recorder: Recorder) -> None:
         """Takes note of those that were frozen before: they have been reported."""
         self._members, self._recorder = members, recorder
-        self._known = jax.device_get(state.first_nonfinite_step) >= 0
+        self._take_note(*_frozen(state))
 
     def check(self, state: TrainState) -> None:
-        """Reports each newly frozen member in a line; ends the run when no other is left."""
-        steps = jax.device_get(state.first_nonfinite_step)
+        """Reports each newly frozen member in a line; ends the run when all others are NaN too."""
+        steps, stopped = _frozen(state)
         if (steps >= 0).all():
             where = (
                 f"at step {steps[0]}"
@@ -75,4 +79,21 @@ class Watch:
                 f"lrd_jax: warning: loss or gradient of {self._members[index]} became NaN or"
                 f" infinite at step {steps[index]}; it stays as it was before, the others go on"
             )
-        self._known = steps >= 0
+        for index in np.flatnonzero((stopped >= 0) & ~self._known_stopped):
+            best = jax.device_get(state.best.step)[index]
+            self._recorder.say(
+                f"{self._members[index]} stops at step {stopped[index]}: no evaluation was better"
+                f" than that of step {best} (train.patience)"
+            )
+        self._take_note(steps, stopped)
+
+    def _take_note(self, steps: np.ndarray, stopped: np.ndarray) -> None:
+        self._known, self._known_stopped = steps >= 0, stopped >= 0
+        frozen = self._known | self._known_stopped
+        self.over = bool(frozen.all() and self._known_stopped.any())
+
+
+def _frozen(state: TrainState) -> tuple[np.ndarray, np.ndarray]:
+    """The steps at which members became NaN, and at which they stopped; -1 if not."""
+    steps, stopped = jax.device_get((state.first_nonfinite_step, state.stopped))
+    return steps, stopped if len(stopped) else np.full_like(steps, -1)

@@ -1,6 +1,9 @@
 """Batches of sequences that differ in length: their order, their buckets, and what padding is."""
 
 import functools
+import os
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,21 +12,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lrd_jax.config import command_line
 from lrd_jax.config.defaults import get_config
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data import make_dataset
 from lrd_jax.data.pipeline import shapes_change
 from lrd_jax.data.prepare import main
 from lrd_jax.data.sequence_files import Place, Sequences
-from lrd_jax.data.sequence_fit import fit, statistics
+from lrd_jax.data.sequence_fit import FILE, fit, statistics
 from lrd_jax.data.sequence_splits import divide
 from lrd_jax.data.sequences import BucketDataset, data_spec, in_memory
 from lrd_jax.errors import UserError
 from lrd_jax.objectives import make_objective
 from lrd_jax.streams import StepContext
 from lrd_jax.training.agenda import Agenda, every
+from lrd_jax.training.found import keep_fit
 from tests.data.test_sequence_files import rows, table
 from tests.training.harness import largest_difference, make_config, make_program, run
+
+ROOT = Path(__file__).parents[2]
 
 
 def sequences(lengths, kind="class", seed=0):
@@ -264,6 +271,50 @@ def test_the_training_sequences_alone_are_fitted(folder, tmp_path):
     other = config_for(folder, scale="standard", valid_split="0.5", test_split="first:2")
     assert make_dataset(other).fit != data.fit
     assert make_dataset(other, tmp_path).fit == data.fit  # a model keeps its own
+
+
+def test_a_run_that_goes_on_must_have_the_same_training_sequences(folder, tmp_path):
+    options = {"scale": "none", "test_split": "last:3"}
+    data = make_dataset(config_for(folder, valid_split="last:4", **options))
+    keep_fit(tmp_path, data)
+    kept = (tmp_path / FILE).read_bytes()
+    keep_fit(tmp_path, data)
+    with pytest.raises(UserError, match="the training sequences are not those that"):
+        keep_fit(tmp_path, make_dataset(config_for(folder, valid_split="first:4", **options)))
+    assert (tmp_path / FILE).read_bytes() == kept
+    (tmp_path / FILE).write_bytes(kept[:100])
+    with pytest.raises(UserError, match=f"{FILE} is damaged"):
+        keep_fit(tmp_path, data)
+
+
+# What the archive says of its sets: train, test, shortest, longest, channels, classes.
+ARCHIVE = {
+    "JapaneseVowels": (270, 370, 7, 29, 12, 9),
+    "BasicMotions": (40, 40, 100, 100, 6, 4),
+    "ArrowHead": (36, 175, 251, 251, 1, 3),
+    "GunPoint": (50, 150, 150, 150, 1, 2),
+    "ItalyPowerDemand": (67, 1029, 24, 24, 1, 2),
+}
+
+
+@pytest.mark.parametrize("name", ARCHIVE)
+def test_sets_of_the_archive(name):
+    """The real files, by the config's row for them; no published figure is without its set."""
+    folder = Path(os.environ.get("LRD_JAX_TEST_DATA", ""), "ucr_uea")
+    if not folder.is_dir():
+        pytest.skip("no sets of the UCR/UEA archive under LRD_JAX_TEST_DATA")
+    row = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+    config = command_line.load_config(f"{ROOT}/configs/your_sequences.py:{row}")
+    config.data.path = str(folder / name)
+    data = make_dataset(config)
+    batches = [b for split in ("train", "valid", "test") for b in data.eval_batches(split, 400)]
+    full = [np.full(len(b["mask"]), b["inputs"].shape[1]) for b in batches]
+    lengths = [b.get("lengths", f)[b["mask"] > 0] for b, f in zip(batches, full, strict=True)]
+    sizes = {split: data.eval_size(split) for split in ("train", "valid", "test")}
+    found = sizes["train"] + sizes["valid"], sizes["test"]
+    found += min(map(min, lengths)), max(map(max, lengths)), data.spec.features, data.spec.classes
+    assert found == ARCHIVE[name]
+    assert row in command_line.load_module(ROOT / "configs" / "your_sequences.py").PUBLISHED
 
 
 def test_parts_are_of_whole_classes_and_of_nobody_twice():

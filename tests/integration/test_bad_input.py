@@ -27,6 +27,7 @@ DIGITS = f"{D} --config.data.data_dir={{data}}"
 NEW = f"{DIGITS} --workdir={{here}}/new"
 RUN = f"{DIGITS} --config.data.pixels_per_step=8 --config.model.hidden_size=8 --workdir={{run}}"
 EVAL = f"{D} --mode=eval --workdir={{run}}"
+OWN = "--config=configs/your_sequences.py:quick --workdir={here}/new --config.data.path"
 TEXT = "--config=configs/char_shakespeare.py:quick --workdir={here}/new --config.data.text_dir"
 COPY = "--config=configs/hdetach_copying.py:H1,quick --config.data.data_dir={data}"
 COPY += " --workdir={here}/new"
@@ -396,6 +397,10 @@ MAIN = [
     (f"{TEXT}={{here}}/{300 * 'a'}", "is too long for a name: 300 bytes"),
     (f"{TEXT}={{here}}/books", "but for test.txt, there is no .txt file", books("test.txt")),
     (f"{TEXT}={{here}}/books", "may be for train or for valid", books("train.valid.txt")),
+    # Sequences of one's own; files that are wrong: tests/data/test_sequence_files.py.
+    (f"{OWN}=", "data.path is to name the folder of your sequences"),
+    (f"{OWN}={{here}}/none", "there are no sequences in files of .npz, .npy, .csv"),
+    (f"{OWN}=x --config.data.delay=3", "data.name=sequences does not know it"),
     # Data sets.
     (
         "--config=configs/urlstm_pmnist.py:quick --config.data.data_dir={here}/data"

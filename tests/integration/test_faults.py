@@ -115,7 +115,7 @@ def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(
 @pytest.mark.slow
 def test_a_signal_while_data_is_prepared_leaves_nothing_that_looks_prepared(program, tmp_path):
     data = f"data.data_dir={tmp_path / 'data'}"
-    found, _ = inject(program, 'before(prepare, "_generate", sigterm)', tmp_path / "run", data)
+    found, _ = inject(program, 'before(prepare, "generate", sigterm)', tmp_path / "run", data)
     assert found == 143
     assert not (tmp_path / "run").exists()
     program.train(tmp_path / "run", data, "train.num_steps=5")

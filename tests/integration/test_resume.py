@@ -129,6 +129,21 @@ def test_twenty_five_kills_at_random_instants(program, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_that_patience_ends_survives_a_kill(program, tmp_path):
+    """Two seeds with two rates; those that learn nothing stop at step 52, before the kill."""
+    keys = ("train.patience=1", "sweep.learning_rate=(1e-12,3e-3)", "num_seeds=2", *LONG)
+    program.train(tmp_path / "whole", *keys)
+    whole, workdir = outcome(tmp_path / "whole"), tmp_path / "killed"
+    assert [s.get("stopped_step") for s in whole["result"]["seeds"]][:2] == [52, 52]
+    process = start_tiny(program, workdir, *keys)
+    wait_for(reached(workdir, 60), process)
+    process.kill()
+    process.communicate()
+    program.train(workdir, *keys)
+    assert outcome(workdir) == whole
+
+
+@pytest.mark.slow
 def test_a_kill_between_the_test_line_and_the_result_repeats_neither(program, tmp_path):
     program.train(tmp_path)
     expected = outcome(tmp_path)

@@ -60,7 +60,8 @@ def test_metrics_have_every_line_once(finished):
     for record in records:
         assert record["epoch"] == record["step"] / 26
         keys = {"step", "epoch", "split", "loss", "accuracy"}
-        assert set(record) == keys | ({"grad_norm"} if record["split"] == "train" else set())
+        of_training, evaluated = {"grad_norm"}, {"balanced_accuracy", "macro_f1"}
+        assert set(record) == keys | (of_training if record["split"] == "train" else evaluated)
     lines = (finished[0] / "metrics.jsonl").read_text().splitlines()
     rates = [r["steps_per_s"] for r in map(json.loads, lines) if r["split"] == "train"]
     assert len(rates) == 6 and min(rates) > 0

@@ -123,3 +123,23 @@ def test_evaluation_of_one_seed_and_of_several():
         "valid             loss 0.5000 (0.5000, 0.5000), accuracy 85.00 (80.00, 90.00) % (2 seeds)",
         "written to        v.json",
     ]
+
+
+def evaluated(classes, seeds=2):
+    counts = [[10 * (i == j) + j for j in range(classes)] for i in range(classes)]
+    run = {"best": {"step": 5, "valid": {}}, "test": {"loss": 1.0}}
+    runs = [run | {"seed": seed, "tables": {"confusion": counts}} for seed in range(seeds)]
+    return {"split": "test", "overrides": {}, "seeds": runs, "classes": ["cat", "dog", "eel"]}
+
+
+def test_few_classes_have_a_table_of_confusions():
+    rows = summary.evaluation(evaluated(3), "x.json").splitlines()
+    assert rows[0].startswith("how often each class (row) is taken for which, 2 seeds together")
+    assert [row.split() for row in rows[1:6]] == [
+        ["cat", "dog", "eel"],
+        ["cat", "20", "2", "4"],
+        ["dog", "0", "22", "4"],
+        ["eel", "0", "2", "24"],
+        [],
+    ]
+    assert "how often" not in summary.evaluation(evaluated(40), "x.json")

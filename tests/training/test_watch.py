@@ -10,8 +10,11 @@ from lrd_jax.training import watch as module
 from lrd_jax.training.watch import Watch
 
 
-def state(*steps):
-    return types.SimpleNamespace(first_nonfinite_step=np.array(steps))
+def state(*steps, stopped=()):
+    best = types.SimpleNamespace(step=np.full(len(steps), 4))
+    return types.SimpleNamespace(
+        first_nonfinite_step=np.array(steps), stopped=np.array(stopped), best=best
+    )
 
 
 @pytest.fixture
@@ -35,6 +38,18 @@ def test_each_member_that_stops_is_told_once(said):
     assert len(said) == 1
     looks.check(state(7, 3, 1, -1))
     assert len(said) == 2 and "of seed 0 " in said[1] and "at step 7;" in said[1]
+
+
+def test_a_member_whose_patience_ends_is_told_once(said):
+    looks = watch(said, -1, -1, -1)
+    looks.check(state(-1, -1, -1, stopped=(-1, 6, -1)))
+    looks.check(state(-1, -1, 7, stopped=(-1, 6, -1)))
+    assert len(said) == 2 and not looks.over
+    assert said[0] == (
+        "seed 1 stops at step 6: no evaluation was better than that of step 4 (train.patience)"
+    )
+    looks.check(state(-1, -1, 7, stopped=(8, 6, -1)))
+    assert len(said) == 3 and said[2].startswith("seed 0 stops at step 8") and looks.over
 
 
 @pytest.mark.parametrize(
