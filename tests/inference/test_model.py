@@ -15,6 +15,7 @@ from lrd_jax import cells
 from lrd_jax.data import make_dataset
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
+from lrd_jax.export import programs, weights
 from lrd_jax.inference import text
 from lrd_jax.inference.arrays import Batches
 from lrd_jax.inference.forward import Network
@@ -172,6 +173,12 @@ def test_surprise_of_a_text(tmp_path):
         np.testing.assert_allclose(said.probabilities[0], probabilities[place], atol=1e-6)
     mean = -np.log((np.exp(-found[0]) + np.exp(-found[1])) / 2)
     np.testing.assert_allclose(found[2], mean, rtol=1e-5)
+    # Taken elsewhere: probabilities of the next token; PyTorch's names.
+    program = programs.whole(models[2])
+    there = program.call(read.astype(np.int32), np.array([len(tokens)], np.int32))
+    np.testing.assert_allclose(there, models[2].predict(read).probabilities, atol=1e-5)
+    names = {name.partition(".")[0] for name in weights.for_torch(models[0])}
+    assert names == {"embedding", "recurrence", "output"}
     (tmp_path / "own.txt").write_text("the\nfox!", "utf-8")
     with pytest.raises(UserError, match=r"own\.txt, line 2: '!' is not in the vocabulary"):
         list(text.read_tokens(tmp_path / "own.txt", vocabulary))
