@@ -354,9 +354,9 @@ def _check_memory(shapes: TrainState, split: str, mesh: Mesh) -> None:
     available, where = memory_of(device)
     if 0 < available < needed:
         raise UserError(
-            f"parameters and optimizer state need {needed / 2**30:.0f} GiB with the copy that is saved,"
-            f" and {where} has"
-            f" {available / 2**30:.0f}; lower model.hidden_size, model.head_hidden or num_seeds"
+            f"parameters and optimizer state need {needed / 2**30:.0f} GiB with the copy that is"
+            f" saved, and {where} has {available / 2**30:.0f}; lower"
+            " model.hidden_size, model.head_hidden or num_seeds"
         )
 
 
