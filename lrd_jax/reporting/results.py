@@ -145,6 +145,10 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
+# Of what a result need not hold.
+_KINDS = {"seeds": list, "by_value": list, "evaluated": dict, "seconds": dict, "metrics": dict}
+
+
 def _check(result: Any) -> None:
     """Raises ValueError, or what Python raises of itself, where a result is not one."""
     steps, num_steps, wall_time_s = (result[k] for k in ("steps", "num_steps", "wall_time_s"))
@@ -163,8 +167,22 @@ def _check(result: Any) -> None:
             ]
             if wrong:
                 raise ValueError(f"{wrong[0]}: {values[wrong[0]]}")
-    if not isinstance(result.get("seeds", []), list):
-        raise ValueError("seeds: no list")
+    for key, kind in _KINDS.items():
+        if not isinstance(result.get(key, kind()), kind):
+            raise ValueError(f"{key}: {result[key]!r}")
+    for name, cut in result.get("evaluated", {}).items():
+        if name not in ("train", "valid", "test") or not all(
+            _is(cut[key], int) for key in ("examples", "of")
+        ):
+            raise ValueError(f"evaluated: {name} {cut}")
+    if not all(_is(value, int | float) for value in result.get("seconds", {}).values()):
+        raise ValueError(f"seconds: {result['seconds']}")
+    for run in result.get("seeds", ()):
+        if not (_is(run["seed"], int) and _is(run.get("first_nonfinite_step", 1), int)):
+            raise ValueError(f"seed: {run['seed']}")
+    for part in parts:
+        if not all(_is(value, int | float) for value in part.get("sweep", {}).values()):
+            raise ValueError(f"sweep: {part['sweep']}")
     declared(result, result["test"])
 
 
