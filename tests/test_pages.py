@@ -13,6 +13,8 @@ from lrd_jax.config.values import flatten
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = sorted((ROOT / "docs").glob("*.md"))
+DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+LINKING = [*DOCS, *DECISIONS]
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
 
 
@@ -29,6 +31,9 @@ def test_the_page_of_keys_is_what_the_defaults_say(monkeypatch):
 def test_the_index_names_every_page_and_every_command():
     for page in DOCS:
         assert page.name == "index.md" or f"({page.name})" in INDEX, page.name
+    topics = (ROOT / "docs" / "decisions.md").read_text(encoding="utf-8")
+    for page in DECISIONS:
+        assert f"(decisions/{page.name})" in topics, page.name
     modules = [p for p in (ROOT / "lrd_jax").glob("*/__main__.py")]
     commands = [f"python -m lrd_jax.{module.parent.name}" for module in modules]
     commands += ["python -m lrd_jax.main", "python -m lrd_jax.data.prepare"]
@@ -39,7 +44,7 @@ def test_the_index_names_every_page_and_every_command():
     assert [command for command in commands if f"`{command}`" not in INDEX] == []
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", text):

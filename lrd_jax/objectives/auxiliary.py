@@ -3,7 +3,7 @@
 Trinh, Dai, Luong and Le (2018), "Learning Longer-term Dependencies in RNNs with Auxiliary Losses",
 arXiv:1803.00144. `reconstruct` (r-LSTM) decodes a segment before the anchor, `predict` (p-LSTM) one
 after it. Neither code nor all details of the paper are public; what is a choice of this project
-stands in `docs/decisions.md`.
+stands in `docs/decisions/training.md`.
 
 The main forward pass runs once. Where gradients are truncated it is not differentiated at all:
 for each loss the window that its gradient reaches is run again from the stopped state before it.

@@ -353,11 +353,6 @@ _RULES = (
         lambda c, mode: mode == "eval" and c.eval.sample_tokens > 0,
         "eval.sample_tokens asks for a text",
     ),
-    _Rule(
-        ("eval.split", "eval.max_examples"),
-        lambda c, mode: mode == "eval" and bool(c.eval.image_dir) and has_captions(c.data.name),
-        "eval.image_dir asks for captions of pictures of your own",
-    ),
 )
 
 
