@@ -17,35 +17,43 @@ NOISY = {"model__input_noise": 0.5, "model__backend": "scan"}
 DRAWS = StepContext(jax.random.key(3))
 
 
-@pytest.mark.parametrize("options", [NOISY, {"model__output_dropout": 0.5, "model__pool": "mean"}])
-def test_draws_are_of_training_alone_and_keyed_by_the_place_in_the_batch(options):
-    objective = make_objective(make_config(**options), SPEC, Horizon(1, 1))
-    plain = make_objective(
-        make_config(**{key: "mean" for key in options if key.endswith("pool")}), SPEC, Horizon(1, 1)
-    )
+def test_the_network_reads_noise_in_training_alone():
+    objective = make_objective(make_config(**NOISY), SPEC, Horizon(1, 1))
     params = objective.init(jax.random.key(0))
-
-    def loss(objective, step, rows=slice(None)):
-        part = {name: values[rows] for name, values in BATCH.items()}
-        return float(objective.loss({"params": params}, (), part, step)[0])
-
-    assert loss(objective, None) == pytest.approx(loss(plain, None), rel=1e-6)
-    once = loss(objective, DRAWS)
-    assert once != loss(objective, None) and once == loss(objective, DRAWS)
-    assert once != loss(objective, StepContext(jax.random.key(4)))
-    halves = loss(objective, DRAWS, slice(0, 4))
-    halves += loss(objective, DRAWS._replace(first=4), slice(4, 8))
-    assert halves == pytest.approx(once, rel=1e-5)
+    read = jax.jit(lambda x, step: objective.outputs({"params": params}, {"inputs": x}, step))
+    x = jnp.array(BATCH["inputs"])
+    noisy = objective.noisy(x, DRAWS)
+    np.testing.assert_allclose(read(x, DRAWS), read(noisy, None), rtol=1e-5, atol=1e-6)
+    assert np.abs(read(x, DRAWS) - read(x, None)).max() > 1e-3
 
 
-def test_the_noise_is_normal_and_does_not_know_how_long_a_batch_is_padded():
+def test_what_the_head_reads_is_dropped_in_training_alone():
+    objective = make_objective(make_config(model__output_dropout=0.5), SPEC, Horizon(1, 1))
+    seen = []
+    head = objective.model.head
+    object.__setattr__(objective.model, "head", lambda x, key: seen.append(np.asarray(x)))
+    features = jnp.ones((8, 50))
+    for step in (None, DRAWS, DRAWS, StepContext(jax.random.key(4))):
+        type(objective.model).read(objective.model, features, step)
+    object.__setattr__(objective.model, "head", head)
+    whole, once, again, other = seen
+    assert (whole == 1).all() and set(once.ravel()) == {0, 2} and 0.3 < once.mean() / 2 < 0.7
+    np.testing.assert_array_equal(once, again)
+    assert (once != other).any() and (once[0] != once[1]).any()
+
+
+def test_the_noise_is_normal_keyed_by_the_place_and_does_not_know_how_long_a_batch_is_padded():
     objective = make_objective(make_config(**NOISY), SPEC, Horizon(1, 1))
     zeros = jnp.zeros((200, 20, 2))
     noise = np.asarray(objective.noisy(zeros, DRAWS))
     assert abs(noise.mean()) < 0.02 and noise.std() == pytest.approx(0.5, rel=0.02)
     np.testing.assert_array_equal(objective.noisy(zeros[:, :7], DRAWS), noise[:, :7])
+    later = objective.noisy(zeros[4:9], DRAWS._replace(first=4))
+    np.testing.assert_array_equal(later, noise[4:9])
+    assert (noise != objective.noisy(zeros, StepContext(jax.random.key(4)))).any()
 
 
+@pytest.mark.slow
 def test_a_window_of_an_auxiliary_loss_reads_what_the_pass_read():
     """With no reach lost, the decoders' windows give the gradient of the whole pass."""
     whole = {**NOISY, "aux__kind": "predict", "aux__segment_length": 4, "aux__n_anchors": 1}

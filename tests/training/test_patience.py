@@ -14,7 +14,7 @@ from lrd_jax.reporting.writers import read_metrics
 from lrd_jax.training import effects, loop
 from lrd_jax.training.loop import train
 from lrd_jax.training.state import update_best
-from tests.training.harness import assert_identical, make_config, make_program
+from tests.training.harness import Stream, assert_identical, make_config, make_program
 from tests.training.test_loop import make_config as make_digits
 
 SELECT = (LOSS,)
@@ -23,12 +23,13 @@ EVERY = 5
 
 @pytest.fixture(scope="module")
 def program():
-    return make_program(make_config(num_seeds=3, train__patience=2), num_devices=1)
+    config = make_config(num_seeds=3, train__patience=2)
+    return make_program(config, num_devices=1, objective=Stream())
 
 
 def after(state, step, *losses):
     state = state.replace(step=jnp.int32(step))
-    valid = {"loss": jnp.array(losses), "accuracy": jnp.zeros(3)}
+    valid = {"loss": jnp.array(losses)}
     return update_best(state, valid, SELECT, patience=2, every=EVERY)
 
 
@@ -54,7 +55,7 @@ def test_who_has_stopped_is_frozen_and_disturbs_nobody(program):
     batch = program.batch(0) | {"inputs": program.batch(0)["inputs"].at[1].set(np.nan)}
     held = jax.device_get(program.train_step(jax.tree.map(jnp.copy, stopped), batch))
     for index, wanted in enumerate((free, before, free)):
-        for part in ("params", "opt_state", "sums", "first_nonfinite_step"):
+        for part in ("params", "opt_state", "carry", "sums", "first_nonfinite_step"):
             found = jax.tree.map(lambda x, i=index: x[i], getattr(held, part))
             assert_identical(found, jax.tree.map(lambda x, i=index: x[i], getattr(wanted, part)))
 
@@ -104,7 +105,8 @@ def test_the_run_ends_with_the_last(whole):
     assert {record["step"] for record in records if record["split"] == "train"} >= {max(ends)}
 
 
-@pytest.mark.parametrize("stop", [pytest.param(7, marks=pytest.mark.slow), 12])
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [7, 12])
 def test_interrupted_it_ends_the_same(whole, digits_dir, tmp_path, stop):
     """With several steps a call, too; 12 is where the first members stop."""
     _, result, _ = whole
