@@ -42,7 +42,14 @@ _LONG: dict[str, Any] = {
 }
 ROWS: dict[str, dict[str, Any]] = {
     "any": {},
-    "japanese_vowels": {"train.num_epochs": 60.0},
+    # With a fifth held out all settings tried are right on all of it; with half held out
+    # (`data.valid_split=0.5`), noise 0.6 was right on 93.8 %, noise 0.3 on 93.5 %, five seeds each.
+    "japanese_vowels": {
+        "model.input_noise": 0.6,
+        "optim.schedule": "cosine",
+        "train.num_epochs": 80.0,
+        "train.eval_every_steps": 28,
+    },
     "basic_motions": {
         "optim.schedule": "cosine",
         "train.num_steps": 1000,

@@ -26,6 +26,7 @@ DRAWS = {
     "model__head_dropconnect": 0.2,
     "detach__p_block": 0.5,
 }
+FEW = {"model__cell": "lstm", "model__output_dropout": 0.2, "detach__p_block": 0.5}
 AUXILIARY = {"aux__kind": "both", "aux__segment_length": 4, "aux__n_anchors": 2}
 
 
@@ -37,7 +38,8 @@ def after(steps, num_devices=1, objective=None, **options):
 @pytest.mark.parametrize(
     ("options", "num_devices"),
     [
-        (DRAWS | {"num_seeds": 2}, 1),
+        (FEW, 1),
+        pytest.param(DRAWS | {"num_seeds": 2}, 1, marks=pytest.mark.slow),
         pytest.param(DRAWS | {"detach__scope": "example"}, 2, marks=pytest.mark.slow),
         pytest.param(AUXILIARY, 1, marks=pytest.mark.slow),
         pytest.param(AUXILIARY | {"aux__scope": "example"}, 2, marks=pytest.mark.slow),
