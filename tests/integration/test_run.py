@@ -33,6 +33,7 @@ def read_json(path):
 def test_the_work_directory_holds_what_is_promised(finished):
     workdir, out, err = finished
     names = {"checkpoints", "config.json", "metrics.jsonl", "result.json", "tensorboard", ".lock"}
+    names |= {"spec.json"}
     assert {path.name for path in workdir.iterdir()} == names
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "30"]
 
