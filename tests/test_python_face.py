@@ -208,7 +208,7 @@ def test_an_evaluation_alone_shows_how_far_it_is(monkeypatch, capsys):
     ("key", "value"),
     [
         ("metrics_bytes", "x"),
-        ("wall_time_s", 3),
+        ("wall_time_s", "3"),
         ("seconds", []),
         ("unevaluated", 1),
         ("first_nonfinite_step", 3),
