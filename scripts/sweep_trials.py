@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 from pathlib import Path
@@ -23,6 +24,9 @@ def open_study(path: Path) -> Any:
 
     try:
         _cut_half_line(path)
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            if "op_code" not in dict(json.loads(line)):  # before Optuna writes behind it
+                raise ValueError(line[:40])
         journal = optuna.storages.journal.JournalFileBackend(str(path))
         return optuna.create_study(
             study_name="sweep",

@@ -54,11 +54,8 @@ def check_carry(cell: Any, carry: Any, inputs: Array) -> Any:
     """
     zero = jax.eval_shape(lambda: cell.initialize_carry(None, inputs.shape))
     leaves = tuple(carry) if isinstance(carry, tuple | list) else ()
-    try:
-        fits = [*map(kind, leaves)] == [*map(kind, zero)]
-    except TypeError:  # a leaf that is no array
-        fits = False
-    if not fits:
+    arrays = all(hasattr(leaf, "dtype") for leaf in leaves)
+    if not arrays or [*map(kind, leaves)] != [*map(kind, zero)]:
         shown = ", ".join(f"{name} {described(x)}" for name, x in zero._asdict().items())
         raise UserError(
             f"the carry does not fit: {type(cell).__name__} needs"

@@ -34,7 +34,7 @@ _FORMAT = 2
 # Of what a run keeps beside the arrays, where it does.
 _KINDS = {
     "metrics_bytes": int,
-    "wall_time_s": float,
+    "wall_time_s": (int, float),
     "seconds": dict,
     "unevaluated": bool,
     "first_nonfinite_step": list,
@@ -131,7 +131,7 @@ class _Reader:
         if not shapes or shapes.keys() != sha256.keys():
             raise ValueError("what lies beside the arrays does not describe them")
         for name, kind in _KINDS.items():
-            if not isinstance(extra.get(name, kind()), kind):
+            if name in extra and not isinstance(extra[name], kind):
                 raise ValueError(f"{name} is {extra[name]!r}"[:80])
         return extra, int(extra.pop("format", 1)), shapes, sha256
 

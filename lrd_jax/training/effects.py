@@ -294,6 +294,11 @@ _RULES = (
         lambda c, _: not (c.optim.weight_decay or any(c.sweep.weight_decay)),
         "optim.weight_decay=0",
     ),
+    _Rule(
+        ("data.valid_split",),
+        lambda c, _: c.data.name == "digits",
+        "digits has validation examples of its own",
+    ),
     _Rule(("optim.pretrain_decay",), lambda c, _: not _pretrains(c), "there is no pre-training"),
     _Rule(
         ("train.num_epochs",),

@@ -488,6 +488,12 @@ MAIN = [
             {"seeds": {}},
             {"seeds": [{"seed": 0}]},
             {"baselines": [1]},
+            {"evaluated": 3},
+            {"evaluated": {"test": {"examples": 3}}},
+            {"seconds": []},
+            {"seconds": {"train_s": "long"}},
+            {"by_value": {}},
+            {"seeds": [{"seed": None, "best": {"step": 1, "valid": {}}, "test": {}}]},
         )
     ),
     (f"{RUN}", "result.json cannot be read .Is a directory", a_directory("result.json")),

@@ -82,6 +82,7 @@ def test_what_the_component_does_not_know_is_refused_on_the_command_line(spec, o
         ("optim.schedule=step optim.decay_rate=0.1 optim.decay_every_epochs=1", []),
         ("eval.batch_size=10", []),
         ("model.cell=gated_lstm model.gates=OM model.chunk_size=4", []),
+        ("data.valid_split=last:64", ["data.valid_split=last:64 has no effect: digits has"]),
         # What is done anyway is no fault.
         ("model.gates=UR data.delay=0", []),
     ],

@@ -60,8 +60,8 @@ def test_the_state_must_fit_into_the_memory_of_the_device(monkeypatch):
         platform="gpu", device_kind="H100", memory_stats=lambda: {"bytes_limit": 2**30}
     )
     mesh = types.SimpleNamespace(devices=np.array([gpu, gpu]), size=2)
-    state = [types.SimpleNamespace(shape=(3, 2**27), dtype=np.dtype(np.float32))]  # 1.5 GiB
-    with pytest.raises(UserError, match=r"state need 3 GiB .*H100 has 1; lower model.hidden"):
+    state = [types.SimpleNamespace(shape=(3, 2**26), dtype=np.dtype(np.float32))]  # 0.75 GiB
+    with pytest.raises(UserError, match=r"state need 2 GiB .*H100 has 1; lower model.hidden"):
         program_module._check_memory(state, "batch", mesh)
     program_module._check_memory(state, "seeds", mesh)  # a half on each
     gpu.memory_stats = lambda: None
