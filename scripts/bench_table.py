@@ -63,7 +63,11 @@ def measure(file: pathlib.Path, data_dir: pathlib.Path) -> dict[str, Any]:
     own += ["--valid_split=0.1", "--test_split=0.1"]
     began = time.monotonic()
     process = subprocess.run(
-        [sys.executable, __file__, "--worker", *own], capture_output=True, text=True, check=True
+        [sys.executable, __file__, "--worker", *own],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
     )
     seconds = time.monotonic() - began
     return json.loads(process.stdout.splitlines()[-1]) | {"seconds": seconds}
