@@ -45,6 +45,9 @@ OPTIONS = {
 }
 
 
+SHIPPED = {f"shipped {name}": CELLS[name] for name in ("mingru", "minlstm", "lru")}
+
+
 def both(name, options, dtype, x, seed=0):
     """Per backend: all that the recurrence returns, and all gradients of a sum over it."""
     options = dict(options)
@@ -54,7 +57,7 @@ def both(name, options, dtype, x, seed=0):
         "resets": None if resets is None else jnp.array(resets),
     }
     given = options.pop("initial", False)
-    cell = LINEAR[name](D, param_dtype=dtype)
+    cell = (LINEAR | SHIPPED)[name](D, param_dtype=dtype)
     models = {path: Recurrence(cell, backend=path, **options) for path in ("scan", "linear")}
     shapes = jax.eval_shape(models["scan"].init, jax.random.key(0), x)
     params = random_tree(shapes, seed, 0.5)
@@ -93,7 +96,7 @@ def test_equals_single_steps(name, option, x64):
     assert max(float(np.abs(g).max()) for g in jax.tree.leaves(scan[0][0])) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["mingru", "complex"])
+@pytest.mark.parametrize("name", ["mingru", "complex", *SHIPPED])
 def test_long_sequences_in_single_precision(name):
     """T = 784: relative 1e-5 in values and gradients, under truncation, padding and resets."""
     rng = np.random.default_rng(3)
