@@ -21,13 +21,14 @@ def open_study(path: Path) -> Any:
       UserError: it cannot be read, or is damaged.
     """
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     try:
         _cut_half_line(path)
         for line in path.read_bytes().splitlines() if path.exists() else ():
             if "op_code" not in dict(json.loads(line)):  # before Optuna writes behind it
                 raise ValueError(line[:40])
-        journal = optuna.storages.journal.JournalFileBackend(str(path))
+        journal = JournalFileBackend(str(path))
         return optuna.create_study(
             study_name="sweep",
             storage=optuna.storages.JournalStorage(journal),
