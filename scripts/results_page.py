@@ -195,6 +195,8 @@ def _seeds(result: Mapping[str, Any]) -> str:
 
 def _steps(result: Mapping[str, Any]) -> str:
     part = result["steps"] / result["num_steps"]
+    if result.get("ended_by"):
+        return f"{result['steps']} (ended by {result['ended_by']})"
     return f"{result['steps']}" + ("" if part == 1 else f" ({100 * part:.0f} %, unfinished)")
 
 

@@ -131,7 +131,8 @@ def _inconsistent(content: Mapping[str, Any]) -> Iterator[str]:
     names = [variant["name"] for variant in content["variants"]]
     if len(set(names)) < len(names):
         yield "two variants have one name"
-    if len({variant["result"]["steps"] for variant in content["variants"]}) > 1:
+    whole = [v["result"] for v in content["variants"] if not v["result"].get("ended_by")]
+    if len({result["steps"] for result in whole}) > 1:
         yield "its variants stopped at different steps"
     for variant in content["variants"]:
         for problem in _inconsistent_variant(content, variant):
@@ -148,7 +149,8 @@ def _inconsistent_variant(content: Mapping[str, Any], variant: Mapping[str, Any]
         yield f"it ran on {result['device']}"
     steps, num_steps = result["steps"], result["num_steps"]
     stop_step = config.get("train", {}).get("stop_step", 0) or num_steps
-    if not 0 < steps == min(stop_step, num_steps):
+    end = min(stop_step, num_steps)  # or before it, where `train.patience` ended the run
+    if not (0 < steps <= end if result.get("ended_by") else 0 < steps == end):
         yield f"it has {steps} steps of {num_steps}, and its config says to stop at {stop_step}"
     if max((line.get("step", 0) for line in variant["curve"]), default=0) != steps:
         yield f"its curve does not end at step {steps}"

@@ -109,6 +109,15 @@ def test_a_right_one_has_no_problems():
     assert list(published.problems(comparison())) == []
 
 
+def test_a_variant_that_its_patience_ended_may_be_shorter():
+    content = comparison()
+    content["variants"][1]["curve"][1]["step"] = 6
+    content["variants"][1]["result"] |= {"steps": 6, "ended_by": "train.patience"}
+    assert list(published.problems(content)) == []
+    content["variants"][1]["result"]["steps"] = 9  # later than where it had to stop
+    assert any("9 steps of 10" in line for line in published.problems(content))
+
+
 @pytest.mark.parametrize(("place", "value", "said"), HARMS)
 def test_a_wrong_one_is_told(place, value, said):
     content = comparison()
