@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 
 from lrd_jax.arrays import Array
 from lrd_jax.errors import UserError
@@ -72,9 +73,14 @@ def check_input_shape(shape: Any) -> tuple[int, ...]:
       UserError: it is none.
     """
     sizes = tuple(shape) if isinstance(shape, tuple | list) else ()
-    if not sizes or not all(isinstance(size, int | np.integer) and size >= 0 for size in sizes):
+    if not sizes or not all(map(_is_size, sizes)):
         raise UserError(f"input_shape={shape!r}: must be the shape of an input, (batch..., n)")
     return sizes
+
+
+def _is_size(size: Any) -> bool:
+    """A number of elements, or one that is left open while a program is exported."""
+    return (isinstance(size, int | np.integer) and size >= 0) or export.is_symbolic_dim(size)
 
 
 def check_made_for(module: nn.Module, name: str, features: int, shape: tuple[int, ...]) -> None:

@@ -119,7 +119,9 @@ def test_digits_are_those_of_scikit_learn(config):
     sizes = {split: dataset.eval_size(split) for split in ("train", "valid", "test")}
     assert sizes == {"train": 1297, "valid": 250, "test": 250}
     assert dataset.num_train == 1297
-    assert dataset.spec == DataSpec("classify", 64, 1, 10, (0.0,), (1 / 16,), values=17)
+    assert dataset.spec == DataSpec(
+        *("classify", 64, 1, 10, (0.0,), (1 / 16,)), values=17, class_names=tuple("0123456789")
+    )
 
     source = load_digits()
     order = np.random.default_rng(0).permutation(1797)

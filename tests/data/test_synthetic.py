@@ -17,6 +17,7 @@ from lrd_jax.data.prepare import main, prepare, read_records
 from lrd_jax.data.synthetic import SyntheticDataset
 from lrd_jax.data.task import Task, stream
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import ReportedMetric
 from lrd_jax.objectives import make_objective
 from lrd_jax.objectives.base import encode
 
@@ -144,7 +145,8 @@ def score(task, batch, outputs):
     batch = {name: jnp.asarray(array) for name, array in batch.items()}
     total, (sums, _) = objective.loss({}, (), batch, None)
     assert total == sums["loss"][0]
-    return {name: float(value / count) for name, (value, count) in sums.items()}
+    names = [m.name for m in objective.metrics if not isinstance(m, ReportedMetric)]
+    return {name: float(sums[name][0] / sums[name][1]) for name in names}
 
 
 def without_memory(task, batch):

@@ -115,7 +115,7 @@ def test_an_archive_packed_again_is_judged_by_its_files(files, tmp_path, monkeyp
 def test_what_is_read_back_is_checked(files, tmp_path):
     write(tmp_path / "from")
     assert prepare(tmp_path / "from", tmp_path / "data") == 0
-    (path,) = (tmp_path / "data").rglob("metaspec.json")
+    (path,) = (tmp_path / "data").rglob("metadata.json")
     content = json.loads(path.read_text("utf-8"))
     symbols = content["symbols"]
     for change in (
@@ -196,7 +196,7 @@ def test_without_network_the_ways_out_are_named(tmp_path, monkeypatch, builder):
 def test_a_set_without_its_words_is_damaged(files, tmp_path):
     write(tmp_path / "from")
     assert prepare(tmp_path / "from", tmp_path / "data") == 0
-    (tmp_path / "data" / "lrd_wikitext2" / "1.0.0" / "metaspec.json").write_text("{}")
+    (tmp_path / "data" / "lrd_wikitext2" / "1.0.0" / "metadata.json").write_text("{}")
     with pytest.raises(UserError, match=r"damaged .*delete it"):
         load(tmp_path / "data")
 

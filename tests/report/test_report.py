@@ -40,7 +40,8 @@ def make_run(folder, *, finished=True, seeds=(0, 1, 2), nan=False, **changes):
         entries = [{"seed": s, "best": {"step": 30, "valid": {}}, "test": {}} for s in seeds]
         if nan:
             entries[1]["first_nonfinite_step"] = 12
-        result = {"seeds": entries, "wall_time_s": 3.0, "device": EVIL, "steps": 30}
+        result = {"seeds": entries, "wall_time_s": 3.0, "device": EVIL}
+        result |= {"steps": 30, "num_steps": 30, "best": entries[0]["best"], "test": {}}
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
