@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from lrd_jax.config.paths import expand_user
-from lrd_jax.data.builders.writing import damaged
 from lrd_jax.data.images import to_sequences
 from lrd_jax.data.pipeline import ArrayDataset
-from lrd_jax.data.prepare import read_records
 from lrd_jax.data.sequence import Place, Sequences
 from lrd_jax.data.sequence_fit import Fit, fit, statistics
 from lrd_jax.data.sequence_splits import divide
@@ -67,6 +64,8 @@ def make_tfds(
     Raises:
         UserError: it is not prepared, in another format, or has other features.
     """
+    import tensorflow_datasets as tfds  # here: the keys of a data set are known without it
+
     wanted = name.removeprefix("tfds:")
     builder = _open(wanted, data_dir)
     inputs, label = _features(builder, wanted)
@@ -112,6 +111,10 @@ def make_tfds(
 
 def _open(wanted: str, data_dir: str) -> Any:
     """Opens the newest version of a prepared data set."""
+    import tensorflow_datasets as tfds
+
+    from lrd_jax.data.builders.writing import damaged
+
     if not wanted:
         raise UserError("data.name=tfds: name the data set of TFDS too, as in tfds:mnist")
     name, _, version = wanted.partition(":")
@@ -178,6 +181,8 @@ def _is_image(builder: Any, name: str) -> bool:
 
 
 def _images(builder: Any, split: str, inputs: str, label: str) -> tuple[np.ndarray, np.ndarray]:
+    from lrd_jax.data.prepare import read_records
+
     shape = builder.info.features[inputs].shape
     if None in shape or builder.info.features[inputs].np_dtype != np.uint8:
         raise UserError(f"{builder.data_dir}: its images {shape} must be uint8 of one size")
@@ -192,6 +197,8 @@ def _class_names(feature: Any, splits: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _sequences(builder: Any, split: str, inputs: str, label: str) -> Sequences:
+    from lrd_jax.data.builders.writing import damaged
+
     feature = builder.info.features[label]
     names = getattr(feature, "names", None)
     try:

@@ -206,7 +206,6 @@ def make_optimizer(
             ),
             "sgd": lambda rate: optax.sgd(rate, momentum),
         }
-        check_choice("optim.name", optim.name, rules)
         if clip_norm is not None:
             clip = optax.clip_by_global_norm(jnp.where(clip_norm == 0, jnp.inf, clip_norm))
         elif optim.clip_norm:
@@ -231,6 +230,7 @@ def make_optimizer(
             rule = _hold_head(rule, fresh, horizon.pretrain_steps)
         return optax.chain(clip, rule)
 
+    check_choice("optim.name", optim.name, ("adam", "adamw", "rmsprop", "sgd"))
     if optim.weight_decay and optim.name != "adamw":
         raise UserError(
             f"optim.weight_decay={optim.weight_decay} needs optim.name=adamw (it is {optim.name})"
