@@ -80,7 +80,9 @@ def check_input_shape(shape: Any) -> tuple[int, ...]:
 
 def _is_size(size: Any) -> bool:
     """A number of elements, or one that is left open while a program is exported."""
-    return (isinstance(size, int | np.integer) and size >= 0) or export.is_symbolic_dim(size)
+    if isinstance(size, int | np.integer):
+        return bool(size >= 0)
+    return bool(export.is_symbolic_dim(size))
 
 
 def check_made_for(module: nn.Module, name: str, features: int, shape: tuple[int, ...]) -> None:

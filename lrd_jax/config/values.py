@@ -74,6 +74,10 @@ def typed(key: str, value: Any, default: Any) -> Any:
 _PAIRS = frozenset({"data.curriculum"})
 
 
+# Tuples of names, whose default is none of them.
+_NAMES = ("data.channels",)
+
+
 def check_elements(key: str, value: tuple[Any, ...], default: tuple[Any, ...]) -> None:
     """Refuses a tuple's elements that are of another type than those of its default."""
     if key in _PAIRS:
@@ -83,13 +87,14 @@ def check_elements(key: str, value: tuple[Any, ...], default: tuple[Any, ...]) -
                 " ((500, 8), (500, 16)) (in quotes on a command line)"
             )
         return
-    kinds = {type(element) for element in default} or {int, float}
+    kinds = {type(element) for element in default} or ({str} if key in _NAMES else {int, float})
     if float in kinds:
         kinds.add(int)
     if all(type(element) in kinds for element in value):
         return
     if not default:
-        raise UserError(f"config.{key}={value!r}: must be a tuple of numbers")
+        what = "names, such as ('a', 'b')" if key in _NAMES else "numbers"
+        raise UserError(f"config.{key}={value!r}: must be a tuple of {what}")
     names = " or ".join(sorted(kind.__name__ for kind in kinds))
     raise UserError(
         f"config.{key}: {value!r} is not a tuple of {names}; write it like {default} (in quotes on"

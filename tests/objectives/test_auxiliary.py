@@ -14,6 +14,7 @@ from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.pipeline import ArrayDataset
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import ReportedMetric
 from lrd_jax.models import Head, build, make_decoder
 from lrd_jax.models.embedding import Table
 from lrd_jax.objectives import make_objective
@@ -75,7 +76,9 @@ def losses(objective, params, batch, draws=None, step=0):
     def means(params, batch, step):
         context = None if draws is None else draws._replace(number=step)
         sums = objective.loss({"params": params}, (), batch, context)[1][0]
-        return {name: total / count for name, (total, count) in sums.items()}
+        reported = {m.name for m in objective.metrics if isinstance(m, ReportedMetric)}
+        kept = {name: pair for name, pair in sums.items() if name not in reported}
+        return {name: total / count for name, (total, count) in kept.items()}
 
     return means(params, batch, step)
 

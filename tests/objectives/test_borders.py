@@ -17,9 +17,9 @@ from lrd_jax.objectives.segments import Segments
 @pytest.mark.parametrize(
     ("key", "fits", "refused"),
     [
-        ("n_anchors", (1, 100_000), (0, 100_001)),
-        ("decoder_layers", (1, 100_000), (0, 100_001)),
-        ("decoder_width", (0, 1, 100_000), (-1, 100_001)),
+        ("n_anchors", (1, 100_001), (0,)),
+        ("decoder_layers", (1, 100_001), (0,)),
+        ("decoder_width", (0, 1, 100_001), (-1,)),
         ("weight", (0.0, 2.0), (-0.001,)),
         ("head_hidden", ((), (1,), (3, 1)), ((0,), (3, 0))),
     ],

@@ -5,6 +5,7 @@ import numpy as np
 import optax
 import pytest
 
+from lrd_jax.metrics import stored
 from lrd_jax.training.state import update_best
 from tests.training.harness import assert_identical, make_config, make_program
 
@@ -56,7 +57,8 @@ def test_what_is_scored_and_kept_as_the_best_is_the_average(program, states):
     np.testing.assert_array_equal(scored["loss"], expected["loss"])
     np.testing.assert_array_equal(raw["loss"], program.evaluate(state.params, "valid")["loss"])
     assert (scored["loss"] != raw["loss"]).all()
-    best = update_best(state, scored, program.objective.select).best
+    kept = {metric.name: scored[metric.name] for metric in stored(program.objective.metrics)}
+    best = update_best(state, kept, program.objective.select).best
     assert_identical(best.params, state.average)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from lrd_jax.config.horizon import Horizon, make_horizon
 from lrd_jax.errors import UserError
+from lrd_jax.metrics import stored
 from lrd_jax.training import program as program_module
 from lrd_jax.training.optimizer import make_optimizer, make_schedule
 from lrd_jax.training.step import train_step
@@ -99,7 +100,7 @@ def test_the_metrics_of_both_losses_are_logged(trained):
 def test_validations_of_pre_training_are_provisional(trained):
     program, states = trained
     state = jax.tree.map(jnp.asarray, states[6])
-    names = [metric.name for metric in program.objective.metrics]
+    names = [metric.name for metric in stored(program.objective.metrics)]
 
     def validated(state, step, accuracy):
         valid = {name: jnp.ones(1) * 0.5 for name in names} | {"accuracy": jnp.ones(1) * accuracy}
