@@ -46,6 +46,8 @@ def rows(
         columns["label"] = labels.tolist()
         return columns | {f"p_{name}": flat[:, i] for i, name in enumerate(model.names)}
     named = model.names if model.spec.class_names else _numbered(flat.shape[1])
+    if model.spec.kind == "forecast":  # of the step after the one that the row names
+        named = [f"next_{name}" for name in named]
     return columns | {name: flat[:, i] for i, name in enumerate(named)}
 
 
