@@ -45,6 +45,8 @@ GATES = (
         "none (curves)",
         "the paper",
         "10 000 steps",
+        evidence="copying_gates",
+        note="two of nine codes, full length, one seed: no verdict",
     ),
     Claim(
         "G2",

@@ -48,6 +48,11 @@ def find_files(path: Path) -> dict[str, Path]:
     ]
     if not files:
         kinds = ", ".join(ENDINGS)
+        if begins:
+            raise UserError(
+                f"data.path={path}: there is no file or folder {path.absolute()}, and no file that"
+                f" begins like it and ends in {kinds}"
+            )
         raise UserError(f"data.path={path}: there are no sequences in files of {kinds}")
     found: dict[str, Path] = {}
     for file in files:

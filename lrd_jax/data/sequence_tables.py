@@ -228,7 +228,11 @@ class _Reader:
                 column = pc.cast(column, column.type.value_type)
             if column.null_count:
                 row = self._row + column.is_null().to_pylist().index(True)
-                raise UserError(f"{self._path}, row {row}: the target {name!r} is missing")
+                none = ", ".join(map(repr, _MISSING[1:]))
+                raise UserError(
+                    f"{self._path}, row {row}: the target {name!r} is missing (an empty cell and"
+                    f" {none} count as missing)"
+                )
             if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
                 found.append(column.to_numpy(zero_copy_only=False))
             else:
@@ -249,6 +253,11 @@ def _open_csv(path: Path) -> tuple[list[str], Iterator[Any]]:
         raise UserError(f"{path} is no text in UTF-8") from error
     if not names:
         raise UserError(f"{path} is empty")
+    if "" in names:
+        raise UserError(
+            f"{path}: column {names.index('') + 1} has no name (an index that pandas wrote? use"
+            " index=False)"
+        )
 
     def batches() -> Iterator[Any]:
         try:

@@ -113,8 +113,8 @@ def make_pool(config: Any, labels: int = 1) -> str:
     check_choice("model.pool", pool, POOLS)
     if pool != "last" and labels > 1:
         raise UserError(
-            f"model.pool={pool} reads a sequence as a whole, and {config.data.name} has {labels}"
-            " labels in each; use last"
+            f"model.pool={pool} makes one state of a sequence, and these data have a label at each"
+            f" of {labels} steps: set model.pool=last"
         )
     if pool != "last" and config.aux.kind != "none" and supervised_reach(config, 2**31):
         raise UserError(

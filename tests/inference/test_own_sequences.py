@@ -74,7 +74,7 @@ def test_a_forecast_has_a_row_for_every_step(tmp_path):
     model = lrd_jax.load(run)
     expected = model.predict([held, INPUTS[1]]).numbers
     np.testing.assert_array_equal(model.predict([gap, INPUTS[1]]).numbers, expected)
-    found = np.array([[float(row["x0"]), float(row["x1"])] for row in rows])
+    found = np.array([[float(row["next_x0"]), float(row["next_x1"])] for row in rows])
     np.testing.assert_allclose(found, [*expected[0], *expected[1, :3]], rtol=1e-5)
     with pytest.raises(UserError, match="the step holds NaN"):
         model.step(model.start(), gap[2:3])

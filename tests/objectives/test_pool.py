@@ -42,7 +42,9 @@ def test_what_cannot_be_pooled_is_refused():
     with pytest.raises(UserError, match=r"unknown model\.pool='mode': use one of last, mean, max"):
         make_objective(make_config(model__pool="mode"), SPEC, Horizon(1, 1))
     tagged = DataSpec("tag", length=8, features=1, classes=3, scored=4)
-    with pytest.raises(UserError, match=r"model\.pool=mean .* has 4 labels in each; use last"):
+    with pytest.raises(
+        UserError, match=r"model\.pool=mean .* a label at each of 4 steps: set model\.pool=last"
+    ):
         make_objective(make_config(model__pool="mean"), tagged, Horizon(1, 1))
     cut = make_config(
         model__pool="max", aux__kind="reconstruct", aux__segment_length=4, truncate__steps=5
