@@ -43,8 +43,8 @@ Made by `python scripts/reproduce.py --table --publish` of the files in `results
 curve, config, version and commit; do not edit it by hand. ± is the standard deviation over seeds,
 [ ] the 95 % interval of their mean (Student's t, from three seeds on); it is about seeds, on one
 test set. The time is that of all seeds together; "-" was not recorded then. "Tuned" means: learning
-rates tried by one more seed for a quarter of the steps, chosen on validation data, the same effort for
-every row. "Difference" is that of the test score to the first row of its table, with its 95 %
+rates tried by one more seed for a quarter of the steps, chosen on validation data, the same effort
+for every row. "Difference" is that of the test score to the first row of its table, with its 95 %
 interval, paired by seed. A row that stopped before the end of its training says so.
 """
 

@@ -1,6 +1,7 @@
 """The house keeps its shape: imports run one way, files stay short, no name shadows another."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,12 @@ def room(module):
 
 def test_every_room_has_a_floor():
     assert {room(module) for module in MODULES} - {""} == set(FLOOR)
+
+
+def test_the_page_shows_these_floors():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| -?\d+ \| (`[^|]*`) \|", page, re.MULTILINE)
+    assert [set(re.findall(r"`(\w+)`", row)) for row in reversed(shown)] == [*FLOORS]
 
 
 @pytest.mark.parametrize("path", FILES, ids=name_of)

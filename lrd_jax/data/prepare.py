@@ -60,7 +60,10 @@ def open_builder(name: str, data_dir: str | Path) -> Builder:
     except OSError as error:
         raise UserError(f"cannot read {data_dir}: {error.strerror}") from error
     except Exception as error:  # whatever the parser of dataset_info.json raises
-        raise damaged(data_dir / builder.name / variant, error) from error
+        folder = data_dir / builder.name / variant
+        if not folder.exists():  # a task of one's own that raises while it is drawn
+            raise
+        raise damaged(folder, error) from error
 
 
 def _look_up(name: str) -> tuple[type[Builder], str]:

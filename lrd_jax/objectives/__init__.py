@@ -6,7 +6,7 @@ from typing import Any
 
 from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.spec import DataSpec
-from lrd_jax.errors import UserError
+from lrd_jax.errors import UserError, unknown
 from lrd_jax.objectives.auxiliary import Auxiliary
 from lrd_jax.objectives.auxiliary_options import KINDS, check_options
 from lrd_jax.objectives.base import Objective, Sums
@@ -56,6 +56,8 @@ def make_objective(config: Any, spec: DataSpec, horizon: Horizon) -> Objective:
             f"auxiliary losses are for long sequences, and {config.data.name} has"
             " captions: set aux.kind=none"
         )
+    if spec.kind not in OBJECTIVES:
+        raise unknown("DataSpec.kind=", spec.kind, OBJECTIVES)
     task = OBJECTIVES[spec.kind](config, spec, horizon)
     return Auxiliary(config, task) if KINDS[config.aux.kind] else task
 
