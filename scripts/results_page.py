@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from claims import NOT_ATTEMPTED, PAPERS, Claim
+from reproduce_experiments import EXPERIMENTS
 
+from lrd_jax.config.command_line import load_module
 from lrd_jax.metrics import DerivedMetric, Metric, declared
 from lrd_jax.reporting import published
 from lrd_jax.reporting.comparison import difference_text, differences
 from lrd_jax.reporting.summary import value_over
 
+ROOT = Path(__file__).resolve().parent.parent
 # Heading -> how the names of its experiments begin; what fits none comes last.
 TASKS = {
     "State tracking": ("tracking_",),
@@ -126,11 +129,27 @@ def _experiment(name: str, content: Mapping[str, Any], results: Path) -> str:
         f" [{name}.json](../results/{name}.json), [curves](../results/{name}.png)\n",
         _scores(variants),
     ]
+    if len(variants) == 1 and (known := _published(name, main_metric(variants[0]["result"]))):
+        parts.append(f"\n{known}")
     if all("transfer" in variant for variant in variants):
         parts.append("\n" + lengths_table(variants))
         if (results / f"{name}_lengths.png").exists():
             parts.append(f"\n![Test score over the length](../results/{name}_lengths.png)")
     return "\n".join(parts) + "\n"
+
+
+def _published(name: str, metric: Metric) -> str:
+    """What others published for the row of an experiment with one variant; "" where none is known.
+
+    Args:
+      name: of the experiment.
+      metric: that chose the best step.
+    """
+    file, _, row = EXPERIMENTS[name].config.partition(":") if name in EXPERIMENTS else ("", "", "")
+    known = getattr(load_module(ROOT / file), "PUBLISHED", {}).get(row, {}) if file else {}
+    if metric.name not in known:
+        return ""
+    return f"To compare: {metric.text(known[metric.name])}, {known['source']}."
 
 
 def _scores(variants: Sequence[Mapping[str, Any]]) -> str:

@@ -100,6 +100,12 @@ def test_the_page_shows_scores_at_other_lengths(pages, committed, tmp_path):
     assert row(lines, "without memory") == "| without memory | 10.00 % | 10.00 % |"
 
 
+def test_the_page_compares_with_what_others_published(pages):
+    page = pages.page(ROOT / "results")
+    after = page[page.index("### JapaneseVowels") :]
+    assert "To compare: 94.90 %, 1-NN DTW" in after
+
+
 def test_every_claim_has_its_evidence_or_is_not_tested():
     claims = importlib.import_module("claims")
     for claim in itertools.chain(*claims.PAPERS.values()):
