@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ def take_windows(x: Any, starts: Array, size: int) -> Any:
             return lax.dynamic_slice_in_dim(x, start, size, axis=1)
         return jax.vmap(lambda row, s: lax.dynamic_slice_in_dim(row, s, size))(x, start)
 
-    return jax.tree.map(lambda x: jnp.concatenate([take(x, start) for start in starts]), x)
+    return jax.tree.map(lambda x: _joined(lambda start: take(x, start), starts), x)
 
 
 def take_states(states: Carry, at: Array) -> Carry:
@@ -51,4 +52,17 @@ def take_states(states: Carry, at: Array) -> Carry:
             states, step
         )
 
-    return jax.tree.map(lambda s: jnp.concatenate([take(step, s) for step in at]), states)
+    return jax.tree.map(lambda s: _joined(lambda step: take(step, s), at), states)
+
+
+# Slices one by one cost less than a gather, and above all its backward pass; but each is some
+# operations of the program, which takes minutes to build of thousands.
+_ONE_BY_ONE = 64
+
+
+def _joined(take: Callable[[Array], Array], places: Array) -> Array:
+    """What is taken at each place, `(batch, ...)`, one after the other."""
+    if len(places) <= _ONE_BY_ONE:
+        return jnp.concatenate([take(place) for place in places])
+    taken = jax.vmap(take)(places)
+    return taken.reshape(-1, *taken.shape[2:])

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lrd_jax.recurrence import take_windows, truncation_cuts
+from lrd_jax.recurrence import truncation_cuts
+from lrd_jax.recurrence.windows import take_states, take_windows
 from lrd_jax.streams import StepContext
 from tests.recurrence.recurrence_cases import B, N, T, build, drawing
 
@@ -54,3 +55,22 @@ def test_cuts_from_the_start():
     cuts = truncation_cuts(3, 8, counted_from="start")
     np.testing.assert_array_equal(np.flatnonzero(cuts), [3, 6])
     assert truncation_cuts(0, 8, counted_from="start") is None
+
+
+@pytest.mark.parametrize("shape", [(100,), (100, 2)], ids=["batch", "example"])
+def test_many_are_taken_at_once_as_few_are_one_by_one(shape):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 12, 3)), jnp.float32)
+    at = jnp.asarray(rng.integers(0, 9, shape))
+
+    def both(x, at):
+        windows, states = take_windows(x, at, 4), take_states(x.swapaxes(0, 1), at)
+        return windows, states, (windows**2).sum() + (states**3).sum()
+
+    many = both(x, at)
+    few = [both(x, part) for part in (at[:50], at[50:])]
+    for index in (0, 1):
+        np.testing.assert_array_equal(many[index], jnp.concatenate([f[index] for f in few]))
+    gradient = jax.grad(lambda x, at: both(x, at)[2])
+    parts = gradient(x, at[:50]) + gradient(x, at[50:])
+    np.testing.assert_allclose(gradient(x, at), parts, rtol=1e-5)
