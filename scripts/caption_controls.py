@@ -160,7 +160,9 @@ def main(arguments: Sequence[str]) -> None:
     for name, scores in found.items():
         each = scores if isinstance(scores, list) else [scores]
         shown = {key: np.mean([one[key] for one in each]) for key in each[0]}
-        print(f"{name:26}", ", ".join(f"{key} {value:.3f}" for key, value in shown.items()))
+        count = f"mean of {len(each)} seeds: " if len(each) > 1 else ""
+        scores = ", ".join(f"{key} {value:.3f}" for key, value in shown.items())
+        print(f"{name:26} {count}{scores}")
     if _OUT.value:
         result = {
             "split": _SPLIT.value,
