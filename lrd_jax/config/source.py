@@ -83,7 +83,7 @@ def again(folder: pathlib.Path, without: Collection[str] = ()) -> str:
 
     Args:
       folder: the work directory.
-      without: keys that are left out.
+      without: keys of places on this machine, for which DIR stands.
     """
     try:
         values = flatten(load_workdir(folder))
@@ -99,6 +99,6 @@ def again(folder: pathlib.Path, without: Collection[str] = ()) -> str:
     if not base:
         spec, base = "configs/base.py", flatten(defaults.get_config())
     words = ["python -m lrd_jax.main", f"--config={spec}"]
-    changed = [key for key in values if base.get(key) != values[key] and key not in without]
-    words += [f"--config.{key}={values[key]}" for key in changed]
+    changed = [key for key in values if base.get(key) != values[key]]
+    words += [f"--config.{key}={'DIR' if key in without else values[key]}" for key in changed]
     return " ".join([words[0], *map(shlex.quote, words[1:])])

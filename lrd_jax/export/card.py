@@ -84,6 +84,8 @@ def _data(model: Model) -> str:
         f"- outputs ({len(model.names)}): {named}",
         f"- trained on up to {spec.length:,} steps of {spec.features:,} features",
     ]
+    if model.fit is not None:
+        lines.append(f"- channels, in this order: {', '.join(model.fit.channels)}")
     return "\n".join(lines)
 
 

@@ -169,6 +169,7 @@ def test_what_an_export_holds(run, tmp_path, capsys):
         "outputs (3): ant, bee, cat",
         "| accuracy | 50.00 % | 25.00 to 75.00 | 40.00 %, 50.00 %, 60.00 % |",
         "--config.model.hidden_size=6",
+        "--config.data.data_dir=DIR",
         "torch.nn.LSTM(2, 6, batch_first=True)",
         "jax 9.9",
         "To be filled in",
