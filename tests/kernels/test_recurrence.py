@@ -28,6 +28,14 @@ CELLS |= {
     "slstm": {"cell": "slstm", "heads": 2},
     "lstm-no_bias": {"cell": "lstm", "use_bias": False, "forget_bias": 0.0},
 }
+SLOW = ("rnn", "lstm", "gru", "urlstm", "OR-tied-1", "cornn", "slstm")  # others: -m exhaustive
+
+
+def by_hand(name):
+    """A cell's parameter, slow or exhaustive."""
+    return pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.exhaustive)
+
+
 FP16, BF16 = 2e-4, 3e-3  # norm of the difference over norm
 EVERYTHING = {
     "p_block": 0.4,
@@ -140,17 +148,21 @@ def test_equal(name, option):
     check(CELLS[name], without_c(CELLS[name], OPTIONS[option]))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("option", OPTIONS)
-@pytest.mark.parametrize("name", ["lstm", "gru", "cornn"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("lstm", marks=pytest.mark.slow),
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("gru", "cornn")),
+    ],
+)
 def test_every_option(name, option):
     check(CELLS[name], without_c(CELLS[name], OPTIONS[option]))
 
 
 # What of 40 steps is not below the tolerance has the scan's own error with rounded operands: a unit
 # of `relu` that is almost 0 may have a gradient in the one and none in the other.
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("name", [by_hand(name) for name in CELLS])
 def test_every_cell(name):
     error = check(CELLS[name], {"p_block": 0.2}, steps=40)
     if name not in ("rnn", "rnn-relu", "lstm", "--untied-1"):
@@ -292,9 +304,7 @@ def changed(text, old, new):
     return text.replace(old, new)
 
 
-@pytest.mark.parametrize(
-    "cell", ["rnn", *(pytest.param(n, marks=pytest.mark.slow) for n in CELLS if n != "rnn")]
-)
+@pytest.mark.parametrize("cell", ["rnn", *(by_hand(name) for name in CELLS if name != "rnn")])
 def test_the_order_of_threads_is_nothing(cell):
     """To the last bit, in orders that are as bad as barriers let them be."""
     code = code_of(**({"chrono_t_max": 20} | CELLS[cell]))
