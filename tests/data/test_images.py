@@ -235,7 +235,10 @@ def test_mnist(mnist_dir, config):
     dataset = make_dataset(config)
     sizes = {split: dataset.eval_size(split) for split in ("train", "valid", "test")}
     assert sizes == {"train": 50_000, "valid": 10_000, "test": 10_000}
-    assert dataset.spec == DataSpec("classify", 784, 1, 10, (0.0,), (1 / 255,), values=256)
+    names = tuple("0123456789")
+    assert dataset.spec == DataSpec(
+        "classify", 784, 1, 10, (0.0,), (1 / 255,), values=256, class_names=names
+    )
     test = next(dataset.eval_batches("test", 10_000))
     assert test["inputs"].mean() == pytest.approx(33.7912, abs=1e-4)  # of the official file
     assert np.bincount(test["targets"]).tolist() == [
