@@ -211,8 +211,6 @@ class _Reader:
                     column = pc.cast(column, pa.timestamp("ns"))
                 except pa.ArrowInvalid:
                     return self._numbers(batch, name, "a number or a date like 2024-01-31 12:00")
-        if pa.types.is_temporal(column.type):
-            return column.to_numpy(zero_copy_only=False)
         return column.to_numpy(zero_copy_only=False)
 
     def _targets(self, batch: Any) -> np.ndarray:

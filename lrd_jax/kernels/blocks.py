@@ -74,7 +74,6 @@ _FORMS = {
     "is_finite": "(fabsf({0}) <= 3.402823466e38f)",
 }
 _ALONG_UNITS = {"reduce_sum": "unit_sum_", "reduce_max": "unit_max_"}
-_ZERO = ("0.0f", "-0.0f")
 
 
 class Lines:
