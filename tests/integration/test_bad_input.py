@@ -399,7 +399,7 @@ MAIN = [
     (f"{TEXT}={{here}}/books", "may be for train or for valid", books("train.valid.txt")),
     # Sequences of one's own; files that are wrong: tests/data/test_sequence_files.py.
     (f"{OWN}=", "data.path is to name the folder of your sequences"),
-    (f"{OWN}={{here}}/none", "there are no sequences in files of .npz, .npy, .csv"),
+    (f"{OWN}={{here}}/none", "there is no file or folder .*none, and no file that begins like it"),
     (f"{OWN}=x --config.data.delay=3", "data.name=sequences does not know it"),
     # Data sets.
     (
