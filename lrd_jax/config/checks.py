@@ -37,6 +37,7 @@ _AT_LEAST = {
     "train.inspect_every_steps": 0,
     "eval.batch_size": 0,
     "eval.max_examples": 0,
+    "eval.context": 0,
     "eval.sample_tokens": 0,
     "eval.temperature": 0,
     "eval.sample_seed": 0,

@@ -258,6 +258,8 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.delays = ()
     # tracking, selective_copy: the same at each of these lengths, e.g. (32, 256, 1024)
     evaluation.lengths = ()
+    # language: windows of so many tokens, each from an empty state; 0 = the state is carried on
+    evaluation.context = 0
     evaluation.sample_tokens = 0  # language: write a text of so many tokens instead of evaluating
     # of the sample: logits are divided by it; 0 = always the likeliest token
     evaluation.temperature = 1.0

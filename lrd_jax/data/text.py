@@ -33,7 +33,10 @@ class TextDataset:
     Attributes:
         spec: sizes, with the vocabulary.
         num_train: windows of all streams in one epoch.
+        restart: whether the state starts anew with every window that is evaluated.
     """
+
+    restart = False
 
     def __init__(
         self,
@@ -102,7 +105,10 @@ class TextDataset:
         if batch_size < 1:
             raise UserError(f"evaluation batch size {batch_size} must be at least 1")
         windows = range(_count_windows(len(tokens), batch_size, self.spec.length))
-        return (self._window(tokens, batch_size, window, rows) for window in windows)
+        batches = (self._window(tokens, batch_size, window, rows) for window in windows)
+        if not self.restart:
+            return batches
+        return (batch | {"start": np.ones_like(batch["start"])} for batch in batches)
 
     def _window(
         self, tokens: np.ndarray, streams: int, window: int, rows: slice, turn: int = 0

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from lrd_jax.config import checks, record
 from lrd_jax.data import has_captions
-from lrd_jax.evaluation import captions, sampling, scores, transfer
+from lrd_jax.evaluation import captions, context, sampling, scores, transfer
 from lrd_jax.evaluation.loaded import Loaded, load
 
 
@@ -36,6 +36,7 @@ COMMANDS = {
     "transfer": Command(
         lambda config: bool(config.eval.delays or config.eval.lengths), transfer.check, transfer.run
     ),
+    "context": Command(lambda config: config.eval.context > 0, context.check, context.run),
     "captions": Command(
         lambda config: has_captions(config.data.name), captions.check, captions.run
     ),

@@ -354,7 +354,14 @@ _RULES = (
         "model.caption is not show_attend_tell",
     ),
     _Rule(
-        ("eval.split", "eval.batch_size", "eval.max_examples", "eval.delays", "eval.lengths"),
+        (
+            "eval.split",
+            "eval.batch_size",
+            "eval.max_examples",
+            "eval.delays",
+            "eval.lengths",
+            "eval.context",
+        ),
         lambda c, mode: mode == "eval" and c.eval.sample_tokens > 0,
         "eval.sample_tokens asks for a text",
     ),

@@ -1,6 +1,7 @@
 """A saved run, evaluated without a trainer."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 import subprocess
@@ -79,6 +80,35 @@ def test_scores_are_those_of_training(trained):
     other = commands.evaluate(workdir, {"eval.split": "valid", "data.batch_size": 3})
     for one, two in zip(result["seeds"], other["seeds"], strict=True):
         assert two["valid"]["loss"] == pytest.approx(one["valid"]["loss"], rel=0.05)
+
+
+def test_a_bounded_context_is_windows_that_start_anew(trained):
+    program, best, workdir = trained
+    result = commands.evaluate(workdir, {"eval.context": 3, "data.batch_size": 8})
+    tokens = program.dataset._splits["test"]
+    borders = np.arange(9) * len(tokens) // 8  # of the streams
+    windows = [
+        (place, min(place + 3, end))
+        for first, end in itertools.pairwise(borders)
+        for place in range(first, end, 3)
+    ]
+    places = np.array([first for first, _ in windows])[:, None] + np.arange(3)
+    batch = {
+        "inputs": tokens[(places - 1) % len(tokens)],
+        "targets": tokens[places % len(tokens)],
+        "mask": (places < np.array([end for _, end in windows])[:, None]).astype(np.float32),
+        "start": np.ones(len(windows), bool),
+    }
+    assert batch["mask"].sum() == len(tokens)
+    for seed, entry in enumerate(result["seeds"]):
+        params = {"params": jax.tree.map(lambda leaf, seed=seed: leaf[seed], best.params)}
+        empty = program.objective.initial_carry(len(windows))
+        loss, _ = program.objective.loss(params, empty, batch, None)
+        assert entry["test"]["loss"] == pytest.approx(float(loss) / len(tokens), rel=1e-5)
+    written = workdir / "eval" / "test-context=3.json"
+    assert json.loads(written.read_text("utf-8")) == result
+    carried = commands.evaluate(workdir, {"data.batch_size": 8})
+    assert carried["seeds"][1]["test"]["loss"] != result["seeds"][1]["test"]["loss"]
 
 
 def test_the_best_seed_writes(trained, capsys):

@@ -142,6 +142,8 @@ def test_sampling_is_for_language_models(tmp_path):
     (tmp_path / "config.json").write_text(record.to_json(config))
     with pytest.raises(UserError, match=r"is for trained language models.*data.name=digits"):
         commands.evaluate(tmp_path, {"eval.sample_tokens": 5})
+    with pytest.raises(UserError, match=r"eval.context=5 is for language models: leave it out"):
+        commands.evaluate(tmp_path, {"eval.context": 5})
 
 
 def test_a_changed_text_is_refused(program, command, workdir, tmp_path):
