@@ -48,5 +48,6 @@ def get_config(arg: str = "") -> ml_collections.ConfigDict:
     c.aux.segment_length = 150
     c.aux.pretrain_epochs = 0.5
     c.optim.schedule = "cosine"
+    c.optim.decay_every_epochs = 0
     c.train.num_epochs = 5.0
     return defaults.finish(c, arg, ROWS)
