@@ -49,8 +49,11 @@ def main(flag: command_line.ConfigFlag) -> None:
         raise UserError("--mode=eval runs in one process: start it without the others")
     workdir = checks.expand_user(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
     config: Any = flag.config
+    given = flag.overrides
     if _MODE.value == "eval":
-        config = record.eval_overrides(record.load_workdir(workdir), flag.overrides)
+        trained = record.load_workdir(workdir)
+        given = record.changes(trained, given)
+        config = record.eval_overrides(trained, given)
         source.check_made_from(workdir, flag.spec)
     checks.validate(config)
 
@@ -67,7 +70,7 @@ def main(flag: command_line.ConfigFlag) -> None:
         devices.configure(config, training)  # before anything makes JAX create its client
         from lrd_jax.training import effects
 
-        config, notes = effects.judge(config, flag.overrides, _MODE.value)
+        config, notes = effects.judge(config, given, _MODE.value)
         if training:
             from lrd_jax.training import loop
 
@@ -77,7 +80,7 @@ def main(flag: command_line.ConfigFlag) -> None:
 
             for note in notes:
                 print(f"note: {note}")
-            commands.run(workdir, config, flag.overrides)
+            commands.run(workdir, config, given)
 
 
 def _config_of_workdir() -> Any:

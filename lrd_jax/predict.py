@@ -68,14 +68,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(flags: Any, rest: Sequence[str]) -> None:
     workdir = expand_user(flags.workdir)
-    given = parse_flags(
+    flag = parse_flags(
         ["predict", *rest],
         absl_flags.FlagValues(),
         find_config=lambda: record.load_workdir(workdir),
-    ).overrides
+    )
+    trained = record.load_workdir(workdir)
+    given = record.changes(trained, flag.overrides, asked=_KEYS)
     if wrong := [key for key in given if key not in _KEYS]:
         raise UserError(f"config.{wrong[0]} has no effect here: only {', '.join(_KEYS)} can change")
-    config = record.eval_overrides(record.load_workdir(workdir), given)
+    config = record.eval_overrides(trained, given)
     checks.validate(config)
     from lrd_jax.inference.write import check
 
