@@ -5,14 +5,12 @@
 Exit status: 0 done; 1 stopped while running; 2 bad input; 128 + signal when interrupted.
 """
 
-import logging as stdlogging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
-from lrd_jax.errors import one_line, out_of_memory
 from lrd_jax.runtime import address_space, interrupts, terminal
 
 if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceback of them
@@ -22,7 +20,7 @@ if __name__ == "__main__":  # before the slower imports: Ctrl-C shows no traceba
 from absl import app, flags, logging
 
 from lrd_jax.config import checks, command_line, record, source
-from lrd_jax.errors import Interrupted, RunError, UserError
+from lrd_jax.errors import UserError
 from lrd_jax.runtime.huge_pages import restart_with_huge_pages
 from lrd_jax.runtime.launch import find_launch
 
@@ -42,7 +40,8 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several processes:
 
 def main(flag: command_line.ConfigFlag) -> None:
     """Runs what the flags ask for."""
-    _set_up_messages()
+    # Orbax is silent unless --verbosity=0.
+    terminal.quiet(("absl",) if flags.FLAGS.verbosity < logging.INFO else ())
     launch = find_launch(
         _COORDINATOR_ADDRESS.value, _PROCESS_ID.value, _NUM_PROCESSES.value, os.environ
     )
@@ -50,8 +49,11 @@ def main(flag: command_line.ConfigFlag) -> None:
         raise UserError("--mode=eval runs in one process: start it without the others")
     workdir = checks.expand_user(_WORKDIR.value or f"runs/{command_line.config_name(flag.spec)}")
     config: Any = flag.config
+    given = flag.overrides
     if _MODE.value == "eval":
-        config = record.eval_overrides(record.load_workdir(workdir), flag.overrides)
+        trained = record.load_workdir(workdir)
+        given = record.changes(trained, given)
+        config = record.eval_overrides(trained, given)
         source.check_made_from(workdir, flag.spec)
     checks.validate(config)
 
@@ -68,7 +70,7 @@ def main(flag: command_line.ConfigFlag) -> None:
         devices.configure(config, training)  # before anything makes JAX create its client
         from lrd_jax.training import effects
 
-        config, notes = effects.judge(config, flag.overrides, _MODE.value)
+        config, notes = effects.judge(config, given, _MODE.value)
         if training:
             from lrd_jax.training import loop
 
@@ -78,7 +80,7 @@ def main(flag: command_line.ConfigFlag) -> None:
 
             for note in notes:
                 print(f"note: {note}")
-            commands.run(workdir, config, flag.overrides)
+            commands.run(workdir, config, given)
 
 
 def _config_of_workdir() -> Any:
@@ -92,21 +94,6 @@ def _config_of_workdir() -> Any:
     return record.load_workdir(checks.expand_user(_WORKDIR.value))
 
 
-def _set_up_messages() -> None:
-    """Shows this package's warnings in a line of their own; Orbax is silent unless --verbosity=0.
-
-    What goes wrong in Orbax comes back as an exception too.
-    """
-    handler = stdlogging.StreamHandler()
-    handler.setFormatter(stdlogging.Formatter("lrd_jax: warning: %(message)s"))
-    own = stdlogging.getLogger("lrd_jax")
-    own.handlers, own.propagate = [handler], False
-    # It would warn of every NaN that a frozen seed has from then on; the loop tells of it once.
-    stdlogging.getLogger("tensorboardX.x2num").setLevel(stdlogging.ERROR)
-    if flags.FLAGS.verbosity < logging.INFO:
-        stdlogging.getLogger("absl").setLevel(stdlogging.CRITICAL)
-
-
 def _parse(argv: Sequence[str]) -> command_line.ConfigFlag:
     try:
         return command_line.parse_flags(argv, find_config=_config_of_workdir)
@@ -114,34 +101,19 @@ def _parse(argv: Sequence[str]) -> command_line.ConfigFlag:
         sys.exit(0)
 
 
-def _end(message: object, status: int) -> NoReturn:
-    print("lrd_jax: error:", one_line(str(message)), file=sys.stderr)
-    sys.exit(status)
+def _lower() -> str:
+    """What takes less memory."""
+    if flags.FLAGS.is_parsed() and _MODE.value == "eval":
+        return "eval.batch_size, eval.delays or eval.sample_tokens"
+    return "data.batch_size, model.hidden_size or the length of the sequences"
 
 
 def run() -> None:
     """Runs `main` under absl; every failure that a user can cause becomes one line."""
     flags.FLAGS.verbosity = logging.WARNING  # JAX, Orbax and TFDS tell every step at INFO
-    if not sys.warnoptions:  # python -W shows them
+    if not sys.warnoptions:  # python -W shows them; also those of what a config file imports
         warnings.simplefilter("ignore")
-    try:
-        app.run(main, flags_parser=_parse)
-    except UserError as error:
-        _end(error, 2)
-    except RunError as error:
-        _end(error, 1)
-    except Interrupted as error:
-        sys.exit(128 + error.signum)
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        reason = one_line(str(error))[:200]
-        lower = (
-            "eval.batch_size, eval.delays or eval.sample_tokens"
-            if flags.FLAGS.is_parsed() and _MODE.value == "eval"
-            else "data.batch_size, model.hidden_size or the length of the sequences"
-        )
-        _end(f"out of memory ({reason}); lower {lower}", 1)
+    sys.exit(terminal.status_of(lambda: app.run(main, flags_parser=_parse), lower=_lower))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Metric:
       unit: shown after the value; "%" multiplies what is shown by 100.
       digits: shown after the decimal point.
       higher_is_better: the direction, for the best step, sweeps and plots.
-      range: smallest and largest possible value, for the axes of plots.
+      range: smallest and largest possible value, for the axes of plots and the ends of intervals.
       shapes: of each sum of one member; the default is a total and a count, both `()`.
       finish: makes the metric of the sums of one member, given in order; on the host, numpy.
     """
@@ -165,14 +165,16 @@ def r_squared(squares: Any, count: Any, total: Any, total_squares: Any) -> Any:
 
 
 _UNIT = (0.0, 1.0)
+FROM_ZERO = (0.0, math.inf)
+"""The range of what cannot be negative, as a mean of squares or a cross-entropy."""
 BALANCED_ACCURACY = ReportedMetric(
     "balanced_accuracy", "%", 2, True, _UNIT, finish=balanced_accuracy
 )
 MACRO_F1 = ReportedMetric("macro_f1", "%", 2, True, _UNIT, finish=macro_f1)
 # Rows are the true classes, columns what was predicted.
 CONFUSION = TableMetric("confusion", finish=lambda counts: counts)
-MSE = ReportedMetric("mse", range=(0.0, math.inf), finish=column_mean)
-MAE = ReportedMetric("mae", range=(0.0, math.inf), finish=column_mean)
+MSE = ReportedMetric("mse", range=FROM_ZERO, finish=column_mean)
+MAE = ReportedMetric("mae", range=FROM_ZERO, finish=column_mean)
 R_SQUARED = ReportedMetric("r2", "", 4, True, (-math.inf, 1.0), finish=r_squared)
 
 
@@ -182,12 +184,16 @@ def plain(value: Any) -> float:
     return float(str(value)) if short else float(value)
 
 
-LOSS = Metric("loss")
-NATS = Metric("loss", unit="nats")  # of running text: per token
+LOSS = Metric("loss", range=FROM_ZERO)
+NATS = Metric("loss", unit="nats", range=FROM_ZERO)  # of running text: per token
 ACCURACY = Metric("accuracy", "%", 2, higher_is_better=True, range=(0.0, 1.0))
 PERPLEXITY = DerivedMetric("perplexity", digits=1, range=(1.0, math.inf), finish=np.exp)
 BITS_PER_CHAR = DerivedMetric(
-    "bits_per_char", "bits per character", 3, finish=lambda nats: nats / math.log(2)
+    "bits_per_char",
+    "bits per character",
+    3,
+    range=FROM_ZERO,
+    finish=lambda nats: nats / math.log(2),
 )
 _RECORDED_BEFORE = (ACCURACY, LOSS, PERPLEXITY, BITS_PER_CHAR)  # by runs without declarations
 

@@ -17,7 +17,7 @@ from absl import flags as absl_flags
 from lrd_jax.config import checks, record
 from lrd_jax.config.command_line import ArgumentParser, parse_flags
 from lrd_jax.config.paths import expand_user
-from lrd_jax.errors import RunError, UserError, one_line, out_of_memory
+from lrd_jax.errors import UserError
 from lrd_jax.runtime import terminal
 
 _READS = """
@@ -61,33 +61,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="best|all|N",
         help="the seed that validated best, the mean of all, or seed N; default: %(default)s",
     )
-    try:
-        flags, rest = parser.parse_known_args(argv)
-        _run(flags, rest)
-    except (UserError, RunError) as error:
-        print("lrd_jax: error:", one_line(str(error)), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    except Exception as error:
-        if not out_of_memory(error):
-            raise
-        print("lrd_jax: error: out of memory; lower --config.eval.batch_size", file=sys.stderr)
-        return 1
-    return 0
+    return terminal.status_of(
+        lambda: _run(*parser.parse_known_args(argv)), lower=lambda: "--config.eval.batch_size"
+    )
 
 
 def _run(flags: Any, rest: Sequence[str]) -> None:
     workdir = expand_user(flags.workdir)
-    given = parse_flags(
+    flag = parse_flags(
         ["predict", *rest],
         absl_flags.FlagValues(),
         find_config=lambda: record.load_workdir(workdir),
-    ).overrides
+    )
+    trained = record.load_workdir(workdir)
+    given = record.changes(trained, flag.overrides, asked=_KEYS)
     if wrong := [key for key in given if key not in _KEYS]:
         raise UserError(f"config.{wrong[0]} has no effect here: only {', '.join(_KEYS)} can change")
-    config = record.eval_overrides(record.load_workdir(workdir), given)
+    config = record.eval_overrides(trained, given)
     checks.validate(config)
     from lrd_jax.inference.write import check
 
@@ -96,10 +86,9 @@ def _run(flags: Any, rest: Sequence[str]) -> None:
         raise UserError(f"--input={flags.input}: there is no such file or folder")
     check(target, source)
     from lrd_jax.inference import command
-    from lrd_jax.probe.command_line import quiet
     from lrd_jax.training import effects
 
-    quiet()
+    terminal.quiet()
     config, notes = effects.judge(config, given, "eval")
     for note in notes:
         print(f"note: {note}")

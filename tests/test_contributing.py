@@ -165,7 +165,7 @@ def config(monkeypatch, tmp_path):
     return config
 
 
-def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys):
+def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys, monkeypatch):
     workdir = tmp_path / "run"
     result = loop.train(config, workdir)
     out = capsys.readouterr().out
@@ -201,6 +201,13 @@ def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys):
         *("name", "data_dir", "batch_size", "steps_per_epoch", "length", "words")
     }
     assert (tmp_path / "data" / "lrd_riddles" / "5x3").is_dir()
+    # Its file is edited; what is stored are the draws, which stay.
+    expand = Riddle.expand
+    monkeypatch.setattr(Riddle, "expand", lambda *args: (expand(*args)[0], 0 * expand(*args)[1]))
+    config.train.num_steps = 6
+    for action in (lambda: loop.train(config, workdir), lambda: commands.evaluate(workdir, {})):
+        with pytest.raises(UserError, match=r"the task draws other examples than .* edited"):
+            action()
 
 
 def test_several_inputs_are_refused_where_one_is_read(config):

@@ -14,6 +14,8 @@ from lrd_jax.metrics import (
     ACCURACY,
     BITS_PER_CHAR,
     LOSS,
+    MAE,
+    MSE,
     NATS,
     PERPLEXITY,
     CollectedMetric,
@@ -25,6 +27,8 @@ from lrd_jax.metrics import (
     stored,
     summed,
 )
+from lrd_jax.objectives.captioning import WORD_LOSS
+from lrd_jax.reporting.statistics import over_seeds
 
 # Standard deviation of errors, from a count, a sum and a sum of squares.
 SPREAD = Metric(
@@ -97,6 +101,17 @@ def test_declarations_survive_json(unit, digits, higher, ends):
     assert found["own"] == metric
     assert found["loss"] == LOSS and found["perplexity"].of == "loss"
     assert found["other"] == Metric("other")
+
+
+@pytest.mark.parametrize("metric", [LOSS, NATS, BITS_PER_CHAR, WORD_LOSS, MSE, MAE])
+def test_no_loss_is_negative(metric):
+    """Its interval over seeds is cut at 0; without the range the low end would be below."""
+    runs = [{metric.name: value} for value in (0.001, 0.002, 0.09)]
+    assert over_seeds(runs)[metric.name]["interval"][0] < 0
+    low, high = over_seeds(runs, [metric])[metric.name]["interval"]
+    assert low == 0 and high > 0.09
+    kept = json.loads(json.dumps(declarations([metric])))
+    assert kept[metric.name]["range"] == [0.0, None]
 
 
 def test_records_of_before_are_known():

@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 
 from lrd_jax.config import defaults
-from lrd_jax.config.values import conform, flatten, put
+from lrd_jax.config.values import conform, flatten, put, typed
 from lrd_jax.errors import UserError, did_you_mean, one_line
 
 # Keys that change where or how fast a run computes, or what is evaluated afterwards, but not the
@@ -222,16 +222,12 @@ def eval_overrides(
       overrides: changed keys with their values, `FLAGS["config"].override_values`.
 
     Raises:
-      UserError: A key outside `data.*` and `eval.*`, or one that the work directory lacks.
+      UserError: Another value of a key outside `data.*` and `eval.*`, or a key that the work
+        directory lacks.
     """
-    if not isinstance(overrides, Mapping):
-        raise UserError(
-            f"overrides are of type {type(overrides).__name__}, and must be a mapping from key to"
-            " value, such as {'eval.split': 'valid'}"
-        )
     config = work_config.copy_and_resolve_references()
     known = flatten(config)
-    for key, value in overrides.items():
+    for key, value in changes(work_config, overrides).items():
         if not isinstance(key, str) or not _within(key, _EVALUATION):
             raise UserError(
                 f"--mode=eval takes the model from the work directory: config.{key} cannot be "
@@ -246,6 +242,42 @@ def eval_overrides(
         except TypeError as error:
             raise UserError(f"--config.{key}={value!r}: {one_line(str(error))}") from error
     return config.lock()
+
+
+def changes(
+    work_config: ml_collections.ConfigDict,
+    overrides: Mapping[str, Any],
+    asked: Sequence[str] = _EVALUATION,
+) -> dict[str, Any]:
+    """Returns the overrides without those that say what the work directory was trained with.
+
+    Args:
+      work_config: what it was trained with.
+      overrides: changed keys with their values.
+      asked: keys, or groups, that stay all the same: what is to be done, whatever it was.
+
+    Raises:
+      UserError: They are no mapping.
+    """
+    if not isinstance(overrides, Mapping):
+        raise UserError(
+            f"overrides are of type {type(overrides).__name__}, and must be a mapping from key to"
+            " value, such as {'eval.split': 'valid'}"
+        )
+    known = flatten(work_config)
+    return {
+        key: value
+        for key, value in overrides.items()
+        if not (key in known and not _within(key, asked) and _says(key, value, known[key]))
+    }
+
+
+def _says(key: str, value: Any, stored: Any) -> bool:
+    """Whether a value that is given is the stored one, perhaps written another way."""
+    try:
+        return bool(typed(key, value, stored) == stored)
+    except UserError:
+        return False
 
 
 def _within(key: str, names: Sequence[str]) -> bool:

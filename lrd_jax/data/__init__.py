@@ -12,8 +12,10 @@ from lrd_jax.data.registry import (
     Entry,
     has_captions,
     is_fitted,
+    key_options,
     known_keys,
     make,
+    make_task,
     reads_text,
     registered,
     varied_key,
@@ -29,8 +31,10 @@ __all__ = [
     "Entry",
     "InputSpec",
     "dataset_names",
+    "drawn",
     "has_captions",
     "is_fitted",
+    "key_options",
     "known_keys",
     "make_dataset",
     "reads_text",
@@ -42,6 +46,20 @@ __all__ = [
 def dataset_names() -> tuple[str, ...]:
     """Returns the values that `data.name` may take."""
     return tuple(DATASETS)
+
+
+def drawn(config: Any) -> str:
+    """Returns what tells the examples of a config's task from others; "" where it has no task.
+
+    Raises:
+        UserError: a bad value.
+    """
+    task = make_task(config.data)
+    if task is None:
+        return ""
+    from lrd_jax.data.synthetic import digest
+
+    return digest(task)
 
 
 def make_dataset(config: Any, workdir: Path | None = None) -> Dataset:

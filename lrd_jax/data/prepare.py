@@ -239,33 +239,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         text = default if isinstance(default, str) else ",".join(default)
         own.add_argument(f"--{key}", default=text, help=f"see data.{key} (default: %(default)r)")
     logging.use_absl_handler()
-    try:
-        flags = parser.parse_args(argv)
-        if flags.name in caption_names():
-            return _prepare_captions(flags)
-        if flags.name == "sequences":
-            return _prepare_sequences(flags)
-        if flags.encoder or flags.features or flags.no_att:
-            raise UserError(
-                f"--encoder, --features and --no_att are for {' and '.join(caption_names())}, not"
-                f" for {flags.name}: leave them out"
-            )
-        was_prepared = is_prepared(open_builder(flags.name, flags.data_dir))
-        builder = prepare(flags.name, flags.data_dir, flags.from_dir)
-    except (UserError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was prepared", file=sys.stderr)
-        return 130
+    return terminal.status_of(
+        lambda: _run(parser.parse_args(argv)), interrupted="interrupted: nothing was prepared"
+    )
+
+
+def _run(flags: Any) -> None:
+    if flags.name in caption_names():
+        _prepare_captions(flags)
+        return
+    if flags.name == "sequences":
+        _prepare_sequences(flags)
+        return
+    if flags.encoder or flags.features or flags.no_att:
+        raise UserError(
+            f"--encoder, --features and --no_att are for {' and '.join(caption_names())}, not"
+            f" for {flags.name}: leave them out"
+        )
+    was_prepared = is_prepared(open_builder(flags.name, flags.data_dir))
+    builder = prepare(flags.name, flags.data_dir, flags.from_dir)
     sizes = ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items())
     sizes += f" {builder.RECORDS}" if builder.RECORDS else ""
     state = "was already prepared" if was_prepared else "is prepared"
     print(f"{flags.name} {state} in {builder.data_dir}: {sizes}")
-    return 0
 
 
-def _prepare_captions(flags: Any) -> int:
+def _prepare_captions(flags: Any) -> None:
     from lrd_jax.data import caption_prepare
 
     encoder = flags.encoder or ("brought" if flags.features else DEFAULT)
@@ -279,10 +278,9 @@ def _prepare_captions(flags: Any) -> int:
         att=not flags.no_att,
     )
     print(f"{flags.name} is prepared in {folder}: train with --config.data.encoder={encoder}")
-    return 0
 
 
-def _prepare_sequences(flags: Any) -> int:
+def _prepare_sequences(flags: Any) -> None:
     from lrd_jax.data import sequence_store
 
     if not flags.from_dir:
@@ -304,7 +302,6 @@ def _prepare_sequences(flags: Any) -> int:
     state = "is prepared" if written else "was already prepared (delete it to prepare it anew)"
     counted = ", ".join(f"{split} {count}" for split, count in sizes.items())
     print(f"{folder} {state}: {counted}; train with --config.data.path={folder}")
-    return 0
 
 
 if __name__ == "__main__":

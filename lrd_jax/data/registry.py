@@ -10,7 +10,7 @@ import importlib
 import inspect
 from typing import Any
 
-from lrd_jax.errors import unknown
+from lrd_jax.errors import UserError, unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +92,15 @@ def known_keys(name: str) -> frozenset[str]:
     Raises:
         UserError: unknown name.
     """
-    entry = _find(name)
-    makers = [entry.maker] if entry.task is None else [entry.task, _FOR_TASKS]
-    found = COMMON_KEYS.union(*(_options(load(maker)) for maker in makers))
+    found = COMMON_KEYS.union(*(_options(maker).keys() for maker in _makers(_find(name))))
     return found - {"task", "att", "fitted"}
+
+
+def key_options(name: str) -> dict[str, inspect.Parameter]:
+    """Returns the same keys, but for the common ones, with annotation and default."""
+    keys = known_keys(name)
+    found = {k: p for maker in _makers(_find(name)) for k, p in _options(maker).items()}
+    return {key: parameter for key, parameter in found.items() if key in keys}
 
 
 def reads_text(name: str) -> bool:
@@ -150,9 +155,20 @@ def make_task(data: Any) -> Any:
 
 
 def call(maker: Any, data: Any, **others: Any) -> Any:
-    """Calls a function with the options that it takes, from the group `data` of a config."""
-    options = sorted(_options(maker) - others.keys())
-    return maker(**{key: data[key] for key in options}, **others)
+    """Calls a function with the options that it takes, from the group `data` of a config.
+
+    What the config lacks has the function's own default.
+
+    Raises:
+        UserError: there is none.
+    """
+    options = {key: p for key, p in _options(maker).items() if key not in others}
+    for key, parameter in options.items():
+        if key not in data and parameter.default is parameter.empty:
+            raise UserError(
+                f"data.name={data.name} needs data.{key}: set config.data.{key} in the config file"
+            )
+    return maker(**{key: data[key] for key in options if key in data}, **others)
 
 
 def find_builder(name: str) -> Any:
@@ -203,5 +219,10 @@ def _find(name: str) -> Entry:
     return DATASETS[registered(name)]
 
 
-def _options(maker: Any) -> frozenset[str]:
-    return frozenset(inspect.signature(maker).parameters)
+def _makers(entry: Entry) -> list[Any]:
+    """What takes the options of a data set."""
+    return [load(m) for m in ([entry.task, _FOR_TASKS] if entry.task else [entry.maker])]
+
+
+def _options(maker: Any) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(maker).parameters)

@@ -1,7 +1,9 @@
 """Data sets of tasks that are made of a few random draws, see `lrd_jax.data.task`."""
 
 import functools
+import hashlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -114,18 +116,92 @@ def make_task_dataset(
         steps_per_epoch: training batches that are called one epoch.
 
     Raises:
-        UserError: a value out of range.
+        UserError: a value out of range, or what is stored is not what the task draws.
     """
-    splits = _fixed_examples(f"{name}/{task.variant}", data_dir)
+    splits, folder = _fixed_examples(f"{name}/{task.variant}", data_dir)
+    _check_stored(task, splits, folder)
     return SyntheticDataset(task, splits, batch_size, steps_per_epoch)
 
 
 @functools.lru_cache(maxsize=1)  # evaluation at several delays reads the same symbols
-def _fixed_examples(name: str, data_dir: str) -> dict[str, Records]:
+def _fixed_examples(name: str, data_dir: str) -> tuple[dict[str, Records], str]:
     from lrd_jax.data.prepare import prepared, read_records  # half a second to import
 
     with prepared(name, data_dir) as builder:
-        return {split: read_records(builder, split) for split in builder.info.splits}
+        try:
+            splits = {split: read_records(builder, split) for split in builder.info.splits}
+        except UserError as error:
+            if _has_features(builder):
+                raise
+            raise _edited(builder.data_dir, name) from error
+        return splits, str(builder.data_dir)
+
+
+def _has_features(builder: Any) -> bool:
+    """Whether what is stored has the names, shapes and types that the task draws now."""
+    from tensorflow_datasets.core.features import FeatureConnector
+
+    stored = FeatureConnector.from_config(str(builder.data_dir))
+    return repr(stored) == repr(builder.info.features)
+
+
+_ODD = 0.01  # of the examples: may differ in the last digit on another processor
+
+
+def _check_stored(task: Task, splits: dict[str, Records], folder: str) -> None:
+    """Draws the test examples anew, and refuses stored ones that are others.
+
+    So it shows that the file of a task was edited since, and that `Task.variant` leaves out an
+    option which changes the draws: two tasks then share a folder.
+    """
+    stored = {split: _count(records) for split, records in splits.items()}
+    same = stored == {split: size for split, size in task.splits.items()}
+    if same:
+        drawn, kept = task.draw(stream("test"), stored["test"]), splits["test"]
+        same = drawn.keys() == kept.keys() and all(
+            _nearly_equal(np.asarray(drawn[name]), kept[name]) for name in kept
+        )
+    if not same:
+        raise _edited(folder, task)
+
+
+def _edited(folder: object, task: object) -> UserError:
+    return UserError(
+        f"the examples stored in {folder} are not those that {task} draws: its file was edited"
+        " since, or its `variant` leaves out an option that changes the draws; name the option"
+        " there, or delete the folder"
+    )
+
+
+def _nearly_equal(drawn: np.ndarray, kept: np.ndarray) -> bool:
+    if drawn.shape != kept.shape or drawn.dtype != kept.dtype:
+        return False
+    if drawn.dtype.kind == "f":  # TFDS stores no more of a real number
+        drawn, kept = drawn.astype(np.float32), kept.astype(np.float32)
+    differs = (drawn != kept) & ~((drawn != drawn) & (kept != kept))  # NaN is NaN
+    differs = differs.reshape(len(kept), -1).any(1)
+    return bool(differs.mean() <= _ODD)
+
+
+def digest(task: Task) -> str:
+    """Returns what tells a task's examples from those of another, in hexadecimal digits.
+
+    Of a few examples, as the network reads them. Real numbers count to about three decimal places,
+    so that the last digit, which differs between processors, does not.
+    """
+    found = hashlib.sha256()
+
+    def add(array: np.ndarray) -> np.ndarray:
+        if array.dtype.kind == "f":
+            bits = (array.astype(np.float32) + np.float32(0)).view(np.uint32)  # no -0
+            array = (bits.astype(np.uint64) + 0x800) >> 12
+        found.update(f"{array.dtype.str}{array.shape}".encode())
+        found.update(np.ascontiguousarray(array).tobytes())
+        return array
+
+    inputs, targets = task.expand(task.draw(stream("test"), 4))
+    map_arrays(lambda array: add(np.asarray(array)), {"inputs": inputs, "targets": targets})
+    return found.hexdigest()[:16]
 
 
 _STORED = {"train": "train", "valid": "validation", "test": "test"}  # names as TFDS has them

@@ -60,7 +60,9 @@ def evaluate(workdir: str | Path, overrides: Mapping[str, Any]) -> Any:
       UserError: no such run, or an override that is not allowed or does not fit the model.
     """
     workdir = checks.expand_user(workdir)
-    config = record.eval_overrides(record.load_workdir(workdir), overrides)
+    trained = record.load_workdir(workdir)
+    overrides = record.changes(trained, overrides)
+    config = record.eval_overrides(trained, overrides)
     checks.validate(config)
     return run(workdir, config, overrides)
 

@@ -25,7 +25,7 @@ from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
 from lrd_jax.objectives import Objective, make_evaluated
 from lrd_jax.reporting import progress
 from lrd_jax.reporting.results import seed_results
-from lrd_jax.reporting.workdir import check_vocabulary, read_spec, read_vocabulary
+from lrd_jax.reporting.workdir import check_draws, check_vocabulary, read_spec, read_vocabulary
 from lrd_jax.runtime.checkpoints import Checkpoints
 from lrd_jax.runtime.devices import make_mesh
 
@@ -148,6 +148,8 @@ def load(
         spec = dataset.spec
     objective, everyone, mesh = make_evaluated(config, spec), members(config), make_mesh()
     check_vocabulary(workdir, spec.vocabulary)
+    if with_data:
+        check_draws(workdir)
     best, stopped = _restore(workdir, shapes(objective, len(everyone)), mesh)
     return Loaded(
         workdir, config, overrides, dataset, spec, objective, everyone, best, stopped, mesh

@@ -14,7 +14,7 @@ from lrd_jax.config import record
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.sequence_fit import FILE
-from lrd_jax.errors import RunError, UserError, one_line
+from lrd_jax.errors import RunError, UserError
 from lrd_jax.runtime import terminal
 
 KEPT = ("config.json", "spec.json", "vocabulary.json", FILE)  # of the work directory
@@ -36,26 +36,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="best|all|N",
         help="the seed that validated best, all of them as one, or seed N; default: %(default)s",
     )
-    try:
-        flags = parser.parse_args(argv)
-        workdir, out = expand_user(flags.workdir), expand_user(flags.out)
-        record.load_workdir(workdir)
-        if out.exists() and (not out.is_dir() or out.samefile(workdir)):
-            raise UserError(f"--out={flags.out} is a file, or the run itself: name a folder")
-        from lrd_jax.probe.command_line import quiet
-
-        quiet()
-        _run(workdir, out, flags.seeds)
-    except (UserError, RunError) as error:
-        print("lrd_jax: error:", one_line(str(error)), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return terminal.status_of(lambda: _run(parser.parse_args(argv)), interrupted="interrupted")
 
 
-def _run(workdir: Path, out: Path, seeds: str) -> None:
+def _run(flags: Any) -> None:
+    workdir, out = expand_user(flags.workdir), expand_user(flags.out)
+    record.load_workdir(workdir)
+    if out.exists() and (not out.is_dir() or out.samefile(workdir)):
+        raise UserError(f"--out={flags.out} is a file, or the run itself: name a folder")
+    terminal.quiet()
+    _export(workdir, out, flags.seeds)
+
+
+def _export(workdir: Path, out: Path, seeds: str) -> None:
     import jax
 
     from lrd_jax.export import card, programs, weights

@@ -24,7 +24,7 @@ import numpy as np
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry
 from lrd_jax.data.spec import Dataset
-from lrd_jax.metrics import Metric
+from lrd_jax.metrics import FROM_ZERO, Metric
 from lrd_jax.models import make_decoder, make_embedding, make_table, supervised_reach
 from lrd_jax.objectives.auxiliary_options import KINDS, check_fit
 from lrd_jax.objectives.base import Sums, blank, encode
@@ -79,7 +79,8 @@ class Auxiliary:
         self.spec, self.horizon, self.task, self.aux = spec, task.horizon, task, aux
         self.kinds = KINDS[aux.kind]
         parts = [f"{kind}_loss" for kind in self.kinds] if len(self.kinds) > 1 else []
-        self.metrics = (*task.metrics, *map(Metric, ("aux_loss", *parts)))
+        own = (Metric(name, range=FROM_ZERO) for name in ("aux_loss", *parts))
+        self.metrics = (*task.metrics, *own)
         self.select = task.select
         self.segments = {
             kind: Segments(kind, spec.length, aux.segment_length, aux.gap) for kind in self.kinds

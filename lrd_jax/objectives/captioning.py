@@ -14,7 +14,7 @@ from lrd_jax.config.horizon import Horizon
 from lrd_jax.data.captions import read_caption
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.errors import check_choice
-from lrd_jax.metrics import CollectedMetric, DerivedMetric, Metric
+from lrd_jax.metrics import FROM_ZERO, CollectedMetric, DerivedMetric, Metric
 from lrd_jax.models import make_captioner
 from lrd_jax.objectives.base import Sums, blank, encode, score_weights
 from lrd_jax.objectives.beam import Decoding, Found, decode
@@ -23,7 +23,7 @@ from lrd_jax.objectives.softmax import cross_entropy
 from lrd_jax.reporting.caption_metrics import CaptionScorer, exact
 from lrd_jax.streams import StepContext
 
-WORD_LOSS = Metric("loss", unit="nats per word")
+WORD_LOSS = Metric("loss", unit="nats per word", range=FROM_ZERO)
 WORD_PERPLEXITY = DerivedMetric("perplexity", digits=2, range=(1.0, float("inf")), finish=np.exp)
 DECODES = ("beam", "sample")
 _SCORES = ("cider", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l")

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from lrd_jax.config.command_line import ArgumentParser
-from lrd_jax.errors import RunError, UserError, did_you_mean, one_line
+from lrd_jax.errors import UserError, did_you_mean
 from lrd_jax.probe import command_line as words
 
 _NETWORKS = """
@@ -244,16 +244,8 @@ _PROBES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    words.quiet()
-    try:
-        _run(argv)
-    except (UserError, RunError) as error:
-        print("lrd_jax: error:", one_line(str(error)), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    terminal.quiet()
+    return terminal.status_of(lambda: _run(argv))
 
 
 def _run(argv: list[str]) -> None:

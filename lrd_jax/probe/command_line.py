@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
 import shlex
-import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -123,18 +120,6 @@ def stem(out: str, default: str, networks: Sequence[Named]) -> Path:
 def command(argv: Sequence[str]) -> str:
     """The whole command, as it can be run again."""
     return " ".join(["python -m lrd_jax.probe", *map(shlex.quote, argv)])
-
-
-def quiet() -> None:
-    """Silences the libraries, whose warnings say nothing to a user; this package's stay."""
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("lrd_jax: warning: %(message)s"))
-    own = logging.getLogger("lrd_jax")
-    own.handlers, own.propagate = [handler], False
-    for name in ("absl", "fontTools"):  # what goes wrong in Orbax comes as an exception too
-        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def whole_number(least: int) -> Any:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
-from lrd_jax.errors import RunError, UserError, one_line
 from lrd_jax.runtime import address_space, terminal
 
 
@@ -28,28 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="leave out what needs the model and its data: seconds instead of minutes",
     )
-    try:
-        flags = parser.parse_args(argv)
-        address_space.check()
-        from lrd_jax.probe.command_line import quiet
-        from lrd_jax.report.build import build
-        from lrd_jax.reporting.page import write_page
+    return terminal.status_of(lambda: _run(parser.parse_args(argv)))
 
-        quiet()
 
-        def say(line: str) -> None:
-            print(f"note: {line}")
+def _run(flags: Any) -> None:
+    address_space.check()
+    from lrd_jax.report.build import build
+    from lrd_jax.reporting.page import write_page
 
-        runs = [str(expand_user(run)) for run in flags.runs]
-        whole = build(runs, figures=not flags.no_figures, say=say)
-        print("wrote", write_page(expand_user(flags.out) / "report.html", whole))
-    except (UserError, RunError) as error:
-        print("lrd_jax: error:", one_line(str(error)), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+    terminal.quiet()
+
+    def say(line: str) -> None:
+        print(f"note: {line}")
+
+    runs = [str(expand_user(run)) for run in flags.runs]
+    whole = build(runs, figures=not flags.no_figures, say=say)
+    print("wrote", write_page(expand_user(flags.out) / "report.html", whole))
 
 
 if __name__ == "__main__":

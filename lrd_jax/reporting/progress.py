@@ -31,6 +31,7 @@ class Progress:
     dropped until it fits; a bar fills what is left. Into a file or a pipe it prints a line with the
     time (UTC) now and then: at most 200 in a run, and at most one every two seconds, apart from
     that for the last step. While something else than training goes on, it says what and how far.
+    A value of an earlier step than the others says of which.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._metrics = {metric.name: metric for metric in metrics}
         self._values: dict[str, float] = {}
+        self._given: dict[str, int] = {}  # at which step each was
         self._runs = 0
         self._training, self._running = training, running
         self._started_at = running()
@@ -79,9 +81,11 @@ class Progress:
           step: optimizer steps taken.
           runs: how many runs side by side the values are the mean of; 0: of one, and no mean.
           **values: what to show beside it, e.g. `loss=0.31, valid_accuracy=0.92`. A value stays
-            until it is given again, so a validation metric remains in sight between evaluations.
+            until it is given again, so a validation metric remains in sight between evaluations,
+            with its step.
         """
         self._step, self._values, self._stage = step, self._values | values, ("", 0.0)
+        self._given |= dict.fromkeys(values, step)
         self._runs = runs
         now = self._training()
         before, at = self._updated
@@ -215,12 +219,16 @@ class Progress:
         return self._metrics.get(name, Metric(name))
 
     def _named(self, name: str, short: bool = False) -> str:
-        """A value with its name, e.g. "valid accuracy 92.35 %", or "val acc 92.35 %"."""
+        """A value with its name, e.g. "valid accuracy 92.35 %", or "val acc 92.35 % at 200"."""
         words = [_SHORT.get(word, word) if short else word for word in name.split("_")]
         metric = self._metric(name)
         # Four figures, not its digits: a loss may fall below them while one watches.
         text = f"{self._values[name] * metric.factor:.4g}"
-        return " ".join([*words, metric.with_unit(text) if metric.unit == "%" else text])
+        shown = " ".join([*words, metric.with_unit(text) if metric.unit == "%" else text])
+        given = self._given[name]
+        if given == self._step or name.startswith("baseline_"):
+            return shown
+        return f"{shown} at {given}" if short else f"{shown} (step {given})"
 
 
 @contextlib.contextmanager

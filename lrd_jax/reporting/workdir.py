@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lrd_jax.config.record import load_workdir, read_json
+from lrd_jax.data import drawn
 from lrd_jax.data.spec import DataSpec
 from lrd_jax.data.vocabulary import Vocabulary
 from lrd_jax.errors import RunError, UserError, out_of_memory
@@ -229,6 +231,22 @@ def check_vocabulary(workdir: Path, vocabulary: Vocabulary | None) -> None:
         raise UserError(
             f"the text is not the one that {workdir} was trained with ({', '.join(changed)} text"
             " changed): bring that back, or choose another --workdir"
+        )
+
+
+def check_draws(workdir: Path) -> None:
+    """Refuses a task that draws others than the work directory was trained with.
+
+    Its file was edited since, say. What an older work directory drew is not known.
+
+    Raises:
+      UserError: it does.
+    """
+    known = read_json(workdir / "config.json", "bring it back").get("draws", "")
+    if known and known != drawn(load_workdir(workdir)):
+        raise UserError(
+            f"the task draws other examples than {workdir} was trained with (its file was edited"
+            " since): bring that back, or choose another --workdir"
         )
 
 

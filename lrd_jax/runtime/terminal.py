@@ -1,12 +1,20 @@
-"""What is printed is a courtesy: nothing that happens to it ends a run."""
+"""What a program shows, and how it ends: in one line and an exit status.
+
+What is printed is a courtesy: nothing that happens to it ends a run.
+"""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import select
 import sys
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
+
+from lrd_jax.errors import Interrupted, RunError, UserError, one_line, out_of_memory
 
 _NAMES = {1: "standard output", 2: "standard error"}
 
@@ -29,6 +37,66 @@ def be_courteous() -> None:
             os.open(os.devnull, os.O_RDONLY if descriptor == 0 else os.O_WRONLY)
     sys.stdout = _courteous(1, sys.stdout, "replace")
     sys.stderr = _courteous(2, sys.stderr, "backslashreplace")
+
+
+def status_of(
+    action: Callable[[], object],
+    *,
+    interrupted: str = "interrupted: nothing was written",
+    lower: Callable[[], str] = lambda: "",
+) -> int:
+    """Does what a program is for; every failure that a user can cause becomes one line.
+
+    Args:
+      action: what it does.
+      interrupted: what is said where Ctrl-C ends it.
+      lower: says what takes less memory, "" where nothing does.
+
+    Returns:
+      The exit status: 0 done; 1 it could not be done; 2 bad input; 128 + signal when interrupted.
+    """
+    try:
+        action()
+    except UserError as error:
+        return _ended(str(error), 2)
+    except RunError as error:
+        return _ended(str(error), 1)
+    except Interrupted as error:
+        return 128 + error.signum
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        less = lower()
+        reason = one_line(str(error))[:200]
+        said = f"out of memory{reason and f' ({reason})'}{less and f'; lower {less}'}"
+        return _ended(said, 1)
+    return 0
+
+
+def _ended(message: str, status: int) -> int:
+    print("lrd_jax: error:", one_line(message), file=sys.stderr)
+    return status
+
+
+def quiet(silent: Sequence[str] = ("absl", "fontTools")) -> None:
+    """Silences the libraries, whose warnings say nothing to a user; this package's stay.
+
+    Args:
+      silent: loggers that say nothing at all; what goes wrong there comes as an exception too.
+    """
+    if not sys.warnoptions:  # python -W shows them
+        warnings.simplefilter("ignore")
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("lrd_jax: warning: %(message)s"))
+    own = logging.getLogger("lrd_jax")
+    own.handlers, own.propagate = [handler], False
+    # It would warn of every NaN that a frozen seed has from then on; the loop tells of it once.
+    logging.getLogger("tensorboardX.x2num").setLevel(logging.ERROR)
+    for name in silent:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _courteous(descriptor: int, stream: TextIO | None, errors: str) -> TextIO:

@@ -11,21 +11,19 @@ This stands above all components, so that none of them has to know the others.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
-
-import ml_collections
 
 from lrd_jax.cells import CELLS, cell_options, make_cell
 from lrd_jax.config import defaults
 from lrd_jax.config.horizon import Horizon, steps_between_evaluations
-from lrd_jax.config.values import flatten, put, typed
+from lrd_jax.config.values import flatten
 from lrd_jax.data import dataset_names, has_captions, known_keys, reads_text, registered
-from lrd_jax.errors import UserError, did_you_mean
+from lrd_jax.errors import UserError
 from lrd_jax.models import network_options
 from lrd_jax.recurrence.unroll import choose_backend
 from lrd_jax.training.optimizer import SCHEDULES, schedule_options
+from lrd_jax.training.own_keys import own_default, with_own_keys
 
 _ANY_LENGTH = 2**20  # a sequence length that no option of a cell is too long for
 
@@ -47,7 +45,7 @@ def judge(config: Any, given: Mapping[str, Any], mode: str = "train") -> tuple[A
       UserError: a key that the chosen component does not know is given; no component at all knows a
         key; or the value of a key without effect would be refused elsewhere.
     """
-    config = _with_own_keys(config)
+    config = with_own_keys(config)
     values, unknown, nowhere = flatten(config), unused(config), known_nowhere(config)
     if refused := [k for k in given if k in nowhere and not _says_what_is(config, k)]:
         key = refused[0]
@@ -182,42 +180,10 @@ def _differing(config: Any) -> list[str]:
     plain, quick, found = flatten(plain), flatten(quick), []
     for key, value in flatten(config).items():
         if key not in plain:  # of a component of the user's own
-            plain[key] = quick[key] = _own_default(key)
+            plain[key] = quick[key] = own_default(config, key)
         if value not in (plain[key], quick[key]):
             found.append(key)
     return found
-
-
-def _own_default(key: str) -> Any:
-    """The default of the cell's field behind a key, None where there is none."""
-    group, _, name = key.rpartition(".")
-    cells = [cell_options(cell) for cell in CELLS] if group == "model" else []
-    fields = [options[name] for options in cells if name in options]
-    return next((f.default for f in fields if f.default is not dataclasses.MISSING), None)
-
-
-def _with_own_keys(config: Any) -> Any:
-    """Returns the config with keys that are not among the defaults in the types of their fields.
-
-    Raises:
-      UserError: no component has such a field, or the value is of another type.
-    """
-    known = flatten(defaults.get_config())
-    own = {key: value for key, value in flatten(config).items() if key not in known}
-    if not own:
-        return config
-    options = {f"model.{name}" for cell in CELLS for name in cell_options(cell)}
-    options |= {f"data.{key}" for name in dataset_names() for key in known_keys(name)}
-    typed_config = ml_collections.ConfigDict()
-    for key, value in flatten(config).items():
-        if key in own and key not in options:
-            raise UserError(
-                f"unknown config key {key!r}"
-                + (did_you_mean(key, known.keys() | options) or ": no component has such a field")
-            )
-        default = _own_default(key) if key in own else None
-        put(typed_config, key, value if default is None else typed(key, value, default))
-    return typed_config.lock()
 
 
 def _check_elsewhere(config: Any, unknown: Mapping[str, str]) -> None:
@@ -234,6 +200,8 @@ def _check_elsewhere(config: Any, unknown: Mapping[str, str]) -> None:
             except UserError as error:
                 if name in str(error):  # not about the number of units, say
                     errors.append(error)
+            except TypeError:  # a cell of the user's own that has fields without a default
+                continue
         if errors and not taken:
             raise errors[0]
 

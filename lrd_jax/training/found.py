@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from lrd_jax.config import record, source
+from lrd_jax.data import drawn
 from lrd_jax.data.sequence_fit import FILE, read_fit
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.reporting import provenance
 from lrd_jax.reporting.workdir import (
     check_checkpoints,
+    check_draws,
     check_metrics,
     check_unused,
     finished,
@@ -58,9 +60,11 @@ def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) ->
     told = []
     if not known.exists():
         check_unused(workdir)
+        draws = drawn(config)
         text = record.to_json(
             config,
             unused=sorted(effects.unused(config)),
+            **({"draws": draws} if draws else {}),
             **source.made_from(config_flag),
             versions=provenance.versions(),
             commit=provenance.commit(),
@@ -71,6 +75,7 @@ def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) ->
             "vocabulary.json is missing: it is written again from this text, which cannot be"
             " compared with the one that the run began with"
         )
+    check_draws(workdir)
     keep_vocabulary(workdir, spec.vocabulary)
     keep_spec(workdir, spec)
     return told

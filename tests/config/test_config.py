@@ -535,6 +535,20 @@ def test_eval_overrides_refuse_the_rest(key, value, message):
     assert message in str(caught.value)
 
 
+def test_what_says_the_stored_value_is_no_change():
+    work = changed(num_seeds=3, optim__learning_rate=1.0, model__head_hidden=(7,)).lock()
+    same = {"num_seeds": 3, "optim.learning_rate": 1, "model.head_hidden": [7], "model.cell": "rnn"}
+    assert record.changes(work, same | {"eval.split": "test"}) == {
+        key: value for key, value in (("model.cell", "rnn"), ("eval.split", "test"))
+    }
+    del same["model.cell"]
+    assert record.differences(work, record.eval_overrides(work, same)) == []
+    assert record.changes(work, {"eval.split": "test"}, asked=()) == {}
+    for key, value in (("num_seeds", True), ("num_seeds", 3.5), ("seed", "0"), ("model.x", 1)):
+        with pytest.raises(UserError, match=rf"config\.{key} cannot be changed"):
+            record.eval_overrides(work, {key: value})
+
+
 def test_quick_is_a_rule_for_every_key():
     c = defaults.get_config()
     with c.unlocked():

@@ -1,7 +1,10 @@
 """Copying and adding: definitions, baselines, determinism, stored splits and bad values."""
 
+import dataclasses
 import math
+import shutil
 import tracemalloc
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +13,11 @@ import pytest
 
 from configs.base import get_config
 from lrd_jax.config.horizon import Horizon, make_horizon
-from lrd_jax.data import make_dataset
+from lrd_jax.data import DATASETS, Entry, make_dataset, synthetic
 from lrd_jax.data.adding import Adding
 from lrd_jax.data.copying import Copying
 from lrd_jax.data.prepare import main, prepare, read_records
+from lrd_jax.data.spec import DataSpec
 from lrd_jax.data.synthetic import SyntheticDataset
 from lrd_jax.data.task import Task, stream
 from lrd_jax.errors import UserError
@@ -410,6 +414,127 @@ def test_every_encoding_has_ten_symbols():
         spec = Copying(preset, 7, "onehot").spec
         assert spec.values == spec.features == 10
         assert spec.classes == (10 if preset == "gu" else 9)
+
+
+# ---- Tasks of one's own ------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Coins(Task):
+    """Throws, and how many of them showed the last side; its variant forgets the sides."""
+
+    length: int
+    sides: int = 2
+    STORED: ClassVar[str] = "Throws."
+
+    @property
+    def variant(self):
+        return f"of-{self.length}"
+
+    @classmethod
+    def of_variant(cls, variant):
+        return cls(int(variant.removeprefix("of-")))
+
+    @property
+    def splits(self):
+        return {"validation": 7, "test": 9}
+
+    @property
+    def spec(self):
+        return DataSpec("regress", self.length, 1, 1)
+
+    def draw(self, rng, count):
+        return {"throws": rng.integers(0, self.sides, (count, self.length), np.int32)}
+
+    def expand(self, records):
+        throws = records["throws"][..., None].astype(np.float32)
+        return throws, (throws == self.sides - 1).mean(1, dtype=np.float32)
+
+
+@pytest.fixture
+def coins(monkeypatch, tmp_path):
+    def make_with(task=Coins, **keys):
+        monkeypatch.setitem(DATASETS, "coins", Entry(task))
+        synthetic._fixed_examples.cache_clear()
+        config = get_config().unlock()
+        config.data.update({"name": "coins", "data_dir": str(tmp_path), "length": 5} | keys)
+        return make_dataset(config)
+
+    return make_with
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Owned(Coins):
+    people: int
+
+
+def test_what_the_config_lacks_has_the_default_of_the_field(coins):
+    assert coins().eval_size("test") == 9
+    with pytest.raises(UserError, match=r"data.name=coins needs data.people: set config.data.peop"):
+        coins(Owned)
+
+
+class Edited(Coins):
+    def draw(self, rng, count):
+        return {"throws": 1 - super().draw(rng, count)["throws"]}
+
+
+class Longer(Coins):
+    @property
+    def splits(self):
+        return {"validation": 7, "test": 10}
+
+
+class Renamed(Coins):
+    def draw(self, rng, count):
+        return {"coins": super().draw(rng, count)["throws"]}
+
+
+@pytest.mark.parametrize("edited", [Edited, Longer, Renamed])
+def test_examples_of_an_earlier_version_of_a_task_are_refused(coins, tmp_path, edited):
+    coins()
+    with pytest.raises(UserError) as caught:
+        coins(edited)
+    folder = tmp_path / "lrd_coins" / "of-5"
+    assert f"stored in {folder}" in str(caught.value) and "edited since" in str(caught.value)
+    shutil.rmtree(folder)
+    assert coins(edited).eval_size("test") == edited(5).splits["test"]
+
+
+def test_a_variant_that_forgets_an_option_is_refused(coins):
+    with pytest.raises(UserError, match=r"`variant` leaves out an option that changes the draws"):
+        coins(sides=3)
+    assert coins(sides=2).eval_size("valid") == 7
+
+
+def test_a_rounding_of_another_processor_is_no_edit(coins):
+    class Weighed(Coins):
+        @property
+        def splits(self):
+            return {"validation": 7, "test": 200}
+
+        def draw(self, rng, count):
+            throws = rng.random((count, self.length))
+            throws[:1] *= 1 + 1e-7 * shift
+            throws[1:3] += shift == 2
+            throws[4:5] = np.nan
+            return {"throws": throws}
+
+    shift = 1
+    coins(Weighed)
+    shift = 0  # the last digit of one in two hundred
+    coins(Weighed)
+    digests = {shift: synthetic.digest(Weighed(5)) for shift in (0, 1)}
+    assert digests[0] == digests[1]
+    shift = 2  # and two more: 1.5 %
+    with pytest.raises(UserError, match="edited since"):
+        coins(Weighed)
+
+
+def test_a_digest_tells_tasks_apart():
+    tasks = [Coins(5), Coins(6), Coins(5, 3), Edited(5), Adding(12), Adding(13)]
+    assert len({synthetic.digest(task) for task in tasks}) == len(tasks)
+    assert synthetic.digest(Coins(5)) == synthetic.digest(Coins(5))
 
 
 def test_what_a_task_of_ones_own_has_to_say():

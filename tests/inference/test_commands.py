@@ -50,7 +50,8 @@ def test_a_table_keeps_the_order_and_ids_of_the_input(run, table, tmp_path, caps
     for kind in ("csv", "npz", "parquet"):
         output = tmp_path / f"out.{kind}"
         output.write_text("what stood there before", encoding="utf-8")
-        assert predict(arguments(run, table, output)) == 0
+        repeated = ["--config.num_seeds=1", "--config.model.cell=lstm"]  # as it was trained
+        assert predict(arguments(run, table, output, *repeated)) == 0
         assert capsys.readouterr().out == (f"wrote {output}: 40 rows of 40 sequences, by seed 0\n")
         found[kind] = read(output)
         assert list(found[kind]) == ["id", "label", "p_ant", "p_bee", "p_cat"]
@@ -77,6 +78,7 @@ def read(path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"config.num_seeds": "2"}, "config.num_seeds has no effect here"),
         ({"workdir": "{here}/none"}, "no run in"),
         ({"input": "{here}/none.csv"}, "there is no such file or folder"),
         ({"input": "{here}"}, "is a folder, name a file"),

@@ -131,7 +131,8 @@ def test_evaluation_repeats_the_result_and_leaves_it_alone(program, workdir):
 def test_evaluation_needs_no_config_and_refuses_another_one(program, workdir):
     result = read_json(workdir / "result.json")
     # Batches of 7 do not divide over the two devices of the run.
-    program.run("--mode=eval", f"--workdir={workdir}", "--config.data.batch_size=7")
+    repeated = f"--config.num_seeds={len(result['seeds'])}"  # as it was trained
+    program.run("--mode=eval", f"--workdir={workdir}", "--config.data.batch_size=7", repeated)
     (seed,) = read_json(workdir / "eval" / "test.json")["seeds"]
     assert seed["test"] == pytest.approx(result["test"], rel=1e-5)
     before = snapshot(workdir)

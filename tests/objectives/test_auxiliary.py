@@ -679,3 +679,10 @@ def test_what_an_example_is_fed_is_its_own_draw():
     alone = [float(loss(part, row)) for row, part in enumerate(parts)]
     assert sum(alone) == pytest.approx(float(loss(batch, 0)), rel=1e-5)
     assert float(loss(parts[0], 1)) != pytest.approx(alone[0], rel=1e-5)
+
+
+def test_no_auxiliary_loss_is_negative():
+    """So an interval over seeds ends at 0."""
+    objective, *_ = make_case(NUMBERS, **{"aux.kind": "both", "aux.segment_length": 3})
+    ranges = {metric.name: metric.range for metric in objective.metrics}
+    assert ranges["aux_loss"] == ranges["reconstruct_loss"] == ranges["predict_loss"] == (0, np.inf)

@@ -64,6 +64,36 @@ def test_speed_and_remaining_time_count_from_the_resumed_step(clock):
     assert "loss 0.125, valid accuracy 0.5" in stream.getvalue().splitlines()[1]
 
 
+def test_a_value_of_an_earlier_step_says_of_which(clock):
+    stream = io.StringIO()
+    bar = Progress(1000, stream=stream, metrics=(ACCURACY,))
+    for step, values in (
+        (40, {"loss": 0.5, "baseline_loss": 2.0}),
+        (50, {"valid_loss": 0.75, "valid_accuracy": 0.5}),
+        (60, {"loss": 0.25, "baseline_loss": 2.0}),
+    ):
+        clock[0] += 5.0
+        bar.update(step, **values)
+    shown = [line.split(", ")[1:-2] for line in stream.getvalue().splitlines()]
+    assert shown == [
+        ["loss 0.5", "baseline loss 2"],
+        ["loss 0.5 (step 40)", "baseline loss 2", "valid loss 0.75", "valid accuracy 50 %"],
+        [
+            *("loss 0.25", "baseline loss 2"),
+            *("valid loss 0.75 (step 50)", "valid accuracy 50 % (step 50)"),
+        ],
+    ]
+
+
+def test_a_terminal_says_so_in_few_letters():
+    stream = Terminal()
+    with Progress(1000, stream=stream, metrics=(ACCURACY,)) as bar:
+        bar.update(450, loss=0.5, valid_accuracy=0.9235)
+        bar.update(500, loss=0.25)
+    last = stream.getvalue().split("\r")[-1]
+    assert last.startswith("loss 0.25, val acc 92.35 % at 450, ") and "ETA" in last
+
+
 def test_messages_into_a_file_are_plain_lines():
     stream = io.StringIO()
     Progress(10, stream=stream).write("checkpoint damaged")

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from lrd_jax.errors import Interrupted, RunError, UserError
+from lrd_jax.runtime import terminal
+
 START = "import os, sys\nfrom lrd_jax.runtime import terminal\nterminal.be_courteous()\n"
 
 
@@ -94,3 +97,43 @@ def test_a_stream_of_somebody_else_is_left_alone():
         "os._exit(sys.stdout is not mine)"
     )
     assert shell(code)[0] == 0
+
+
+# ---- How a program ends ------------------------------------------------------------------------
+
+
+def raising(error):
+    def action():
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (
+            UserError("no such\n  run: name another"),
+            2,
+            "lrd_jax: error: no such run: name another\n",
+        ),
+        (RunError("disk full"), 1, "lrd_jax: error: disk full\n"),
+        (Interrupted(15), 143, ""),
+        (KeyboardInterrupt(), 130, "interrupted: nothing was written\n"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of\nmemory"),
+            1,
+            "lrd_jax: error: out of memory (RESOURCE_EXHAUSTED: Out of memory); lower it\n",
+        ),
+        (MemoryError(), 1, "lrd_jax: error: out of memory; lower it\n"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line_and_a_status(error, status, said, capsys):
+    assert terminal.status_of(raising(error), lower=lambda: "it") == status
+    assert capsys.readouterr() == ("", said)
+
+
+def test_what_a_user_cannot_cause_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        terminal.status_of(raising(ZeroDivisionError()))
+    assert terminal.status_of(lambda: 7) == 0

@@ -207,6 +207,24 @@ def test_a_key_of_ones_own_with_another_cell(leaky):
         effects.judge(own("gru", leak=0.25), {"model.leak": 0.25})
 
 
+class WordyCell(LSTMCell):
+    leak: str = "none"
+    rate: float = 1  # a whole number where a real one is meant
+
+
+def test_cells_that_share_the_name_of_a_field_check_each_its_own(leaky, monkeypatch):
+    monkeypatch.setitem(CELLS, "wordy", WordyCell)
+    assert effects.judge(own("wordy", leak="much", rate=0.5), {})[1] == []
+    assert effects.judge(own("leaky", leak=2), {})[0].model.leak == 2.0
+    for cell, value, expected in (("wordy", 0.5, "a string"), ("leaky", "much", "a number")):
+        with pytest.raises(UserError, match=rf"config.model.leak=.*: expected {expected}"):
+            effects.judge(own(cell, leak=value), {})
+    # A third cell has none: then it says nothing, whoever it was meant for.
+    for value in ("much", 0.25):
+        (note,) = effects.judge(own("gru", leak=value), {})[1]
+        assert note == f"model.leak={value} has no effect: model.cell=gru does not know it"
+
+
 def test_a_key_that_no_component_has_is_refused():
     with pytest.raises(UserError, match=r"unknown config key 'model.lyres': did you mean"):
         effects.judge(own("gru", lyres=1), {})
