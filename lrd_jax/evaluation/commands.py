@@ -10,6 +10,7 @@ from lrd_jax.config import checks, record
 from lrd_jax.data import has_captions
 from lrd_jax.evaluation import captions, sampling, scores, transfer
 from lrd_jax.evaluation.loaded import Loaded, load
+from lrd_jax.evaluation.own_file import bring_in
 
 
 class Command(NamedTuple):
@@ -61,6 +62,7 @@ def evaluate(workdir: str | Path, overrides: Mapping[str, Any]) -> Any:
     workdir = checks.expand_user(workdir)
     config = record.eval_overrides(record.load_workdir(workdir), overrides)
     checks.validate(config)
+    bring_in(workdir, config)
     return run(workdir, config, overrides)
 
 

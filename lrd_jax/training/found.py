@@ -62,6 +62,7 @@ def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) ->
             config,
             unused=sorted(effects.unused(config)),
             **source.made_from(config_flag),
+            **source.own_file(config_flag),
             versions=provenance.versions(),
             commit=provenance.commit(),
         )
