@@ -115,10 +115,6 @@ def collect(
             {key: value for key, value in line.items() if key != "epoch"}
             for line in read_metrics(workdir / "metrics.jsonl")
         ]
-        # Train lines are for the eye: about two hundred are enough.
-        train = [r for r in curve if r["split"] == "train"]
-        thinned = train[:: max(1, len(train) // 200)]
-        curve = [r for r in curve if r["split"] != "train" or r in thinned]
         variant = {"name": label, "config": content, "result": result}
         if label in tuned:
             variant["tuned"] = tuned[label]
@@ -130,9 +126,9 @@ def collect(
             _run(command(experiment, experiment.sample, workdir, EVAL))
             variant["sample"] = (workdir / "eval" / "sample.txt").read_text(encoding="utf-8")
             tokens = config.data.batch_size * config.data.length
-            rates = [r["steps_per_s"] for r in train]
+            rates = [r["steps_per_s"] for r in curve if r["split"] == "train"]
             variant["tokens_per_s"] = tokens * statistics.median(rates)
-        variants.append(variant | {"curve": curve})
+        variants.append(variant | {"curve": published.thinned(curve)})
     first = variants[0]["result"]
     return published.comparison(
         {
