@@ -27,6 +27,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from lrd_jax.reporting.writers import read_metrics  # noqa: E402
 from lrd_jax.runtime import devices, interrupts, terminal  # noqa: E402
 
 EVAL = "--mode=eval"
+_PLACES = ("data.data_dir=", "data.text_dir=", "data.path=")
 SEEDS = 5  # of each method, where methods are compared
 
 
@@ -165,6 +167,19 @@ def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> Experimen
             raise UserError(f"{models[model]!r} and {label!r} are the same model with these values")
         variants[label], models[model] = known, label
     return dataclasses.replace(experiment, variants=variants)
+
+
+def titled(experiment: Experiment, changes: Sequence[str]) -> Experiment:
+    """The experiment with a title that says what `--set` changed; places of data are left out.
+
+    Args:
+      experiment: as it is run.
+      changes: `key=value` each.
+    """
+    shown = [change for change in changes if not change.startswith(_PLACES)]
+    if not shown:
+        return experiment
+    return dataclasses.replace(experiment, title=f"{experiment.title} ({', '.join(shown)})")
 
 
 def applicable(
@@ -312,7 +327,7 @@ def main() -> None:
     if folder == RESULTS or RESULTS in folder.parents:
         raise UserError(f"{RESULTS} is written by --publish alone: choose another --out")
     seeds = args.seeds or (SEEDS if len(experiment.variants) > 1 else 1)
-    experiment = check_overrides(experiment, (f"num_seeds={seeds}", *args.set))
+    experiment = check_overrides(titled(experiment, args.set), (f"num_seeds={seeds}", *args.set))
     experiment = check_rates(experiment, args.set)
     request = {"name": args.name, "seeds": seeds, "steps": args.steps, "set": sorted(args.set)}
     request["budget_minutes"] = args.budget_minutes
