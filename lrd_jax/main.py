@@ -70,6 +70,10 @@ def main(flag: command_line.ConfigFlag) -> None:
         devices.configure(config, training)  # before anything makes JAX create its client
         from lrd_jax.training import effects
 
+        if not training:
+            from lrd_jax.evaluation.own_file import bring_in
+
+            bring_in(workdir, config)
         config, notes = effects.judge(config, given, _MODE.value)
         if training:
             from lrd_jax.training import loop

@@ -85,10 +85,12 @@ def _run(flags: Any, rest: Sequence[str]) -> None:
     if not source.exists():
         raise UserError(f"--input={flags.input}: there is no such file or folder")
     check(target, source)
+    from lrd_jax.evaluation.own_file import bring_in
     from lrd_jax.inference import command
     from lrd_jax.training import effects
 
     terminal.quiet()
+    bring_in(workdir, config)
     config, notes = effects.judge(config, given, "eval")
     for note in notes:
         print(f"note: {note}")

@@ -1,19 +1,16 @@
 """What the captions of a run are worth beside captions that need no model, or see no picture.
 
-    python scripts/caption_controls.py RUN --out=results/caption_flickr8k_controls.json
+    python scripts/caption_controls.py RUN --out=controls.json
+    python scripts/caption_controls.py RUN --publish=caption_flickr8k_controls
 
 RUN is the work directory of a run on pictures with captions. All scores are of its test split (or
 `--split`), with the decoding of `--mode=eval`; of a model those of every seed, and of all seeds
 together where there are several. CIDEr and BLEU are fractions, papers print them times 100.
+`CONTROLS` says what the controls are.
 
-| control | what it is |
-|---|---|
-| random | a training caption drawn for each picture |
-| constant | one caption for all, of 200 drawn that with the best validation CIDEr |
-| nearest | the first caption of the training picture whose `fc` is nearest (cosine) |
-| consensus | of the captions of the 10 nearest, the one most like the others (words, bigrams) |
-| hidden | the model with all features 0: they are the mean where they are standardised |
-| shuffled | the model with the features of another picture |
+A file holds the schema of `lrd_jax/reporting/published.py`: a record for each control, with its
+scores seed by seed. `--publish=NAME`, of a clean commit alone, writes `results/NAME.json` as well,
+which `docs/results.md` shows.
 """
 
 from __future__ import annotations
@@ -22,26 +19,39 @@ import dataclasses
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from absl import flags
 
-from lrd_jax.config import checks, record
-from lrd_jax.data.captions import CaptionDataset
-from lrd_jax.data.spec import Batch
-from lrd_jax.errors import UserError
-from lrd_jax.evaluation.best import ALL
-from lrd_jax.evaluation.captions import captions_of, speaker_of
-from lrd_jax.evaluation.loaded import Loaded, load
-from lrd_jax.objectives.captioning import Captioning, Scores
-from lrd_jax.reporting import provenance
-from lrd_jax.reporting.results import strict
-from lrd_jax.reporting.workdir import write_json
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
+
+import bench_worker  # noqa: E402
+from reproduce_report import rewrite_pages  # noqa: E402
+
+from lrd_jax.config import checks, record  # noqa: E402
+from lrd_jax.data.captions import CaptionDataset  # noqa: E402
+from lrd_jax.data.spec import Batch  # noqa: E402
+from lrd_jax.errors import UserError  # noqa: E402
+from lrd_jax.evaluation.best import ALL  # noqa: E402
+from lrd_jax.evaluation.captions import captions_of, speaker_of  # noqa: E402
+from lrd_jax.evaluation.loaded import Loaded, load  # noqa: E402
+from lrd_jax.objectives.captioning import Captioning, Scores  # noqa: E402
+from lrd_jax.reporting import provenance, published  # noqa: E402
+from lrd_jax.reporting.results import strict  # noqa: E402
 
 _NEIGHBOURS, _DRAWN, _BEAMS = 10, 200, (1, 2, 3, 5)
+CONTROLS = {
+    "random": "a training caption drawn for each picture",
+    "constant": "one caption for all, of 200 drawn that with the best validation CIDEr",
+    "nearest": "the first caption of the training picture whose features are nearest (cosine)",
+    "consensus": "of the captions of the 10 nearest, the one most like the others (words, bigrams)",
+    "hidden": "the model with all features 0, their mean where they are standardised",
+    "shuffled": "the model with the features of another picture",
+}
 Words = Sequence[str]
 
 
@@ -120,7 +130,12 @@ def _consensus(captions: Sequence[Words]) -> Words:
 
 
 def controls(loaded: Loaded, split: str) -> dict[str, Any]:
-    """Scores of every control, and of the model at several widths of the beam."""
+    """Scores of every control, and of the model at several widths of the beam.
+
+    Returns:
+      Control, `beam N` or `beam N, seeds together` -> its scores by name; of the model a list of
+      these, one for each seed.
+    """
     dataset, objective = loaded.dataset, loaded.objective
     assert isinstance(dataset, CaptionDataset) and isinstance(objective, Captioning)
     places = dataset.places(split)
@@ -144,12 +159,47 @@ def controls(loaded: Loaded, split: str) -> dict[str, Any]:
 
 _SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Which pictures.")
 _OUT = flags.DEFINE_string("out", "", "File to write; empty: print alone.")
+_PUBLISH = flags.DEFINE_string("publish", "", "Name of a file to write in results/ as well.")
+
+
+def content_of(
+    found: Mapping[str, Any], *, title: str, pictures: int, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a file holds, see `lrd_jax.reporting.published`.
+
+    Args:
+      found: from `controls`.
+      title: for the page.
+      pictures: of the split.
+      config: of the run, as a dict; places of this machine are left out.
+    """
+    content = dict(config)
+    content["data"] = {**content["data"], "data_dir": "DIR"}
+    records = [
+        {
+            "control": name,
+            "what": CONTROLS.get(name, f"the model, {name}"),
+            "scores": scores if isinstance(scores, list) else [scores],
+        }
+        for name, scores in found.items()
+    ]
+    records[0] |= {
+        "device": provenance.device_description(),
+        "versions": provenance.versions(),
+    }
+    whole = bench_worker.result(__file__, strict(records), [])
+    del whole["goals"]
+    whole["command"] = ["python", "scripts/caption_controls.py", "RUN", f"--split={_SPLIT.value}"]
+    about = {"title": title, "split": _SPLIT.value, "pictures": pictures, "config": content}
+    return whole | about
 
 
 def main(arguments: Sequence[str]) -> None:
     """Runs the command line."""
     if len(arguments) != 2:
         raise UserError("name one work directory of a run on pictures with captions")
+    if _PUBLISH.value:
+        published.check_checkout()
     workdir = checks.expand_user(arguments[1])
     config: Any = record.load_workdir(workdir).copy_and_resolve_references()
     config.eval.split = _SPLIT.value
@@ -163,17 +213,20 @@ def main(arguments: Sequence[str]) -> None:
         count = f"mean of {len(each)} seeds: " if len(each) > 1 else ""
         scores = ", ".join(f"{key} {value:.3f}" for key, value in shown.items())
         print(f"{name:26} {count}{scores}")
+    content = content_of(
+        found,
+        title=f"{config.data.name}, {config.model.caption}: captions beside controls",
+        pictures=len(loaded.dataset.places(_SPLIT.value)),
+        config=config.to_dict(),
+    )
     if _OUT.value:
-        result = {
-            "split": _SPLIT.value,
-            "pictures": len(loaded.dataset.places(_SPLIT.value)),
-            "config": config.to_dict(),
-            "controls": found,
-            "versions": provenance.versions(),
-            "commit": provenance.commit(),
-            "device": provenance.device_description(),
-        }
-        write_json(Path(_OUT.value), strict(result))
+        Path(_OUT.value).write_text(published.to_json(content), encoding="utf-8")
+    if _PUBLISH.value:
+        published.check_publishable(content)
+        path = ROOT / "results" / f"{_PUBLISH.value}.json"
+        path.write_text(published.to_json(content), encoding="utf-8")
+        rewrite_pages()
+        print(f"published in {path}, docs/results.md and README.md")
 
 
 if __name__ == "__main__":

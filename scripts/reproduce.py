@@ -27,6 +27,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ from lrd_jax.reporting.writers import read_metrics  # noqa: E402
 from lrd_jax.runtime import devices, interrupts, terminal  # noqa: E402
 
 EVAL = "--mode=eval"
+_PLACES = ("data.data_dir=", "data.text_dir=", "data.path=")
 SEEDS = 5  # of each method, where methods are compared
 
 
@@ -115,10 +117,6 @@ def collect(
             {key: value for key, value in line.items() if key != "epoch"}
             for line in read_metrics(workdir / "metrics.jsonl")
         ]
-        # Train lines are for the eye: about two hundred are enough.
-        train = [r for r in curve if r["split"] == "train"]
-        thinned = train[:: max(1, len(train) // 200)]
-        curve = [r for r in curve if r["split"] != "train" or r in thinned]
         variant = {"name": label, "config": content, "result": result}
         if label in tuned:
             variant["tuned"] = tuned[label]
@@ -130,9 +128,9 @@ def collect(
             _run(command(experiment, experiment.sample, workdir, EVAL))
             variant["sample"] = (workdir / "eval" / "sample.txt").read_text(encoding="utf-8")
             tokens = config.data.batch_size * config.data.length
-            rates = [r["steps_per_s"] for r in train]
+            rates = [r["steps_per_s"] for r in curve if r["split"] == "train"]
             variant["tokens_per_s"] = tokens * statistics.median(rates)
-        variants.append(variant | {"curve": curve})
+        variants.append(variant | {"curve": published.thinned(curve)})
     first = variants[0]["result"]
     return published.comparison(
         {
@@ -169,6 +167,19 @@ def check_overrides(experiment: Experiment, extra: tuple[str, ...]) -> Experimen
             raise UserError(f"{models[model]!r} and {label!r} are the same model with these values")
         variants[label], models[model] = known, label
     return dataclasses.replace(experiment, variants=variants)
+
+
+def titled(experiment: Experiment, changes: Sequence[str]) -> Experiment:
+    """The experiment with a title that says what `--set` changed; places of data are left out.
+
+    Args:
+      experiment: as it is run.
+      changes: `key=value` each.
+    """
+    shown = [change for change in changes if not change.startswith(_PLACES)]
+    if not shown:
+        return experiment
+    return dataclasses.replace(experiment, title=f"{experiment.title} ({', '.join(shown)})")
 
 
 def applicable(
@@ -316,7 +327,7 @@ def main() -> None:
     if folder == RESULTS or RESULTS in folder.parents:
         raise UserError(f"{RESULTS} is written by --publish alone: choose another --out")
     seeds = args.seeds or (SEEDS if len(experiment.variants) > 1 else 1)
-    experiment = check_overrides(experiment, (f"num_seeds={seeds}", *args.set))
+    experiment = check_overrides(titled(experiment, args.set), (f"num_seeds={seeds}", *args.set))
     experiment = check_rates(experiment, args.set)
     request = {"name": args.name, "seeds": seeds, "steps": args.steps, "set": sorted(args.set)}
     request["budget_minutes"] = args.budget_minutes

@@ -67,6 +67,10 @@ def page(results: Path) -> str:
     for heading, names in _by_task(experiments):
         parts.append(f"## {heading}\n")
         parts += [_experiment(name, experiments[name], results) for name in names]
+    controlled = {n: c for n, c in found.items() if "control" in c.get("records", [{}])[0]}
+    if controlled:
+        parts.append("## Captions beside controls\n")
+        parts += [_controls(name, content) for name, content in controlled.items()]
     return "\n".join(parts)
 
 
@@ -136,6 +140,23 @@ def _experiment(name: str, content: Mapping[str, Any], results: Path) -> str:
         if (results / f"{name}_lengths.png").exists():
             parts.append(f"\n![Test score over the length](../results/{name}_lengths.png)")
     return "\n".join(parts) + "\n"
+
+
+def _controls(name: str, content: Mapping[str, Any]) -> str:
+    """The table of a file of `scripts/caption_controls.py`: a row a control."""
+    metrics = [Metric(key, digits=3) for key in content["records"][0]["scores"][0]]
+    names = ["captions", "seeds", *(metric.label for metric in metrics)]
+    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    for row in content["records"]:
+        cells = [row["what"], str(len(row["scores"]))]
+        cells += [value_over(metric, row["scores"], interval=True) for metric in metrics]
+        lines.append("| " + " | ".join(cells) + " |")
+    about = f"{content['pictures']} pictures ({content['split']})"
+    return (
+        f"### {content['title']}\n\n`{' '.join(content['command'])}`, commit"
+        f" {content['commit'][:10]}, {', '.join(content['devices'])}, {about}:"
+        f" [{name}.json](../results/{name}.json)\n\n" + "\n".join(lines) + "\n"
+    )
 
 
 def _published(name: str, metric: Metric) -> str:

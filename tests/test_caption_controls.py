@@ -1,9 +1,16 @@
 """Controls of captions: what copies, and what the model is shown in the place of a picture."""
 
+import importlib
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from absl import flags
 
-from scripts.caption_controls import Changed, _consensus, copied
+from lrd_jax.config import defaults
+from lrd_jax.reporting import published
+from scripts.caption_controls import CONTROLS, Changed, _consensus, content_of, copied
 from tests.data.test_captions import made
 
 CAPTIONS = [["a dog runs", "a dog"], ["a cat sits", "a cat"], ["the sea"], ["a dog jumps"]]
@@ -36,3 +43,19 @@ def test_hidden_is_zero_as_the_network_sees_it(standardise):
     (whole,) = data.eval_batches("train", 3)
     np.testing.assert_array_equal(other["inputs"]["fc"][1:], whole["inputs"]["fc"][:-1])
     np.testing.assert_array_equal(other["targets"], whole["targets"])
+
+
+def test_its_file_is_of_the_schema_and_shown(monkeypatch):
+    flags.FLAGS.mark_as_parsed()
+    score = {"cider": 0.25, "bleu_4": 0.125}
+    found = {"random": score, "hidden": [score, {**score, "cider": 0.75}]}
+    config = defaults.get_config().to_dict()
+    monkeypatch.setattr("lrd_jax.reporting.provenance.commit", lambda: "0" * 40)
+    monkeypatch.setattr("lrd_jax.reporting.provenance.tree", lambda _: "1" * 40)
+    content = content_of(found, title="Flickr", pictures=8, config=config)
+    assert [*published.problems(json.loads(published.to_json(content)))] == []
+    assert content["config"]["data"]["data_dir"] == "DIR" != config["data"]["data_dir"]
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")
+    page = importlib.import_module("results_page")._controls("controls", content)
+    assert f"| {CONTROLS['random']} | 1 | 0.250 | 0.125 |" in page
+    assert "| 2 | 0.500 (0.250, 0.750) | 0.125 (0.125, 0.125) |" in page

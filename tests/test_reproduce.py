@@ -106,6 +106,15 @@ def test_the_page_compares_with_what_others_published(pages):
     assert "To compare: 94.90 %, 1-NN DTW" in after
 
 
+def test_the_title_says_what_was_set(pages, tmp_path):
+    reproduce = importlib.import_module("reproduce")
+    experiment = reproduce.EXPERIMENTS["digits_urlstm"]
+    changes = ["model.hidden_size=64", "data.data_dir=DIR"]
+    title = reproduce.titled(experiment, changes).title
+    assert title == f"{experiment.title} (model.hidden_size=64)"
+    assert reproduce.titled(experiment, changes[1:]) == experiment
+
+
 def test_every_claim_has_its_evidence_or_is_not_tested():
     claims = importlib.import_module("claims")
     for claim in itertools.chain(*claims.PAPERS.values()):

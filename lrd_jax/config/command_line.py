@@ -7,6 +7,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -131,7 +132,15 @@ def load_module(path: str | os.PathLike[str]) -> Any:
     if spec is None or spec.loader is None:
         raise UserError(f"config file {os.fspath(path)!r} is not a Python file (.py)")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    before = sys.modules.get(spec.name)
+    sys.modules[spec.name] = module  # where dataclasses that the file defines look themselves up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(spec.name)
+        if before is not None:
+            sys.modules[spec.name] = before
+        raise
     return module
 
 

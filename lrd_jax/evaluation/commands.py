@@ -10,6 +10,7 @@ from lrd_jax.config import checks, record
 from lrd_jax.data import has_captions
 from lrd_jax.evaluation import captions, context, sampling, scores, transfer
 from lrd_jax.evaluation.loaded import Loaded, load
+from lrd_jax.evaluation.own_file import bring_in
 
 
 class Command(NamedTuple):
@@ -64,6 +65,7 @@ def evaluate(workdir: str | Path, overrides: Mapping[str, Any]) -> Any:
     overrides = record.changes(trained, overrides)
     config = record.eval_overrides(trained, overrides)
     checks.validate(config)
+    bring_in(workdir, config)
     return run(workdir, config, overrides)
 
 

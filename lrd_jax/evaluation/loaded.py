@@ -21,6 +21,7 @@ from lrd_jax.data.text import text_spec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.best import Best, best_member, shapes
+from lrd_jax.evaluation.own_file import bring_in
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
 from lrd_jax.objectives import Objective, make_evaluated
 from lrd_jax.reporting import progress
@@ -142,6 +143,7 @@ def load(
     """
     workdir = expand_user(workdir)
     checks.validate(config)
+    bring_in(workdir, config)
     dataset, spec = None, None if with_data else _known_spec(workdir, config)
     if spec is None:
         dataset = make_dataset(config, workdir)

@@ -61,6 +61,7 @@ def write(workdir: Path, model: Model, files: Sequence[str], size: int) -> str:
 def without_paths(text: str) -> str:
     """The text of `config.json` without what names places of the machine that trained."""
     content, plain = json.loads(text), flatten(defaults.get_config())
+    content.pop("own_file", None)  # `made_from` names it, without its place
     for key in PATHS:
         group, name = key.split(".")
         if name in content["config"].get(group, {}):

@@ -192,6 +192,26 @@ class SequenceObjective:
         return dataset.spec.baselines
 
 
+def _reads_whole(config: Any, spec: DataSpec) -> SequenceClassifier:
+    """The network that gives outputs `(batch, classes)` for a whole sequence."""
+    return SequenceClassifier(pool=make_pool(config), **_parts(config, spec))
+
+
+def _reads_steps(config: Any, spec: DataSpec, last_steps: int) -> SequenceTagger:
+    """The network that gives outputs `(batch, last_steps, classes)`, for each of the last steps."""
+    make_pool(config, last_steps)  # refuses what reads a whole sequence
+    return SequenceTagger(last_steps=last_steps, **_parts(config, spec))
+
+
+def _parts(config: Any, spec: DataSpec) -> dict[str, Any]:
+    return {
+        "recurrence": make_recurrence(config, spec.length),
+        "head": make_head(config, spec.classes),
+        "embedding": make_embedding(config, spec.values),
+        "output_dropout": config.model.output_dropout,
+    }
+
+
 class Classification(SequenceObjective):
     """A `SequenceClassifier` with softmax cross-entropy.
 
@@ -203,14 +223,7 @@ class Classification(SequenceObjective):
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
-        model = SequenceClassifier(
-            recurrence=make_recurrence(config, spec.length),
-            head=make_head(config, spec.classes),
-            embedding=make_embedding(config, spec.values),
-            pool=make_pool(config),
-            output_dropout=config.model.output_dropout,
-        )
-        super().__init__(config, spec, horizon, model)
+        super().__init__(config, spec, horizon, _reads_whole(config, spec))
 
     def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
         """See `SequenceObjective.report`."""
@@ -243,14 +256,7 @@ class Regression(SequenceObjective):
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
-        model = SequenceClassifier(
-            recurrence=make_recurrence(config, spec.length),
-            head=make_head(config, spec.classes),
-            embedding=make_embedding(config, spec.values),
-            pool=make_pool(config),
-            output_dropout=config.model.output_dropout,
-        )
-        super().__init__(config, spec, horizon, model)
+        super().__init__(config, spec, horizon, _reads_whole(config, spec))
 
     def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
         """See `SequenceObjective.report`."""
@@ -272,15 +278,7 @@ class StepRegression(SequenceObjective):
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
-        make_pool(config, spec.length)
-        model = SequenceTagger(
-            recurrence=make_recurrence(config, spec.length),
-            head=make_head(config, spec.classes),
-            embedding=make_embedding(config, spec.values),
-            last_steps=spec.length,
-            output_dropout=config.model.output_dropout,
-        )
-        super().__init__(config, spec, horizon, model)
+        super().__init__(config, spec, horizon, _reads_steps(config, spec, spec.length))
 
     def report(self, outputs: Array, batch: dict[str, Array]) -> Sums:
         """See `SequenceObjective.report`."""
@@ -328,15 +326,7 @@ class Tagging(SequenceObjective):
 
     def __init__(self, config: Any, spec: DataSpec, horizon: Horizon) -> None:
         """Builds the network; arguments as in `make_objective`."""
-        make_pool(config, spec.scored)
-        model = SequenceTagger(
-            recurrence=make_recurrence(config, spec.length),
-            head=make_head(config, spec.classes),
-            embedding=make_embedding(config, spec.values),
-            last_steps=spec.scored,
-            output_dropout=config.model.output_dropout,
-        )
-        super().__init__(config, spec, horizon, model)
+        super().__init__(config, spec, horizon, _reads_steps(config, spec, spec.scored))
         if spec.class_names:
             self.metrics = (*self.metrics, *ClassReport.metrics)
 

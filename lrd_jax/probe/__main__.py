@@ -91,9 +91,10 @@ def _subjects(flags: Any, networks: Sequence[words.Named]) -> list[Any]:
 
 def _gradients(flags: Any, networks: list[words.Named], command: str) -> None:
     from lrd_jax.probe import gradients, output
+    from lrd_jax.probe.subjects import first_examples
 
-    entries = []
-    for subject in _subjects(flags, networks):
+    entries, subjects = [], _subjects(flags, networks)
+    for subject in subjects:
         measured = gradients.flow(subject, split=flags.split, examples=flags.examples)
         entries.append(gradients.numbers(subject, measured))
         print(gradients.line(entries[-1]))
@@ -103,15 +104,16 @@ def _gradients(flags: Any, networks: list[words.Named], command: str) -> None:
         {"kind": "gradients", "split": flags.split, "loss": gradients.LOSS, "settings": entries},
         command=command,
         heading=flags.title or "How far back the gradient reaches",
-        note=gradients.NOTE,
+        note=gradients.NOTE + first_examples(subjects, flags.split, flags.examples),
     )
 
 
 def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
     from lrd_jax.probe import output, timescales
+    from lrd_jax.probe.subjects import first_examples
 
-    entries = []
-    for subject in _subjects(flags, networks):
+    entries, subjects = [], _subjects(flags, networks)
+    for subject in subjects:
         entries.append(timescales.measure(subject, split=flags.split, examples=flags.examples))
         print(timescales.line(entries[-1]))
     output.write(
@@ -120,20 +122,22 @@ def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
         {"kind": "timescales", "split": flags.split, "settings": entries},
         command=command,
         heading=flags.title or "How long the gates keep",
-        note=timescales.NOTE,
+        note=timescales.NOTE + first_examples(subjects, flags.split, flags.examples),
     )
 
 
 def _memory(flags: Any, networks: list[words.Named], command: str) -> None:
     from lrd_jax.probe import memory, output
+    from lrd_jax.probe.subjects import first_examples
     from lrd_jax.reporting.page import page, write_page
     from lrd_jax.reporting.surprise import coloured
 
+    subjects = _subjects(flags, networks)
     entries = [
         memory.measure(
             subject, split=flags.split, examples=flags.examples, delays=tuple(flags.delays)
         )
-        for subject in _subjects(flags, networks)
+        for subject in subjects
     ]
     stem = words.stem(flags.out, "memory", networks)
     figure = memory.draw(entries, narrow=flags.width == "column")
@@ -146,7 +150,7 @@ def _memory(flags: Any, networks: list[words.Named], command: str) -> None:
         {"kind": "memory", "split": flags.split, "settings": entries},
         command=command,
         heading=flags.title or "What is remembered",
-        note=memory.NOTE,
+        note=memory.note(entries) + first_examples(subjects, flags.split, flags.examples),
     )
 
 
@@ -183,7 +187,7 @@ def _model(flags: Any, networks: list[words.Named], command: str) -> None:
 def _curves(flags: Any, networks: list[words.Named], command: str) -> None:
     from lrd_jax.probe import curves, output
 
-    record = curves.read(flags.runs)
+    record = curves.read(flags.runs, flags.label)
     for run in record["runs"]:
         for note in run["notes"]:
             print(f"note: {run['label']}: {note}")
@@ -201,6 +205,13 @@ def _curves(flags: Any, networks: list[words.Named], command: str) -> None:
 
 def _add_runs(to: ArgumentParser) -> None:
     to.add_argument("runs", metavar="RUN", nargs="+", help="work directories")
+    to.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a run's name in the legend: one for each run, in their order; default: its folder",
+    )
 
 
 def _add_seeds(to: ArgumentParser) -> None:

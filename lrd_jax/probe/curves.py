@@ -26,12 +26,15 @@ from lrd_jax.reporting.plots import (
     by_value,
     curve_of,
     declared_of,
-    draw_line,
     read_run,
-    seeds_note,
 )
+from lrd_jax.reporting.seeds import draw_line, seeds_note
 from lrd_jax.reporting.statistics import difference, over_seeds
 from lrd_jax.reporting.summary import with_interval
+
+
+def _folder_name(folder: str) -> str:
+    return Path(folder).resolve().name
 
 
 def _config(folder: str) -> tuple[dict[str, Any], str]:
@@ -42,34 +45,41 @@ def _config(folder: str) -> tuple[dict[str, Any], str]:
         return {}, f"{folder}: {error}"
 
 
-def read(folders: Sequence[str]) -> dict[str, Any]:
+def read(folders: Sequence[str], labels: Sequence[str] = ()) -> dict[str, Any]:
     """Reads runs, each value of a sweep as a run of its own.
 
     Args:
       folders: work directories, of any version of the project and finished or not.
+      labels: what the legend calls them, one for each; none: by their folders.
 
     Returns:
       `metric`: name of the one that chose the best steps; `runs`: of each its label, folder,
-      values of the config, curves, seeds, scores, published number and notes; `differing`: the keys
-      of the config in which they differ; `compared`: the split of the scores.
+      values of the config, curves, seeds, scores, published number, notes, and `evaluated`, how
+      much of a split where that is not all; `differing`: the keys of the config in which they
+      differ; `compared`: the split of the scores.
 
     Raises:
-      UserError: no run, or one without metrics.
+      UserError: no run, one without metrics, or not a label for each.
     """
     if not folders:
         raise UserError("name at least one run: probe curves RUN [RUN ...]")
+    if labels and len(labels) != len(folders):
+        raise UserError(
+            f"{len(labels)} --label for {len(folders)} runs: give one for each, in their order"
+        )
     runs = []
-    for folder in folders:
+    for folder, label in zip(folders, labels or map(_folder_name, folders), strict=True):
         run, (values, trouble) = read_run(folder), _config(folder)
         for swept, records in by_value(run.records):
             members = _members(run.result, swept)
             runs.append(
                 {
                     "folder": os.fspath(folder),
-                    "label": ", ".join(filter(None, (Path(folder).resolve().name, named(swept)))),
+                    "label": ", ".join(filter(None, (label, named(swept)))),
                     "config": values | {SWEPT[name]: value for name, value in swept.items()},
                     "published": published(folder),
                     "notes": [trouble] * bool(trouble) + _notes(run.result, records, members),
+                    "evaluated": run.result.get("evaluated", {}),
                     "_records": records,
                     "_result": run.result,
                     # Of what never came to a finite validation nothing counts, as in result.json.
@@ -182,9 +192,8 @@ def draw(record: Mapping[str, Any], *, narrow: bool = False) -> Figure:
         shown = metric if name == metric.name else Metric(name)
         for number, run in enumerate(runs):
             if curve := run["curves"].get(key):
-                values = shown.factor * np.array(curve["values"], float)
-                few = len(values) == 1
-                draw_line(panel, number, np.array(curve[over]), values, run["label"], markers=few)
+                values, few = np.array(curve["values"], float), len(curve["values"]) == 1
+                draw_line(panel, number, curve[over], values, run["label"], shown, markers=few)
         if name == metric.name and split == "valid":
             for value, text in references(runs, metric.name).items():
                 dashes = {} if text == CHANCE else {"ls": (0, (6, 2))}
@@ -197,8 +206,16 @@ def draw(record: Mapping[str, Any], *, narrow: bool = False) -> Figure:
 
 
 def note(record: Mapping[str, Any]) -> str:
-    """What the legend says of all lines."""
-    return seeds_note([max(len(run["scores"]), 1) for run in record["runs"]])
+    """What the legend says of all lines, and how much of a split was evaluated if not all."""
+    words = {"valid": "validation", "train": "training", "test": "test"}
+    cut = {
+        f"first {part['examples']} of {part['of']} {words[split]} examples"
+        for run in record["runs"]
+        for split, part in run["evaluated"].items()
+    }
+    return "; ".join(
+        [seeds_note([max(len(run["scores"]), 1) for run in record["runs"]]), *sorted(cut)]
+    )
 
 
 def references(runs: Sequence[Mapping[str, Any]], metric: str) -> dict[float, str]:

@@ -21,13 +21,13 @@ from lrd_jax.data import make_dataset
 from lrd_jax.data.images import to_images
 from lrd_jax.data.registry import find_builder, prepared_names, varied_key
 from lrd_jax.errors import UserError
-from lrd_jax.metrics import finish
+from lrd_jax.metrics import ACCURACY, Metric, finish
 from lrd_jax.probe.output import panel_figure
 from lrd_jax.probe.subjects import Subject
-from lrd_jax.reporting.figures import REFERENCE, look, plain, style
+from lrd_jax.reporting.figures import REFERENCE, plain, style
 from lrd_jax.reporting.plots import CHANCE
+from lrd_jax.reporting.seeds import draw_line, seeds_note
 
-NOTE = "mean and range over seeds"
 _POINTS = 9  # numbers of last steps that are tried
 _FACTORS = (0.25, 0.5, 1, 2, 4)  # of the delay of training
 
@@ -219,12 +219,13 @@ def _draw_recall(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
     by_delay = "delays" in entries[0]
     figure, panels = panel_figure(1 + by_delay, narrow=narrow)
     for index, entry in enumerate(entries):
-        positions = 100 * np.array(entry["positions"])
-        _seeds(panels[0], index, np.arange(1, positions.shape[1] + 1), positions, entry["label"])
+        positions = np.array(entry["positions"])
+        x = np.arange(1, positions.shape[1] + 1)
+        _seeds(panels[0], index, x, positions, entry["label"], ACCURACY)
         if by_delay:
             delays = [row["delay"] for row in entry["delays"]]
-            values = 100 * np.array([row["accuracy"] for row in entry["delays"]]).T
-            _seeds(panels[1], index, delays, values, entry["label"])
+            values = np.array([row["accuracy"] for row in entry["delays"]]).T
+            _seeds(panels[1], index, delays, values, entry["label"], ACCURACY)
     panels[0].set(title="by position", xlabel="position of the symbol", ylabel="accuracy (%)")
     if by_delay:
         trained = entries[0]["trained_delay"]
@@ -245,9 +246,11 @@ def _draw_last(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
     pictured = [entry for entry in entries if entry.get("saliency", {}).get("image")]
     figure, panels = panel_figure(1 + 2 * len(pictured), narrow=narrow)
     last = entries[0]["last_steps"]
+    shares = last["factor"] == ACCURACY.factor
+    metric = ACCURACY if shares else Metric("score")
     for index, entry in enumerate(entries):
-        scores = last["factor"] * np.array(entry["last_steps"]["scores"]).T
-        _seeds(panels[0], index, entry["last_steps"]["steps"], scores, entry["label"])
+        scores = np.array(entry["last_steps"]["scores"]).T
+        _seeds(panels[0], index, entry["last_steps"]["steps"], scores, entry["label"], metric)
     panels[0].set_xscale("log")
     panels[0].set(
         title="shown the last steps alone", xlabel="steps shown", ylabel=f"{last['label']}"
@@ -271,8 +274,11 @@ def _draw_last(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
     return figure
 
 
-def _seeds(panel: Any, index: int, x: Any, values: np.ndarray, label: str) -> None:
-    """The mean over seeds, and their range; `values` are `(seeds, points)`."""
-    line = look(index, markers=True)
-    panel.fill_between(x, values.min(0), values.max(0), color=line["color"], alpha=0.15, lw=0)
-    panel.plot(x, values.mean(0), **line, label=plain(label))
+def note(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What the legend of `draw` says of all lines."""
+    return seeds_note([len(entry["seeds"]) for entry in entries])
+
+
+def _seeds(panel: Any, index: int, x: Any, values: np.ndarray, label: str, metric: Metric) -> None:
+    """The mean over seeds and its interval; `values` are `(seeds, points)`."""
+    draw_line(panel, index, x, values.T, label, metric, markers=True)

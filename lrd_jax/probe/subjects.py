@@ -204,6 +204,19 @@ def trained(
     )
 
 
+def first_examples(subjects: Sequence[Subject], split: str, examples: int) -> str:
+    """What a figure says of a split that is looked at in part, "; first N of M ..."; else ""."""
+    sizes = {
+        s.dataset.eval_size(split) for s in subjects if s.spec.kind != "language"
+    }  # of text, what is asked for are tokens
+    words = {"train": "training", "valid": "validation", "test": "test"}
+    return "".join(
+        f"; first {examples} of {size} {words[split]} examples"
+        for size in sorted(sizes)
+        if examples < size
+    )
+
+
 def _left_out(config: Any) -> list[str]:
     aux = config.aux.kind
     return [f"aux.kind={aux}: this is the task's own loss alone"] if aux != "none" else []

@@ -154,10 +154,11 @@ def _reason(error: Exception) -> str:
 
 def _gradients(loaded: Sequence[subjects.Subject]) -> list[Content]:
     entries = [gradients.numbers(s, gradients.flow(s, examples=16)) for s in loaded]
+    whole = gradients.NOTE + subjects.first_examples(loaded, "valid", 16)
 
     def draw(narrow: bool) -> Figure:
         figure = gradients.draw(entries, narrow=narrow)
-        output.finish(figure, note=gradients.NOTE)
+        output.finish(figure, note=whole)
         return figure
 
     return [_figure(draw, "Norms of the gradient over time, of the top layer.")]
@@ -165,10 +166,11 @@ def _gradients(loaded: Sequence[subjects.Subject]) -> list[Content]:
 
 def _timescales(loaded: Sequence[subjects.Subject]) -> list[Content]:
     entries = [timescales.measure(s, examples=16) for s in loaded]
+    whole = timescales.NOTE + subjects.first_examples(loaded, "valid", 16)
 
     def draw(narrow: bool) -> Figure:
         figure = timescales.draw(entries, narrow=narrow)
-        output.finish(figure, note=timescales.NOTE)
+        output.finish(figure, note=whole)
         return figure
 
     return [_figure(draw, "What the gates keep, before and after training.")]
@@ -179,14 +181,15 @@ def _memory(loaded: Sequence[subjects.Subject]) -> list[Content]:
     for kind in dict.fromkeys(s.spec.kind for s in loaded):
         same = [s for s in loaded if s.spec.kind == kind]
         entries = [memory.measure(s, examples=400 if kind == "language" else 200) for s in same]
+        whole = memory.note(entries) + subjects.first_examples(same, "test", 200)
         if kind == "language":
             found += [surprise.coloured(entry) for entry in entries]
             continue
 
-        def draw(narrow: bool, entries: Any = entries) -> Figure:
+        def draw(narrow: bool, entries: Any = entries, whole: str = whole) -> Figure:
             figure = memory.draw(entries, narrow=narrow)
             assert figure is not None
-            output.finish(figure, note=memory.NOTE)
+            output.finish(figure, note=whole)
             return figure
 
         found.append(_figure(draw, "What is remembered, on test data."))

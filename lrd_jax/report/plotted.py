@@ -13,6 +13,7 @@ from lrd_jax.metrics import Metric
 from lrd_jax.probe.curves import references
 from lrd_jax.reporting.figures import COLOURS
 from lrd_jax.reporting.page import Html, join, tag
+from lrd_jax.reporting.statistics import band
 
 
 def _library() -> Any:
@@ -51,7 +52,7 @@ def curves(record: Mapping[str, Any]) -> Html:
         figure = plotly.graph_objects.Figure()
         for index, run in enumerate(runs):
             if curve := run["curves"].get(key):
-                _add(plotly, figure, index, run["label"], curve, shown.factor)
+                _add(plotly, figure, index, run["label"], curve, shown)
         if key == f"valid {metric.name}":
             for value, text in references(runs, metric.name).items():
                 figure.add_hline(
@@ -83,19 +84,19 @@ def curves(record: Mapping[str, Any]) -> Html:
     return join(*plots)
 
 
-def _add(plotly: Any, figure: Any, index: int, name: str, curve: Any, factor: float) -> None:
-    """One run: the mean over seeds, and a band of one standard deviation."""
-    values = factor * np.array(curve["values"], float)
+def _add(plotly: Any, figure: Any, index: int, name: str, curve: Any, metric: Metric) -> None:
+    """One run: the mean over seeds, and the 95 % interval as a band, from three seeds on."""
+    values, factor = np.array(curve["values"], float), metric.factor
     colour = COLOURS[index % len(COLOURS)]
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    steps, mean = curve["steps"], values.mean(1)
+    steps, mean = curve["steps"], factor * values.mean(1)
     name, scatter = html.escape(name), plotly.graph_objects.Scatter
-    if values.shape[1] > 1:
-        spread = values.std(1, ddof=1)
+    if (ends := band(values, metric.range)) is not None:
+        low, high = (factor * end for end in ends)
         figure.add_trace(
             scatter(
                 x=[*steps, *steps[::-1]],
-                y=[*(mean + spread), *(mean - spread)[::-1]],
+                y=[*high, *low[::-1]],
                 mode="lines",
                 fill="toself",
                 fillcolor=f"rgba({red},{green},{blue},0.15)",

@@ -17,6 +17,8 @@ from lrd_jax.errors import UserError
 from lrd_jax.metrics import Metric, declared
 from lrd_jax.reporting import figures
 from lrd_jax.reporting.results import read_result
+from lrd_jax.reporting.seeds import DOTS, count_text, draw_line, interval_over, seeds_note
+from lrd_jax.reporting.statistics import over_seeds
 from lrd_jax.reporting.writers import read_metrics
 
 _SPLITS = {"train": "training", "valid": "validation", "test": "test"}
@@ -63,10 +65,10 @@ def plot_curves(
 ) -> pathlib.Path:
     """Draws metrics over optimizer steps, a panel a metric and a line a run.
 
-    A run of several seeds is drawn as the mean over its seeds, with a band of one standard
-    deviation to either side, and the legend says how many; a sweep as such a line for each of its
-    values. Steps at which the value is not finite are gaps. What a model without memory scores is a
-    grey line, where that is known.
+    A run of several seeds is drawn as the mean over its seeds, with the 95 % interval as a band
+    (Student's t; of two seeds their dots and no band), and the legend says how many; a sweep as
+    such a line for each of its values. Steps at which the value is not finite are gaps. What a
+    model without memory scores is a grey line, where that is known.
 
     Args:
       runs: work directory (or `metrics.jsonl`, or a `Run`) by the label that the legend shows.
@@ -101,8 +103,8 @@ def plot_curves(
             steps, values = curve_of(records, split, key)
             if not len(steps):
                 raise UserError(f"run {label!r} has no {split} {key}: choose another metric")
-            text = label if same else f"{label} ({_count(counts[label])})"
-            draw_line(panel, index, steps, metric.factor * values, text, markers=len(steps) == 1)
+            text = label if same else f"{label} ({count_text(counts[label])})"
+            draw_line(panel, index, steps, values, text, metric, markers=len(steps) == 1)
         known = [run.result.get("baselines", {}) for run in given.values()]
         for chance in sorted({baselines[key] for baselines in known if key in baselines}):
             panel.axhline(metric.factor * chance, label=CHANCE, **figures.REFERENCE)
@@ -151,7 +153,7 @@ def plot_transfer(
     for name, one in results.items():
         for label, scores in _scores_over(one, key, metric):
             shown = ", ".join(filter(None, (name, label))) or "this run"
-            draw_line(panel, len(counts), varied, scores, shown, markers=True)
+            draw_line(panel, len(counts), varied, scores, shown, metric, markers=True)
             counts.append(scores.shape[1])
     if metric.name in rows[0]["baselines"]:
         chance = [metric.factor * row["baselines"][metric.name] for row in rows]
@@ -182,11 +184,14 @@ def _scores_over(
         groups.setdefault(named(entry.get("sweep", {})), []).append(index)
     for label, places in groups.items():
         scores = [[row["seeds"][i][result["split"]][metric.name] for i in places] for row in rows]
-        yield label, metric.factor * np.array([list(map(_number, row)) for row in scores])
+        yield label, np.array([list(map(_number, row)) for row in scores])
 
 
 def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathlib.Path:
     """Draws the score of every trial over each key that varied, a panel a key.
+
+    A trial of three seeds or more has a bar, the 95 % interval of its mean; one of two has a small
+    dot for each.
 
     Args:
       record: the content of `sweep.json`: metric, metrics, vary and trials are read.
@@ -207,8 +212,14 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
     panels = np.atleast_1d(figure.subplots(1, len(keys), sharey=True))
     for panel, key in zip(panels, keys, strict=True):
         place, ticks = _axis(record["vary"][key])
-        scores = [metric.factor * trial["score"] for trial in whole]
-        panel.plot([place(t["values"][key]) for t in whole], scores, **_POINTS)
+        values = [trial["values"][key] for trial in whole]
+        for index, (value, trial) in enumerate(zip(values, whole, strict=True)):
+            x = place(value)
+            if (
+                ticks
+            ):  # trials of one choice stand side by side, or their bars would hide each other
+                x += 0.3 * ((values[:index].count(value) + 0.5) / values.count(value) - 0.5)
+            _draw_trial(panel, x, trial, metric)
         for trial in failed:  # at the foot, having no score
             x = place(trial["values"][key])
             panel.plot(
@@ -227,8 +238,29 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
         panel.set_xlabel(key)
         figures.style(panel)
     panels[0].set_ylabel(f"best validation {axis_label(metric)}")
-    figures.legend(figure, note="a point is a trial")
+    counts = [len(_seed_scores(trial, metric)) for trial in whole]
+    note = [f"bar: {interval_over(counts)}"] if max(counts, default=0) > 2 else []
+    figures.legend(figure, note="; ".join(note + [DOTS] * (2 in counts)))
     return figures.save(figure, path)
+
+
+def _draw_trial(panel: Any, x: float, trial: Mapping[str, Any], metric: Metric) -> None:
+    scores = _seed_scores(trial, metric)
+    found = over_seeds([{metric.name: score} for score in scores or [None]], [metric])[metric.name]
+    y = metric.factor * trial["score"]
+    if "interval" in found:
+        low, high = (metric.factor * end for end in found["interval"])
+        panel.vlines(x, low, high, color=_POINTS["color"], lw=1, alpha=0.6)
+    elif "values" in found:
+        values = [metric.factor * score for score in found["values"]]
+        panel.plot([x, x], values, ".", color=_POINTS["color"], ms=4, alpha=0.6)
+    panel.plot(x, y, label="trial", **_POINTS)
+
+
+def _seed_scores(trial: Mapping[str, Any], metric: Metric) -> list[float]:
+    """The best validation value of each seed that has one; [] in an earlier version's record."""
+    values = (run["best"]["valid"].get(metric.name) for run in trial.get("seeds", ()))
+    return [value for value in values if value is not None]
 
 
 def plot_pictures(
@@ -303,39 +335,6 @@ def by_value(records: Sequence[dict[str, Any]]) -> Iterator[tuple[dict, list[dic
 def _seeds(records: Sequence[Mapping[str, Any]]) -> int:
     """How many seeds trained side by side."""
     return len({record["seed"] for record in records if "seed" in record}) or 1
-
-
-def _count(seeds: int) -> str:
-    return "1 seed" if seeds == 1 else f"{seeds} seeds"
-
-
-def seeds_note(counts: Sequence[int]) -> str:
-    """What the legend says of all lines: of how many seeds they are, and what the band is."""
-    if max(counts) == 1:
-        return "one seed"
-    each = f" of {_count(counts[0])}" if len(set(counts)) == 1 else ""
-    return f"line: mean{each}; band: ± 1 standard deviation over seeds"
-
-
-def draw_line(
-    panel: Any, index: int, x: np.ndarray, values: np.ndarray, label: str, *, markers: bool
-) -> None:
-    """Draws the mean over seeds, and a band of one standard deviation.
-
-    Args:
-      panel: where.
-      index: number of the line.
-      x: `(points,)`.
-      values: `(points, seeds)`; a point with a NaN is a gap.
-      label: for the legend.
-      markers: draw the points.
-    """
-    mean = values.mean(1)
-    look = figures.look(index, markers=markers)
-    panel.plot(x, mean, label=figures.plain(label), **look)
-    if values.shape[1] > 1:
-        spread = values.std(1, ddof=1)
-        panel.fill_between(x, mean - spread, mean + spread, color=look["color"], alpha=0.18, lw=0)
 
 
 def _number(value: float | None) -> float:

@@ -1,8 +1,9 @@
 """The files of `results/`: one schema for who writes and who reads them, and what may be published.
 
 A file is a comparison (`variants`, by `scripts/reproduce.py`) or a benchmark (`records`, by
-`scripts/bench_*.py`). It names the commit that made its numbers and the hash of the package's files
-at that commit; a number is published only of a clean commit of this history.
+`scripts/bench_*.py`). The `curve` of a variant is thinned to 200 points a seed, see `thinned`. A
+file names the commit that made its numbers and the hash of the package's files at that commit; a
+number is published only of a clean commit of this history.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lrd_jax.config.record import FORMAT
 from lrd_jax.errors import UserError
 from lrd_jax.reporting import provenance
+from lrd_jax.reporting.tensorboard import TIMING_KEYS
 
 SCHEMA = 1
 _HASH = re.compile(r"[0-9a-f]{40}")
@@ -61,6 +63,38 @@ def stamp(content: Mapping[str, Any]) -> dict[str, Any]:
 def comparison(content: Mapping[str, Any]) -> dict[str, Any]:
     """Completes a comparison of this version: `stamp`, and the format of its configs."""
     return stamp({**content, "config_format": FORMAT})
+
+
+CURVE_POINTS = 200  # steps of each split that a file keeps, at most
+_TIMES = ("time", *TIMING_KEYS)
+
+
+def thinned(curve: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what a file keeps of the lines of `metrics.jsonl`: enough to draw its curves.
+
+    Of each split at most 200 steps, evenly spread over those that were logged, the first and the
+    last among them, and there the lines of all seeds; times in the first line of a step alone, as
+    they are those of all seeds; numbers with eight digits, more than a float32 has.
+
+    Args:
+      curve: the lines, in their order.
+    """
+    kept: dict[str, set[int]] = {}
+    for split in {line["split"] for line in curve}:
+        steps = sorted({line["step"] for line in curve if line["split"] == split})
+        count = min(len(steps), CURVE_POINTS)
+        last = max(count - 1, 1)
+        kept[split] = {steps[round(i * (len(steps) - 1) / last)] for i in range(count)}
+    found, timed = [], set()
+    for line in curve:
+        place = (line["split"], line["step"])
+        if line["step"] in kept[line["split"]]:
+            own = line if place not in timed else {k: line[k] for k in line if k not in _TIMES}
+            found.append(
+                {k: float(f"{v:.8g}") if isinstance(v, float) else v for k, v in own.items()}
+            )
+            timed.add(place)
+    return found
 
 
 # ---- The schema ---------------------------------------------------------------------------------
@@ -197,8 +231,18 @@ def _no_constant(name: str) -> None:
 
 
 def to_json(content: Mapping[str, Any]) -> str:
-    """The text of a file; ValueError where it holds NaN or an infinity."""
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    """The text of a file, a row for each line of a curve; ValueError where it holds NaN or inf."""
+    marks: dict[str, str] = {}
+    variants = []
+    for index, variant in enumerate(content.get("variants", [])):
+        rows = [json.dumps(line, allow_nan=False) for line in variant["curve"]]
+        marks[f'"curve of {index}"'] = "[\n    " + ",\n    ".join(rows) + "\n   ]"
+        variants.append({**variant, "curve": f"curve of {index}"})
+    whole = {**content, "variants": variants} if variants else content
+    text = json.dumps(whole, indent=1, allow_nan=False) + "\n"
+    for mark, rows in marks.items():
+        text = text.replace(f'"curve": {mark}', f'"curve": {rows}', 1)
+    return text
 
 
 def check_checkout() -> None:

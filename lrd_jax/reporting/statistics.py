@@ -5,6 +5,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from lrd_jax.errors import UserError
 from lrd_jax.metrics import Metric
 
@@ -49,11 +51,36 @@ def _interval(values: Sequence[float], ends: tuple[float, float]) -> list[float]
     return _around(statistics.fmean(values), *_error([values]), ends)
 
 
+def band(
+    values: np.ndarray, ends: tuple[float, float] = (-math.inf, math.inf)
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The interval of `over_seeds` at every point of a curve.
+
+    Args:
+      values: `(points, seeds)`; a point with a NaN has none.
+      ends: of the range of the values.
+
+    Returns:
+      Low and high ends, each `(points,)`; None of fewer than three seeds.
+    """
+    count = values.shape[1]
+    if count < _LEAST:
+        return None
+    mean, error = values.mean(1), values.std(1, ddof=1) / math.sqrt(count)
+    reach = _quantile(count - 1) * error
+    return np.maximum(mean - reach, ends[0]), np.minimum(mean + reach, ends[1])
+
+
 def _around(mean: float, error: float, freedom: float, ends: tuple[float, float]) -> list[float]:
+    reach = _quantile(freedom) * error if error else 0.0
+    return [max(mean - reach, ends[0]), min(mean + reach, ends[1])]
+
+
+def _quantile(freedom: float) -> float:
+    """How many standard errors the interval reaches to either side."""
     from scipy import stats  # here: it takes half a second, and single runs do without
 
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error if error else 0.0
-    return [max(mean - reach, ends[0]), min(mean + reach, ends[1])]
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom))
 
 
 def difference(

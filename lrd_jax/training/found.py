@@ -66,6 +66,7 @@ def keep_config(workdir: Path, config: Any, config_flag: str, spec: DataSpec) ->
             unused=sorted(effects.unused(config)),
             **({"draws": draws} if draws else {}),
             **source.made_from(config_flag),
+            **source.own_file(config_flag),
             versions=provenance.versions(),
             commit=provenance.commit(),
         )

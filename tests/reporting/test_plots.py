@@ -66,8 +66,12 @@ def test_seeds_are_averaged_and_nan_is_a_gap(tmp_path, drawn):
     plots.plot_curves({"r": run}, tmp_path / "c.svg", curves=[("train", "loss")])
     (panel,) = drawn[0].axes
     np.testing.assert_array_equal(panel.lines[0].get_ydata(), [2.0, np.nan])
-    band = panel.collections[0].get_paths()[0].vertices[:, 1]
-    np.testing.assert_allclose([band.min(), band.max()], [2 - 2**0.5, 2 + 2**0.5])
+    # Of two seeds both are dots, and there is no band.
+    assert not panel.collections
+    np.testing.assert_array_equal(
+        [dots.get_ydata() for dots in panel.lines[1:]], [[1, np.nan], [3, 2]]
+    )
+    assert "small dots" in drawn[0].legends[0].get_title().get_text()
 
 
 def test_a_sweep_is_a_line_a_value(tmp_path, drawn):
@@ -85,7 +89,8 @@ def test_a_sweep_is_a_line_a_value(tmp_path, drawn):
     run = write_run(tmp_path / "run", records)
     plots.plot_curves({"r": run}, tmp_path / "c.png", curves=[("train", "loss")])
     (figure,) = drawn
-    assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[2.0], [3.0]]
+    means = figure.axes[0].lines[::3]  # each with the dots of its two seeds behind it
+    assert [line.get_ydata().tolist() for line in means] == [[2.0], [3.0]]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == ["r learning_rate 0.01", "r learning_rate 0.02"]
 
@@ -110,6 +115,27 @@ def test_scores_of_trials_over_what_varied(tmp_path, drawn):
     np.testing.assert_allclose(rate.lines[0].get_xydata(), [[1e-3, 90]])
     assert [panel.lines[1].get_label() for panel in (cell, rate)] == ["failed", "failed"]
     np.testing.assert_allclose([panel.lines[1].get_xdata()[0] for panel in (cell, rate)], [0, 1e-2])
+
+
+def test_trials_of_several_seeds_have_bars_and_dots(tmp_path, drawn):
+    def trial(value, *scores):
+        seeds = [{"best": {"valid": {"accuracy": score}}} for score in scores]
+        return {"values": {"k": value}, "score": float(np.mean(scores)), "seeds": seeds}
+
+    record = {
+        "metric": "accuracy",
+        "vary": {"k": {"scale": "linear", "low": 0, "high": 1}},
+        "trials": [trial(0.1, 0.5, 0.6, 0.7), trial(0.2, 0.4, 0.6), trial(0.3, 0.9)],
+    }
+    plots.plot_sweep(record, tmp_path / "s.png")
+    (panel,) = drawn[0].axes
+    (bar,) = panel.collections
+    reach = 10 * 4.302653 / 3**0.5
+    np.testing.assert_allclose(bar.get_segments()[0][:, 1], [60 - reach, 60 + reach], rtol=1e-6)
+    shown = [line.get_ydata() for line in panel.lines]
+    assert [list(np.round(y, 6)) for y in shown] == [[60], [40, 60], [50], [90]]
+    note = drawn[0].legends[0].get_title().get_text()
+    assert "bar: 95 % interval over 3 seeds" in note and "small dots" in note
 
 
 def test_what_cannot_be_plotted_is_refused(tmp_path, run):
@@ -158,7 +184,12 @@ def test_a_figure_says_of_how_many_seeds_and_what_no_memory_scores(tmp_path, dra
     same, other = (figure.legends[0] for figure in drawn)
     assert [text.get_text() for text in same.get_texts()] == ["-- (tied)", "UR", plots.CHANCE]
     assert "mean of 3 seeds" in same.get_title().get_text()
-    assert "standard deviation" in same.get_title().get_text()
+    assert "95 % interval over 3 seeds" in same.get_title().get_text()
+    assert "95 % interval over 3 to 5 seeds" in other.get_title().get_text()
+    # The band is Student's interval of the mean, cut where accuracies end.
+    edges = drawn[0].axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    reach = 10 * 4.302653 / 3**0.5
+    np.testing.assert_allclose([edges.min(), edges.max()], [30 - reach, 30 + reach], rtol=1e-6)
     labels = [text.get_text() for text in other.get_texts()]
     assert labels == ["-- (tied) (3 seeds)", "UR (5 seeds)", plots.CHANCE]
     accuracy, loss = drawn[0].axes
@@ -201,7 +232,7 @@ def test_equal_transfer_curves_can_be_told_apart(tmp_path, drawn):
     result = {"split": "test", "delays": rows, "metrics": declarations([ACCURACY])}
     plots.plot_transfer({"": result}, tmp_path / "t.png", trained=100)
     (panel,) = drawn[0].axes
-    first, second, chance, trained = panel.lines
+    first, _, _, second, _, _, chance, trained = panel.lines  # two dots of each of two seeds
     assert first.get_ydata().tolist() == second.get_ydata().tolist() == [95.0, 95.0]
     assert chance.get_ydata().tolist() == [20.0, 10.0] and trained.get_xdata()[0] == 100
     assert first.get_marker() != second.get_marker() and first.get_ms() > second.get_ms()

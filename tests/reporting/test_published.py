@@ -6,6 +6,7 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lrd_jax.errors import UserError
@@ -54,6 +55,44 @@ def comparison():
         "config_format": 2,
         "variants": [variant("one"), variant("other")],
     }
+
+
+def test_a_curve_is_thinned_to_what_can_be_drawn():
+    curve = [
+        {
+            "step": step,
+            "split": split,
+            "seed": seed,
+            "loss": 1 / 3 + seed,
+            "time": "x",
+            "train_s": 1,
+        }
+        for step in range(1, 1002)
+        for split in ("train", "valid")[: 1 + (step % 10 == 1)]
+        for seed in (3, 4)
+    ]
+    kept = published.thinned(curve)
+    steps = {
+        split: [line["step"] for line in kept if line["split"] == split]
+        for split in ("train", "valid")
+    }
+    assert len(set(steps["train"])) == published.CURVE_POINTS
+    assert steps["valid"] == sorted([*range(1, 1002, 10)] * 2)  # fewer than that: all of them
+    for each in steps.values():
+        assert (each[0], each[-1]) == (1, 1001)
+        assert all(each.count(step) == 2 for step in each)  # both seeds
+        gaps = np.diff(sorted(set(each)))
+        assert gaps.max() - gaps.min() <= 1
+    assert kept[0] == {**curve[0], "loss": 3.3333333}  # the first seed of a step has its times
+    assert kept[1] == {"step": 1, "split": "train", "seed": 4, "loss": 4.3333333}
+    assert published.thinned(kept) == kept
+
+
+def test_each_line_of_a_curve_is_a_row():
+    content = comparison()
+    text = published.to_json(content)
+    assert json.loads(text) == content
+    assert '    {"step": 4, "split": "valid"},\n' in text
 
 
 def put(content, place, value):
