@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from lrd_jax.cells import CELLS as CELLS
     from lrd_jax.cells import CoRNNCell as CoRNNCell
     from lrd_jax.cells import GatedGRUCell as GatedGRUCell
+    from lrd_jax.cells import GatedLegSCell as GatedLegSCell
     from lrd_jax.cells import GatedLSTMCell as GatedLSTMCell
     from lrd_jax.cells import GRUCell as GRUCell
     from lrd_jax.cells import IndRNNCell as IndRNNCell
+    from lrd_jax.cells import LegSCell as LegSCell
     from lrd_jax.cells import LEMCell as LEMCell
     from lrd_jax.cells import LRUCell as LRUCell
     from lrd_jax.cells import LSTMCell as LSTMCell
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from lrd_jax.cells import MinLSTMCell as MinLSTMCell
     from lrd_jax.cells import ONLSTMCell as ONLSTMCell
     from lrd_jax.cells import RNNCell as RNNCell
+    from lrd_jax.cells import S5Cell as S5Cell
     from lrd_jax.cells import SLSTMCell as SLSTMCell
     from lrd_jax.cells import UnICORNNCell as UnICORNNCell
     from lrd_jax.cells import URLSTMCell as URLSTMCell
@@ -51,14 +54,17 @@ _CELLS = (
     "GRUCell",
     "GatedGRUCell",
     "GatedLSTMCell",
+    "GatedLegSCell",
     "IndRNNCell",
     "LEMCell",
     "LRUCell",
     "LSTMCell",
+    "LegSCell",
     "MinGRUCell",
     "MinLSTMCell",
     "ONLSTMCell",
     "RNNCell",
+    "S5Cell",
     "SLSTMCell",
     "URLSTMCell",
     "UnICORNNCell",

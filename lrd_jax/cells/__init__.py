@@ -20,12 +20,14 @@ from lrd_jax.cells.forms import AdditiveCell, LinearCarry, LinearCell, Pointwise
 from lrd_jax.cells.gated_lstm import GatedLSTMCell, ONLSTMCell, URLSTMCell
 from lrd_jax.cells.gru import GatedGRUCell, GRUCell
 from lrd_jax.cells.indrnn import IndRNNCell
+from lrd_jax.cells.legs import GatedLegSCell, LegSCell
 from lrd_jax.cells.lem import LEMCell
 from lrd_jax.cells.lru import LRUCell
 from lrd_jax.cells.lstm import LSTMCell
 from lrd_jax.cells.mingru import MinGRUCell
 from lrd_jax.cells.minlstm import MinLSTMCell
 from lrd_jax.cells.rnn import RNNCell
+from lrd_jax.cells.s5 import S5Cell
 from lrd_jax.cells.slstm import SLSTMCell
 from lrd_jax.cells.unicornn import UnICORNNCell
 from lrd_jax.config.defaults import get_config
@@ -38,12 +40,14 @@ __all__ = [
     "GRUCell",
     "GatedGRUCell",
     "GatedLSTMCell",
+    "GatedLegSCell",
     "HiddenCarry",
     "IndRNNCell",
     "LEMCell",
     "LRUCell",
     "LSTMCarry",
     "LSTMCell",
+    "LegSCell",
     "LinearCarry",
     "LinearCell",
     "MinGRUCell",
@@ -53,6 +57,7 @@ __all__ = [
     "PointwiseCell",
     "RNNCell",
     "RecurrentCell",
+    "S5Cell",
     "SLSTMCell",
     "URLSTMCell",
     "UnICORNNCell",
@@ -73,11 +78,14 @@ CELLS: dict[str, type[RecurrentCell]] = {
     "mingru": MinGRUCell,
     "minlstm": MinLSTMCell,
     "lru": LRUCell,
+    "s5": S5Cell,
     "cornn": CoRNNCell,
     "lem": LEMCell,
     "slstm": SLSTMCell,
     "indrnn": IndRNNCell,
     "unicornn": UnICORNNCell,
+    "legs": LegSCell,
+    "gated_legs": GatedLegSCell,
 }
 
 

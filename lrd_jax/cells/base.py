@@ -144,8 +144,8 @@ class RecurrentCell(nn.RNNCellBase):
         other with a field `h`, the output. c-detach needs a field `c`.
       recurrent_inputs: class attribute, the leaves of the carry that enter the recurrent product,
         of d units each.
-      derived: class attribute, leaves of the carry that no step reads, so that they have no learnt
-        initial value.
+      derived: class attribute, leaves of the carry that no step reads, or that the first one does
+        not, so that they have no learnt initial value.
       groups: class attribute, parameters with a learning rate and decay of their own.
       fixed: class attribute, the members that a class of this form must leave as they are.
 

@@ -84,10 +84,10 @@ class LRUCell(LinearCell):
         self.gain = self.param("gain", lambda _: jnp.log(jnp.sqrt(1 - norm)))
         normal = nn.initializers.normal(1 / math.sqrt(n))
         self.read_out = self.param("read_out", normal, (n, d, 2), dtype)
-        self.input_map = _Sized(lambda m: (m, n, 2), lambda m: 1 / math.sqrt(2 * m), dtype)
-        self.skip = _Sized(
-            lambda m: (d,) if m == d else (m, d), lambda m: 1 if m == d else m**-0.5, dtype
+        self.input_map = Sized(
+            lambda key, m: nn.initializers.normal(1 / math.sqrt(2 * m))(key, (m, n, 2), dtype)
         )
+        self.skip = Sized(skip_init(d, dtype))
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> LinearCarry:
@@ -107,20 +107,37 @@ class LRUCell(LinearCell):
 
     def read(self, s: Array, x: Array) -> Array:
         """Re(C s) + D x."""
-        c, skip = self.read_out, self.skip(x.shape[-1])
-        out = s.real @ c[..., 0] - s.imag @ c[..., 1]
-        return out + (x * skip if skip.ndim == 1 else x @ skip)
+        c = self.read_out
+        return s.real @ c[..., 0] - s.imag @ c[..., 1] + skipped(self.skip(x.shape[-1]), x)
 
 
-class _Sized(nn.Module):
-    """A parameter whose shape the first input tells."""
+class Sized(nn.Module):
+    """The parameter `value`, whose shape the first input tells.
 
-    shape: Callable[[int], tuple[int, ...]]
-    deviation: Callable[[int], float]
-    dtype: Any
+    Attributes:
+      init: `(key, n)` to its initial value, for inputs of n features.
+    """
+
+    init: Callable[[Array, int], Array]
 
     @nn.compact
     def __call__(self, n: int) -> Array:
-        init = nn.initializers.normal(self.deviation(n))
-        check_made_for(self, "value", n, self.shape(n))
-        return self.param("value", init, self.shape(n), self.dtype)
+        """The parameter for inputs of n features."""
+        drawn = jax.eval_shape(lambda: self.init(jax.random.key(0), n))
+        check_made_for(self, "value", n, drawn.shape)
+        return self.param("value", self.init, n)
+
+
+def skip_init(d: int, dtype: Any) -> Callable[[Array, int], Array]:
+    """What inputs add to outputs: a vector where they are as wide, else a matrix `(n, d)`."""
+
+    def init(key: Array, n: int) -> Array:
+        shape, deviation = ((d,), 1.0) if n == d else ((n, d), n**-0.5)
+        return nn.initializers.normal(deviation)(key, shape, dtype)
+
+    return init
+
+
+def skipped(skip: Array, x: Array) -> Array:
+    """The share of the inputs `(..., n)` in the outputs, `(..., d)`."""
+    return x * skip if skip.ndim == 1 else x @ skip

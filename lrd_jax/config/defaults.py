@@ -90,8 +90,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.standardise = False
 
     model: Any = _group(c, "model")
-    # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm | mingru | minlstm | lru | cornn |
-    # lem | slstm | indrnn | unicornn
+    # rnn | lstm | gated_lstm | urlstm | gru | gated_gru | onlstm | mingru | minlstm | lru | s5 |
+    # cornn | lem | slstm | indrnn | unicornn | legs | gated_legs
     model.cell = "lstm"
     model.gates = "UR"  # gated cells: -- | C- | O- | U- | -R | OM | UM | OR | UR
     model.hidden_size = 128  # units per layer
@@ -114,10 +114,14 @@ def get_config() -> ml_collections.ConfigDict:
     model.reset_gate = "--"  # gated_gru: -- | U- | -R | UR
     # rnn, lstm, gru and gated ones of lstm: LayerNorm of both products and of c inside the step
     model.layer_norm = False
-    model.state_size = 0  # lru: complex numbers of state; 0 = hidden_size
+    # lru, s5: complex numbers of state; legs, gated_legs: coefficients of memory; 0 = hidden_size
+    model.state_size = 0
     model.r_min = 0.0  # lru: least initial |lambda|
     model.r_max = 1.0  # lru: largest initial |lambda|
     model.max_phase = 6.28  # lru: largest initial phase, radians
+    model.hippo_size = 0  # s5: numbers of state that share a HiPPO matrix at the start; 0 = all
+    model.step_min = 1e-3  # s5: least initial step in time
+    model.step_max = 0.1  # s5: largest initial step in time
     model.step_size = 0.1  # cornn, lem, unicornn: step in time, Delta
     model.stiffness = 1.0  # cornn: gamma; unicornn: alpha
     model.damping = 1.0  # cornn: epsilon

@@ -16,6 +16,7 @@ from jax import lax
 from lrd_jax.arrays import Array
 from lrd_jax.cells.base import Carry, RecurrentCell
 from lrd_jax.cells.forms import LinearCarry, LinearCell
+from lrd_jax.cells.prefix import prefix
 from lrd_jax.recurrence.controls import Controls, put_back, stop_where, where_mask
 from lrd_jax.recurrence.options import Options
 
@@ -28,15 +29,6 @@ def refuses(cell: RecurrentCell, options: Options) -> str:
         return "it shows no context to the steps"
     del options
     return ""
-
-
-def _scan(a: Array, b: Array, reverse: bool = False) -> Array:
-    """States of $s_t = a_t s_{t-1} + b_t$ from zero, or from the end backwards; time first."""
-
-    def join(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
-        return first[0] * then[0], then[0] * first[1] + then[1]
-
-    return lax.associative_scan(join, (a, b), reverse=reverse)[1]
 
 
 def _shift(first: Array, states: Array) -> Array:
@@ -60,10 +52,10 @@ def linear_recurrence(a: Array, b: Array) -> Array:
         return s - a * _shift(jnp.zeros_like(s[0]), s)
 
     def solve(_: Any, b: Array) -> Array:
-        return _scan(a, b)
+        return prefix(a, b)
 
     def solve_transposed(_: Any, b: Array) -> Array:
-        return _scan(jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), b, reverse=True)
+        return prefix(jnp.concatenate([a[1:], jnp.zeros_like(a[:1])]), b, reverse=True)
 
     return lax.custom_linear_solve(residual, b, solve, solve_transposed)
 
@@ -91,7 +83,7 @@ def unroll_linear(
     b = b.at[0].add(a[0] * stop_where(None if cut is None else cut[0], first))
     if cut is not None:
         # The state that enters a stopped step is a constant there: part of its b.
-        before = _shift(lax.stop_gradient(first), _scan(*lax.stop_gradient((a, b))))
+        before = _shift(lax.stop_gradient(first), prefix(*lax.stop_gradient((a, b))))
         stopped = cut.at[0].set(False)
         b = b + where_mask(stopped, a * before, 0)
         a = where_mask(stopped, jnp.zeros_like(a), a)

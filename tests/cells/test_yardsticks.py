@@ -18,6 +18,13 @@ LRU = {
     "read_out": [0.2, 0.1],
     "skip": 0.7,
 }
+S5 = {
+    "poles": [-0.5, 0.3],
+    "log_step": np.log(0.1),
+    "input_map": [0.5, 0.25],
+    "read_out": [0.2, 0.1],
+    "skip": 0.7,
+}
 
 # Cell -> options, parameters by the start of their names (else weights 0.5, biases 0.1), state.
 ORACLES = {
@@ -40,6 +47,19 @@ ORACLES = {
     "mingru": ({}, {"bias": 0, "input": [0.3, 0.5]}, {"h": 1.149641481005}),
     "minlstm": ({}, {"bias": 0, "input": [0.3, 0.2, 0.5]}, {"h": 0.961980478855}),
     "lru": ({}, LRU, {"h": 1.510698471574}),
+    # By hand, in NumPy: s = exp(0.1 p) s + (exp(0.1 p) - 1) / p B x with p = -0.5 + 0.3 i.
+    "s5": ({}, S5, {"h": 1.434023214145}),
+    # YAR-06; m to more digits, as the dense matrices have it, and h.
+    "legs": (
+        {"state_size": 2},
+        {},
+        {"h": 0.798275721213, "m": (0.642348543260, 0.334904309221)},
+    ),
+    "gated_legs": (
+        {"state_size": 2, "gates": "-R"},
+        {},
+        {"h": 0.872317191067, "m": (0.664974360017, 0.343102675220), "k": 3},
+    ),
     # By hand: relu(0.6 + 0) = 0.6, relu(-0.15 + 0.3) = 0.15, relu(1.1 + 0.075) = 1.175.
     "indrnn": ({}, {}, {"h": 1.175}),
 }
@@ -69,7 +89,7 @@ def test_oracle(name, x64):
         carry, _ = cell.apply(params, carry, x[:, step])
     for leaf, number in expected.items():
         np.testing.assert_allclose(
-            getattr(carry, leaf), [[number]], rtol=0, atol=2e-12, err_msg=leaf
+            getattr(carry, leaf), np.atleast_2d(number), rtol=0, atol=2e-12, err_msg=leaf
         )
 
 
@@ -86,6 +106,10 @@ def test_oracle(name, x64):
         ("minlstm", 3, 8, {}, 3 * 8 * 4),
         ("lru", 8, 8, {"state_size": 5}, 3 * 5 + 4 * 5 * 8 + 8),
         ("lru", 3, 8, {}, 3 * 8 + 2 * 8 * (3 + 8) + 3 * 8),
+        ("s5", 8, 8, {"state_size": 5}, 3 * 5 + 4 * 5 * 8 + 8),
+        ("s5", 3, 8, {}, 3 * 8 + 2 * 8 * (3 + 8) + 3 * 8),
+        ("legs", 1, 512, {}, 1 + 512 + 1 + 2 * 512 * (1 + 512 + 1)),  # 0.5M
+        ("gated_legs", 3, 8, {"state_size": 5}, 3 + 8 + 1 + 3 * 8 * (3 + 5 + 1)),
         ("indrnn", 3, 8, {}, 8 * 5),
         ("unicornn", 3, 8, {}, 8 * 6),
     ],
@@ -105,6 +129,7 @@ FAST = {
     "mingru": "linear",
     "minlstm": "linear",
     "lru": "linear",
+    "s5": "linear",
     "cornn": "fused",
     "slstm": "fused",
 }
@@ -170,7 +195,7 @@ def initial(name, d=64, n=5, **options):
     cell = make_cell({"cell": name, "hidden_size": d, **options})
     x = jnp.zeros((1, n))
     carry = cell.initialize_carry(jax.random.key(0), x.shape)
-    return cell.init(jax.random.key(0), carry, x)["params"]
+    return jax.jit(cell.init)(jax.random.key(0), carry, x)["params"]
 
 
 def test_lru_starts_on_its_ring():
@@ -180,6 +205,37 @@ def test_lru_starts_on_its_ring():
     np.testing.assert_allclose((radius**2).mean(), (0.36 + 0.81) / 2, rtol=0.02)
     np.testing.assert_allclose(np.exp(params["gain"]), np.sqrt(1 - radius**2), rtol=1e-4)
     np.testing.assert_allclose(np.exp(params["theta"]).mean(), 0.25, rtol=0.05)
+
+
+def test_s5_starts_at_the_modes_of_hippo():
+    params = initial("s5", d=40, n=400, state_size=40, hippo_size=10)
+    order = np.arange(20)
+    root = np.sqrt(order + 0.5)
+    hippo = -2 * np.tril(np.outer(root, root), -1) - np.diag(order + 1.0)  # A of YAR-06
+    modes = np.linalg.eigvals(hippo + np.outer(root, root))  # and its normal part
+    np.testing.assert_array_equal(params["poles"][:, 0], -0.5)
+    for block in params["poles"][:, 1].reshape(4, 10):
+        np.testing.assert_allclose(block, np.sort(modes.imag)[10:], rtol=1e-5)
+    assert np.log(1e-3) <= params["log_step"].min() < params["log_step"].max() <= np.log(0.1)
+    # V is orthonormal: B and C keep the deviation of what was drawn, half of it in each pair.
+    b, c = np.asarray(params["input_map"]["value"]), np.asarray(params["read_out"])
+    np.testing.assert_allclose((b**2).sum() / (400 * 40), 1 / 80, rtol=0.03)
+    np.testing.assert_allclose((c**2).sum() / 40**2, 1 / 40, rtol=0.1)
+
+
+def test_s5_forgets_by_its_steps_alone(x64):
+    """YAR-08: with x = 0 and s_0 = 1, s_T = exp(T Lambda Delta); Lambda is kept off the axis."""
+    cell = make_cell({"cell": "s5", "hidden_size": 2}).clone(param_dtype=jnp.float64)
+    path, x = Recurrence(cell), jnp.zeros((1, 784, 3))
+    shapes = jax.eval_shape(path.init, jax.random.key(0), x)
+    params = jax.tree.map(lambda s: jnp.ones(s.shape, s.dtype), shapes)
+    step, poles = np.array([0.01, 0.02]), np.array([[-0.5, 3], [0.2, -7]])
+    params["params"]["layer_0"] |= {"poles": jnp.array(poles), "log_step": jnp.log(step)}
+    start = cell.initialize_carry(None, (1, 3))
+    start = start._replace(s=jnp.ones_like(start.s))
+    final = jax.jit(path.apply)(params, x, initial=(start,)).final[0].s[0]
+    expected = np.exp(784 * step * np.array([-0.5 + 3j, -1e-4 - 7j]))
+    np.testing.assert_allclose(final, expected, rtol=1e-10)
 
 
 def test_slstm_forgets_at_many_scales():
@@ -207,6 +263,12 @@ def test_indrnn_bounds_its_weight():
         ({"cell": "lru", "r_min": 0.9, "r_max": 0.5}, "need 0 <= r_min < r_max <= 1"),
         ({"cell": "lru", "max_phase": 7.0}, "max_phase=7.0 must be above 0"),
         ({"cell": "lru", "state_size": -1}, "state_size=-1 must be 0"),
+        ({"cell": "s5", "state_size": -1}, "state_size=-1 must be 0"),
+        ({"cell": "s5", "hippo_size": 3}, "hippo_size=3 must be 0 .all., or divide the 8 numbers"),
+        ({"cell": "s5", "step_min": 0.2}, "step_min=0.2, step_max=0.1: need 0 < step_min"),
+        ({"cell": "legs", "state_size": -1}, "state_size=-1 must be 0"),
+        ({"cell": "gated_legs", "gates": "OM"}, "gates='?OM"),
+        ({"cell": "gated_legs", "ugi_margin": 0.7}, "ugi_margin=0.7 must lie in"),
         ({"cell": "indrnn", "recurrent_max": -1.0}, "recurrent_max=-1.0 must be 0"),
     ],
 )

@@ -45,7 +45,7 @@ OPTIONS = {
 }
 
 
-SHIPPED = {f"shipped {name}": CELLS[name] for name in ("mingru", "minlstm", "lru")}
+SHIPPED = {f"shipped {name}": CELLS[name] for name in ("mingru", "minlstm", "lru", "s5")}
 
 
 def both(name, options, dtype, x, seed=0):
