@@ -164,9 +164,7 @@ def check_script(script, words, monkeypatch):
         return
     monkeypatch.setattr(sys, "argv", [script, *words])
     monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
-    ends, match = (
-        (SystemExit, "RUN holds no checkpoint") if script in READS_FIRST else (Parsed, None)
-    )
+    ends, match = (SystemExit, r"error: RUN") if script in READS_FIRST else (Parsed, None)
     if script == "mutation.py":
         pytest.importorskip("cosmic_ray", reason="needs the extra mutation")
     with ends_when_parsed(monkeypatch), pytest.raises(ends, match=match):
@@ -181,10 +179,11 @@ def check_script(script, words, monkeypatch):
 def test_commands_are_taken(path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(record, "load_workdir", lambda *_: defaults.get_config().lock())
+    own = re.findall(r"^```python (\S+)$", path.read_text(encoding="utf-8"), re.M)
     variables = {}
     for line in shown(path):
-        if re.search(r"\.\.\.|\[-", line):
-            continue  # a pattern
+        if re.search(r"\.\.\.|\[-", line) or any(name in line for name in own):
+            continue  # a pattern; or of a file that the page itself shows
         for words in programs(line, variables):
             while words and words[0].split(" ")[0] in BEFORE:
                 words = words[next(i for i, w in enumerate(words) if PYTHON.match(w)) :]
@@ -215,7 +214,7 @@ def test_extras_that_are_named_are_there():
             assert set(named.split(",")) <= set(extras), (path, named)
 
 
-EXECUTED = {"README.md": "test_readme", "python.md": "test_readme", "new_cell.md": "test_new_cell"}
+EXECUTED = ("README.md", "python.md", "new_cell.md", "new_task.md")  # by tests of their own
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
