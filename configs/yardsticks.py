@@ -14,13 +14,21 @@ The argument is a row; `quick` shrinks it. Published test accuracy, and what it 
 | `indrnn-psmnist` | IndRNN, 6 layers of 128 | 97.04 % with 12 | - | log of IndRNN_pytorch |
 | `unicornn-psmnist` | UnICORNN, 3 layers of 256 | 98.4 % | 2 600 | README of tk-rusch/unicornn |
 | `lru-scifar` | LRU, 4 layers of 256, N 128 | 89.0 % | 180 | the paper's table; minimal-LRU |
+| `s5-scifar` | S5, 6 layers of 512, P 384 | 90.1 % | 250 | its table; script of LRA image |
+| `legs-psmnist` | HiPPO-LegS, 512 units, N 512 | 98.3 % | 50 | README of hippo-code; S4, Table 12 |
+| `legs-psmnist-ur` | the same with a UR gate | none seen | 50 | the same |
 | `mingru-smnist`, `minlstm-smnist` | 3 layers of 128 | none seen | - | width and training of LEM |
 | `slstm-smnist` | sLSTM, 128 units, 4 heads | none seen | - | the same |
 
 Differences: the permutation is that of numpy seed 92916, not torch's; validation chooses the step.
 IndRNN has no batch norm, and its decay is that of all weights. IndRNN's and UnICORNN's one mask of
-dropout for all steps is a mask a step here. LRU layers are stacked as they are, without the blocks
-(norm, GELU, GLU, residual) around them, and their last state is read, not the mean over time.
+dropout for all steps is a mask a step here. LegS's permutation is bit reversal, as theirs.
+
+LRU and S5 layers above the first stand in a pre-norm residual block, with LayerNorm where the
+authors use batch norm; their GELU and GLU after each layer, and the block around the first one, are
+left out, so that between linear layers LayerNorm alone is not linear. Cosine schedules end at 0. S5
+was tuned on grey images of LRA, and its directions share all but C there: here each has parameters
+of its own, and 256 of the 512 outputs. LEM, coRNN, minGRU and minLSTM are layers without blocks.
 """
 
 from typing import Any
@@ -42,6 +50,14 @@ _LEM = {
 _CORNN = _LEM | {"model.cell": "cornn", "model.hidden_size": 256, "data.batch_size": 120}
 _PERMUTED = {"data.permutation": "92916"}
 _SMNIST = _LEM | {"optim.learning_rate": 1.8e-3, "optim.clip_norm": 1.0}
+_LEGS = {
+    "data.permutation": "bitreverse",
+    "data.valid_split": "last:5000",
+    "data.batch_size": 100,
+    "model.hidden_size": 512,
+    "optim.learning_rate": 1e-3,
+    "train.num_epochs": 50.0,
+}
 
 ROWS: dict[str, dict[str, Any]] = {
     "lem-psmnist": _LEM
@@ -109,6 +125,8 @@ ROWS: dict[str, dict[str, Any]] = {
         "model.embedding_size": 256,
         "model.state_size": 128,
         "model.num_layers": 4,
+        "model.block": "prenorm",
+        "model.pool": "mean",
         "model.dropout": 0.1,
         "optim.name": "adamw",
         "optim.weight_decay": 0.05,
@@ -116,6 +134,29 @@ ROWS: dict[str, dict[str, Any]] = {
         "optim.schedule": "cosine",
         "train.num_epochs": 180.0,
     },
+    "s5-scifar": {
+        "data.name": "cifar10",
+        "data.valid_split": "last:5000",
+        "data.batch_size": 50,
+        "model.cell": "s5",
+        "model.hidden_size": 256,
+        "model.embedding_size": 512,
+        "model.state_size": 192,
+        "model.hippo_size": 64,
+        "model.bidirectional": True,
+        "model.num_layers": 6,
+        "model.block": "prenorm",
+        "model.pool": "mean",
+        "model.dropout": 0.1,
+        "optim.name": "adamw",
+        "optim.weight_decay": 0.07,
+        "optim.learning_rate": 4.5e-3,
+        "optim.schedule": "cosine",
+        "optim.warmup_steps": 900,
+        "train.num_epochs": 250.0,
+    },
+    "legs-psmnist": _LEGS | {"model.cell": "legs"},
+    "legs-psmnist-ur": _LEGS | {"model.cell": "gated_legs"},
     "mingru-smnist": _SMNIST | {"model.cell": "mingru", "model.num_layers": 3},
     "minlstm-smnist": _SMNIST | {"model.cell": "minlstm", "model.num_layers": 3},
     "slstm-smnist": _SMNIST | {"model.cell": "slstm", "model.heads": 4},

@@ -201,6 +201,7 @@ def run(seconds, steps, seed):
     tally, end, count = Tally(), time.monotonic() + seconds, 0
     with tempfile.TemporaryDirectory() as folder:
         keep_text(folder)
+        print(f"the config under way: {folder}/now", flush=True)
 
         def one(case):
             nonlocal count
@@ -208,6 +209,7 @@ def run(seconds, steps, seed):
                 return
             name, changed = case
             count += 1
+            Path(folder, "now").write_text(f"{count} {name} {changed}\n", encoding="utf-8")
             faulthandler.dump_traceback_later(300, exit=True)
             try:
                 outcome = train(

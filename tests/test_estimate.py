@@ -80,6 +80,13 @@ def test_a_task_too_large_is_refused_before_its_examples_are_made(monkeypatch, c
     assert "\n" not in str(caught.value)
 
 
+def test_more_runs_side_by_side_than_have_time_are_refused():
+    config = make_config(num_seeds=1_000_000, model__hidden_size=4)
+    with pytest.raises(UserError, match=r"1,000,000 runs side by side would wait about 50 s at ev"):
+        make_program(config)
+    estimate.check_members(100_000)
+
+
 def test_evaluations_too_large_are_refused(monkeypatch):
     monkeypatch.setattr(estimate, "memory_of", lambda _: (24 * GIB, "this machine"))
     mesh = devices.make_mesh(jax.devices()[:1])

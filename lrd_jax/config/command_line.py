@@ -164,7 +164,8 @@ def _refused_by_config(error: Exception) -> str:
             groups = [] if path in defaults else defaults.keys()
             _check_key(path, [*known, *groups])
         elif "value" in names:
-            typed(path, names["value"], known[path])
+            value = typed(path, names["value"], known[path])
+            return f"config.{path}={names['value']!r}: write it as {value!r}"
     except UserError as wrong:
         return str(wrong)
     return ""

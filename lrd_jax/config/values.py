@@ -57,6 +57,8 @@ def conform(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def typed(key: str, value: Any, default: Any) -> Any:
     """Returns a value as the type of its default: whole numbers for real ones, lists for tuples.
 
+    A name for a tuple of names, which it is then the only one of.
+
     Raises:
       UserError: It is of another type.
     """
@@ -64,9 +66,11 @@ def typed(key: str, value: Any, default: Any) -> Any:
     value = plain(key, value)
     if kind is float and type(value) is int:
         return float(value)
+    if kind is tuple and type(value) is str and _holds_names(key, default):
+        value = (value,)
     if type(value) is not kind:
         raise UserError(f"config.{key}={value!r}: expected {_KINDS[kind]}")
-    if kind is tuple:
+    if isinstance(value, tuple):
         check_elements(key, value, default)
     return value
 
@@ -76,6 +80,10 @@ _PAIRS = frozenset({"data.curriculum"})
 
 # Tuples of names, whose default is none of them.
 _NAMES = ("data.channels",)
+
+
+def _holds_names(key: str, default: tuple[Any, ...]) -> bool:
+    return key in _NAMES or (bool(default) and all(isinstance(name, str) for name in default))
 
 
 def check_elements(key: str, value: tuple[Any, ...], default: tuple[Any, ...]) -> None:

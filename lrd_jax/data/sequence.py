@@ -15,6 +15,8 @@ from lrd_jax.errors import UserError
 class Layout:
     """What is to be found where; the fields are called like keys of `config.data`.
 
+    One name may stand for a tuple of one.
+
     Attributes:
         id_column: tables: column that names the sequence of a row.
         time_column: tables: column of the time, which must increase; "" = the order of the rows.
@@ -27,6 +29,11 @@ class Layout:
     time_column: str = "time"
     target_columns: tuple[str, ...] = ("target",)
     channels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("target_columns", "channels"):
+            names = getattr(self, field)
+            object.__setattr__(self, field, (names,) if isinstance(names, str) else tuple(names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,10 +129,29 @@ def check_values(inputs: np.ndarray, place: Place, channels: Sequence[str]) -> N
         )
 
 
+def in_order(sequences: Sequences, channels: tuple[str, ...]) -> Sequences:
+    """Returns sequences whose channels stand in the order of those that are known, by their names.
+
+    Raises:
+        UserError: they have others.
+    """
+    if sequences.channels == channels:
+        return sequences
+    if sorted(sequences.channels) != sorted(channels):
+        raise UserError(
+            f"{sequences.places[0].at()} has the channels {', '.join(sequences.channels)[:80]}, and"
+            f" those before have {', '.join(channels)[:80]}"
+        )
+    places = [sequences.channels.index(name) for name in channels]
+    inputs = [values[:, places] for values in sequences.inputs]
+    return dataclasses.replace(sequences, inputs=inputs, channels=channels)
+
+
 def default_names(count: int, layout: Layout, place: str) -> tuple[str, ...]:
     """Returns the names of channels that the file does not name; UserError if too many or few."""
     if layout.channels and len(layout.channels) != count:
         raise UserError(
-            f"{place} has {count} channels, and data.channels names {len(layout.channels)}"
+            f"{place} has {count} channels, and there should be {len(layout.channels)}"
+            f" (data.channels: {', '.join(layout.channels)[:80]})"
         )
     return layout.channels or tuple(f"x{number}" for number in range(count))

@@ -15,11 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from lrd_jax.data.sequence import Place, Sequences
+from lrd_jax.data.sequence import Layout, Place, Sequences, in_order
 from lrd_jax.data.sequence_statistics import (
     MOST_LABELS,
     Statistics,
-    check_channels,
     first_missing,
     label_text,
     statistics,
@@ -32,6 +31,8 @@ TARGETS = ("auto", "class", "number", "class_per_step", "number_per_step", "next
 SCALES = ("none", "standard", "minmax")
 MISSING = ("refuse", "mask", "hold")
 FILE = "sequences.json"
+_SET_MISSING = "set data.missing=hold (the last value stands for it) or mask (a channel that tells)"
+_FILL_IN = "fill it in: the model was trained without gaps (data.missing=refuse)"
 _MOST_CLASSES = 100  # different whole numbers that are still taken for classes
 
 
@@ -67,6 +68,8 @@ class Fit:
         target_offset: of each number that is predicted; targets are `(number - offset) * scale`.
         target_scale: the same.
         length: of the longest training sequence.
+        layout: how the training files were read, for those of a later prediction; None of data of
+            other kinds, and of earlier versions.
     """
 
     kind: str
@@ -80,6 +83,7 @@ class Fit:
     target_offset: tuple[float, ...]
     target_scale: tuple[float, ...]
     length: int
+    layout: Layout | None = dataclasses.field(default=None, compare=False)
 
     @property
     def features(self) -> int:
@@ -107,9 +111,10 @@ class Fit:
             UserError: other channels, a missing value, a label that no training sequence has; names
                 file and row.
         """
-        check_channels(sequences, self.channels)
+        sequences = in_order(sequences, self.channels)
         each = zip(sequences.inputs, sequences.places, strict=True)
-        inputs = [self.filled(values, place) for values, place in each]
+        advice = _SET_MISSING if need_targets else _FILL_IN
+        inputs = [self.filled(values, place, advice) for values, place in each]
         targets = None
         if need_targets and self.kind == "next":
             targets = [self.scaled(x[1:, : len(self.channels)]) for x in inputs]
@@ -124,8 +129,13 @@ class Fit:
             targets = [self._target(target, sequences, place) for target, place in pairs]
         return Arrays(sequences.ids, inputs, targets)
 
-    def filled(self, values: np.ndarray, place: Place) -> np.ndarray:
+    def filled(self, values: np.ndarray, place: Place, advice: str = _FILL_IN) -> np.ndarray:
         """Returns the features of one sequence (time, channels), without missing values.
+
+        Args:
+            values: the channels.
+            place: for the message.
+            advice: what can be done where a value is missing, also.
 
         Raises:
             UserError: a value is missing and may not be.
@@ -133,7 +143,7 @@ class Fit:
         gone = np.isnan(values)
         if self.missing == "refuse":
             if gone.any():
-                raise UserError(_refused(first_missing(values, place, self.channels)))
+                raise UserError(f"{first_missing(values, place, self.channels)}; {advice}")
             return values
         fill = np.array(self.fill, np.float32)
         if self.missing == "mask":
@@ -200,6 +210,8 @@ class Fit:
         try:
             content = json.loads(text)
             lists: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+            if lists.get("layout") is not None:
+                lists["layout"] = Layout(**lists["layout"])
             return cls(**lists)
         except (TypeError, AttributeError) as error:
             raise ValueError(f"not what training wrote: {error}") from error
@@ -237,7 +249,7 @@ def fit(
     check_choice("data.scale", scale, SCALES)
     check_choice("data.missing", missing, MISSING)
     if found.missing and missing == "refuse":
-        raise UserError(_refused(found.missing))
+        raise UserError(f"{found.missing}; {_SET_MISSING}")
     if not found.inputs.count.all():
         channel = found.channels[int(found.inputs.count.argmin())]
         raise UserError(f"channel {channel!r} has no value in any training sequence: leave it out")
@@ -308,10 +320,3 @@ def _classes(found: Statistics) -> tuple[str, ...]:
             f" to {MOST_LABELS}; numbers to be predicted are data.target=number"
         )
     return tuple(sorted(found.labels, key=float if found.numeric else None))
-
-
-def _refused(missing: str) -> str:
-    return (
-        f"{missing}; set data.missing=hold (the last value stands for it) or mask (a channel that"
-        " tells)"
-    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from lrd_jax.data.sequences import BucketDataset, in_memory, make_batches
 from lrd_jax.errors import UserError
 
 _KEY = "--config.data.path=DIR"
+logger = logging.getLogger(__name__)
 
 
 def make_sequences(
@@ -62,16 +65,34 @@ def make_sequences(
     if (folder / "dataset_info.json").is_file():
         from lrd_jax.data.sequence_store import read_prepared  # half a second to import
 
-        training, readers = read_prepared(folder)
-        found = fitted or fit(training, **options)
+        training, layout, readers = read_prepared(folder)
+        given = Layout(id_column, time_column, target_columns, channels)
+        _check_layout(folder, given, layout)
+        found = fitted or dataclasses.replace(fit(training, **options), layout=layout or given)
+        for key, value, usual in (("valid", valid_split, "last:10000"), ("test", test_split, "")):
+            if value != usual:
+                logger.warning("data.%s_split=%s has no effect: %s is prepared", key, value, folder)
         parts = {split: part(found) for split, part in readers.items()}
         return make_batches(found, parts, description=_described(folder.parent.name, found), **rest)
-    columns = () if target == "next" else target_columns
-    layout = Layout(id_column, time_column, columns, channels)
+    layout = Layout(id_column, time_column, target_columns, channels)
+    if target == "next":
+        layout = dataclasses.replace(layout, target_columns=())
     splits = split_files(folder, layout, target, valid_split, test_split)
-    found = fitted or fit(statistics([splits["train"]]), **options)
+    statistic = statistics([splits["train"]])
+    found = fitted or dataclasses.replace(fit(statistic, **options), layout=layout)
     parts = {split: in_memory(found.apply(some)) for split, some in splits.items()}
     return make_batches(found, parts, description=_described(folder.name, found), **rest)
+
+
+def _check_layout(folder: Path, given: Layout, layout: Layout | None) -> None:
+    """Refuses keys that say something else than a folder was prepared with."""
+    for field in dataclasses.fields(Layout) if layout is not None else ():
+        value, kept = getattr(given, field.name), getattr(layout, field.name)
+        if value not in (kept, field.default):
+            raise UserError(
+                f"data.{field.name}={value!r}: {folder} was prepared with {kept!r}; leave it out,"
+                " or prepare it anew under another --name"
+            )
 
 
 def split_files(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lrd_jax.data.sequence import Place, Sequences
+from lrd_jax.data.sequence import Place, Sequences, in_order
 from lrd_jax.errors import UserError
 
 MOST_LABELS = 10_000
@@ -84,7 +84,7 @@ class Statistics:
             self.per_step = sequences.per_step and sequences.targets is not None
             self.inputs = Moments(len(self.channels))
             self.once, self.steps = (Moments(len(self.target_names)) for _ in range(2))
-        check_channels(sequences, self.channels)
+        sequences = in_order(sequences, self.channels)
         for values, place in zip(sequences.inputs, sequences.places, strict=True):
             self.lengths.append(len(values))
             if not self.missing and np.isnan(values).any():
@@ -143,15 +143,6 @@ def label_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value)
-
-
-def check_channels(sequences: Sequences, channels: tuple[str, ...]) -> None:
-    """Raises UserError where sequences have other channels than those that are known."""
-    if sequences.channels != channels:
-        raise UserError(
-            f"{sequences.places[0].at()} has the channels {', '.join(sequences.channels)[:80]}, and"
-            f" those before have {', '.join(channels)[:80]}"
-        )
 
 
 def first_missing(values: np.ndarray, place: Place, channels: Sequence[str]) -> str:

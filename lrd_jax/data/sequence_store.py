@@ -15,9 +15,10 @@ import tensorflow_datasets as tfds
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.builders.sequences import Reader, SequenceBuilder, folder_of
 from lrd_jax.data.builders.writing import damaged, generate
+from lrd_jax.data.sequence import in_order
 from lrd_jax.data.sequence_files import Layout, Place, Sequences, stream
 from lrd_jax.data.sequence_fit import Arrays, Fit, Statistics
-from lrd_jax.data.sequence_splits import divide, find_files
+from lrd_jax.data.sequence_splits import ALL, divide, find_files
 from lrd_jax.data.sequences import Part
 from lrd_jax.errors import RunError, UserError
 from lrd_jax.runtime.locks import locked_folder
@@ -54,14 +55,16 @@ def prepare_sequences(
         return folder, {s: len(each) for s, each in _lengths(_open(folder)).items()}, False
     files = find_files(source)
     seen = {name: _check(path, layout) for name, path in files.items()}
-    first = next(iter(next(iter(seen.values()))[1]))
+    first = seen["train" if "train" in seen else ALL][1]
+    for _, other in seen.values():
+        in_order(other, first.channels)
     labels = _labels([found for found, _ in seen.values()])
     sizes = {name: len(found.lengths) for name, (found, _) in seen.items()}
     chosen = divide(sizes, valid_split, test_split)
     readers: dict[str, Reader] = {}
     for split, of in chosen.items():
         ((name_of_file, numbers),) = of.items()
-        part = functools.partial(_some, files[name_of_file], layout, numbers)
+        part = functools.partial(_some, files[name_of_file], layout, numbers, first.channels)
         readers[_STORED[split]] = part
     try:
         with locked_folder(folder.parent.parent):
@@ -69,6 +72,7 @@ def prepare_sequences(
                 readers,
                 labels,
                 first,
+                layout,
                 data_dir=folder.parent.parent.parent,
                 file_format="array_record",
                 config=name,
@@ -82,12 +86,13 @@ def prepare_sequences(
     return folder, sizes, True
 
 
-def _check(path: Path, layout: Layout) -> tuple[Statistics, list[Sequences]]:
+def _check(path: Path, layout: Layout) -> tuple[Statistics, Sequences]:
     """Reads a whole file, and forgets all but its statistics and the first sequence."""
-    found, first = Statistics(), []
+    found, first = Statistics(), None
     for some in stream(path, layout):
         found.add(some)
-        first = first or [some.take([0])]
+        first = first or some.take([0])
+    assert first is not None  # or `stream` would have refused the file
     return found, first
 
 
@@ -97,24 +102,30 @@ def _labels(every: list[Statistics]) -> list[str]:
     return sorted(set().union(*(found.labels for found in every)))
 
 
-def _some(path: Path, layout: Layout, numbers: np.ndarray) -> Iterator[Sequences]:
-    """Reads the sequences of a file that have some numbers, which rise."""
+def _some(
+    path: Path, layout: Layout, numbers: np.ndarray, channels: tuple[str, ...]
+) -> Iterator[Sequences]:
+    """Reads the sequences of a file that have some numbers, which rise; channels in this order."""
     start = 0
     for some in stream(path, layout):
         low, high = np.searchsorted(numbers, (start, start + len(some)))
         start += len(some)
         if high > low:
-            yield some.take((numbers[low:high] - (start - len(some))).tolist())
+            wanted = (numbers[low:high] - (start - len(some))).tolist()
+            yield in_order(some.take(wanted), channels)
 
 
-def read_prepared(folder: Path) -> tuple[Statistics, dict[str, Callable[[Fit], Part]]]:
+def read_prepared(
+    folder: Path,
+) -> tuple[Statistics, Layout | None, dict[str, Callable[[Fit], Part]]]:
     """Opens what `prepare_sequences` wrote.
 
     Args:
         folder: as it returned it.
 
     Returns:
-        The statistics of the training sequences; and split -> what makes its `Part`, given the fit.
+        The statistics of the training sequences; how the files were read, None where an earlier
+        version wrote it; and split -> what makes its `Part`, given the fit.
 
     Raises:
         UserError: it is damaged, or was not written so.
@@ -124,7 +135,9 @@ def read_prepared(folder: Path) -> tuple[Statistics, dict[str, Callable[[Fit], P
     content = builder.info.metadata["train"]["statistics"]
     training = Statistics.from_json(content, lengths["train"].tolist())
     parts = {split: functools.partial(_part, builder, split, training) for split in _STORED}
-    return training, {s: functools.partial(make, lengths[s]) for s, make in parts.items()}
+    kept = builder.info.metadata.get("layout")
+    layout = None if kept is None else Layout(**kept)
+    return training, layout, {s: functools.partial(make, lengths[s]) for s, make in parts.items()}
 
 
 def _part(builder: Any, split: str, training: Statistics, lengths: np.ndarray, fit: Fit) -> Part:

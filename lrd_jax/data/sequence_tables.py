@@ -52,7 +52,7 @@ class _Columns:
     def __init__(self, path: Path, names: Sequence[str], layout: Layout, need: bool) -> None:
         if twice := [name for name in dict.fromkeys(names) if list(names).count(name) > 1]:
             raise UserError(f"{path} has two columns {twice[0]!r}")
-        self._path, self._names = path, names
+        self._path, self._names, self._training = path, names, need
         self.id = self._found(layout.id_column, "id_column")
         self.time = layout.time_column and self._found(
             layout.time_column, "time_column", ', or "" where the rows are in order'
@@ -77,10 +77,10 @@ class _Columns:
                 f"{self._path}: its columns are separated by {marks[0]!r}; use commas, and a point"
                 " in numbers"
             )
-        raise UserError(
-            f"{self._path} has no column {name!r}{hint}: it has {shown}; name another by"
-            f" data.{key}{otherwise}"
-        )
+        advice = f"name another by data.{key}{otherwise}"
+        if not self._training:  # for a prediction, where no key of the data can change
+            advice = "call it as the training files do"
+        raise UserError(f"{self._path} has no column {name!r}{hint}: it has {shown}; {advice}")
 
     def sequences(self, some: Sequence[tuple[str, Any, Any, Place]]) -> Sequences:
         """Returns read sequences, each name, inputs, targets and place."""

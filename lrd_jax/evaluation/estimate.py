@@ -19,6 +19,10 @@ _FLOAT = 4  # bytes; the state is float32, whatever the products are computed in
 # took 0.3 to 0.9 s (lstm, urlstm; 1 against 6 layers, two busy cores). Deeper: untried.
 _COMPILE_S = 1.0
 _COMPILE_BUDGET_S = 600.0
+# On the host, for each run side by side: its examples are drawn, then stacked with those of others
+# (digits, batches of 4: 0.1 ms on a busy core). The records of a million would be as slow.
+_MEMBER_S = 5e-5
+_STEP_BUDGET_S = 10.0
 _TOKEN_BYTES = 20  # of a sample: its key, and the token on the device and in a list
 
 
@@ -103,6 +107,17 @@ def check_compiling(config: Any) -> None:
             f" decoder) would compile for about {needed / 60:.0f} minutes, at {_COMPILE_S:g} s"
             f" each, and {_COMPILE_BUDGET_S / 60:.0f} are the most that a run may; lower"
             " model.num_layers or aux.decoder_layers"
+        )
+
+
+def check_members(num_members: int) -> None:
+    """Raises UserError where so many runs side by side would spend the time on making batches."""
+    needed = num_members * _MEMBER_S
+    if needed > _STEP_BUDGET_S:
+        raise UserError(
+            f"{num_members:,} runs side by side would wait about {needed:,.0f} s at every step until"
+            f" each has its batch, at {1e6 * _MEMBER_S:.0f} us each, and {_STEP_BUDGET_S:.0f} s are"
+            " the most that a run may; lower num_seeds, or the values of sweep.*"
         )
 
 

@@ -72,8 +72,8 @@ def _read(model: Model, path: Path) -> Iterator[tuple[list[Any], list[Any]]]:
     fit = model.fit
     layout = Layout(target_columns=())
     if fit is not None:
-        layout = Layout(**{f.name: config.data[f.name] for f in dataclasses.fields(Layout)})
-        layout = dataclasses.replace(layout, channels=fit.channels)
+        keys = {f.name: config.data[f.name] for f in dataclasses.fields(Layout)}
+        layout = dataclasses.replace(fit.layout or Layout(**keys), channels=fit.channels)
     for some in stream(path, layout, need_targets=False):
         yield some.ids, some.inputs if fit is None else fit.apply(some, need_targets=False).inputs
 

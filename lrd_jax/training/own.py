@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import ml_collections
 
 from lrd_jax.config import checks, command_line, defaults
 from lrd_jax.config.paths import expand_user
-from lrd_jax.config.values import conform, flatten, typed
+from lrd_jax.config.values import conform, flatten, plain, put, typed
 from lrd_jax.errors import UserError, did_you_mean
 from lrd_jax.runtime import devices
 from lrd_jax.training import effects, loop
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
 
 def train(
-    config: ml_collections.ConfigDict | Mapping[str, Any] | str, workdir: str | os.PathLike[str]
+    config: ml_collections.ConfigDict | Mapping[str, Any] | str,
+    workdir: str | os.PathLike[str],
+    overrides: Mapping[str, Any] = _NONE,
 ) -> dict[str, Any]:
     """Trains as `python -m lrd_jax.main` does; resumes where the work directory stopped.
 
@@ -30,6 +35,7 @@ def train(
         keys with their values, `{"data.name": "digits", "model.cell": "lstm"}`, the others being
         at their defaults.
       workdir: made if missing.
+      overrides: keys with other values than the config's, as `--config.KEY=VALUE` gives them.
 
     Returns:
       The content of `result.json`: `best` and `test` of the seed that validated best, and `seeds`,
@@ -46,12 +52,18 @@ def train(
     elif isinstance(config, ml_collections.ConfigDict):
         found = conform(config)
     elif isinstance(config, Mapping):
-        found, given = _of_keys(config), config
+        found, given = _changed(defaults.get_config(), config), config
     else:
         raise UserError(
             f"config is of type {type(config).__name__}: give a config, the name of a config file,"
             " or a dict of keys with their values"
         )
+    if not isinstance(overrides, Mapping):
+        raise UserError(
+            f"overrides are of type {type(overrides).__name__}, and must be a mapping from key to"
+            " value, such as {'model.cell': 'lstm'}"
+        )
+    found, given = _changed(found, overrides), {**given, **overrides}
     checks.validate(found)
     folder = expand_user(workdir)
     found, notes = effects.judge(found, given)
@@ -66,10 +78,10 @@ def train(
     return loop.run(found, folder, flag, notes)
 
 
-def _of_keys(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
-    """The defaults with some keys changed."""
-    config = defaults.get_config()
-    known = flatten(config)
+def _changed(config: ml_collections.ConfigDict, given: Mapping[str, Any]) -> Any:
+    """Returns a config, locked, with some keys changed."""
+    known, typical = flatten(config), flatten(defaults.get_config())
+    changed = config.copy_and_resolve_references().unlock()
     for key, value in given.items():
         if key not in known:
             hint = did_you_mean(str(key), known)
@@ -77,5 +89,7 @@ def _of_keys(given: Mapping[str, Any]) -> ml_collections.ConfigDict:
                 f"unknown config key {key!r}"
                 + (hint or "; keys are written as in 'model.cell', see lrd_jax/config/defaults.py")
             )
-        config.update_from_flattened_dict({key: typed(key, value, known[key])})
-    return config
+        kept = typed(key, value, typical[key]) if key in typical else plain(key, value)
+        with changed.ignore_type():
+            put(changed, key, kept)
+    return changed.lock()

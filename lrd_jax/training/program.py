@@ -62,6 +62,7 @@ def make_program(config: Any, dataset: Dataset | None = None, mesh: Mesh | None 
     """
     # What needs no data is checked before a download may start.
     estimate.check_compiling(config)
+    estimate.check_members(len(members(config)))
     _check_parts(config)
     check_values(config, _check_parts)
     mesh = mesh or make_mesh()

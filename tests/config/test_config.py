@@ -167,6 +167,7 @@ EDITS = [
     ("c.seed = True", "config.seed=True: expected an integer"),
     ("c.seed = 1.5", "config.seed=1.5: expected an integer"),
     ("c.devices.deterministic = 1", "config.devices.deterministic=1: expected true or false"),
+    ("c.data.target_columns = 'a'", "config.data.target_columns='a': write it as ('a',)"),
     ("c.model.cell = 3", "config.model.cell=3: expected a string"),
     ("c.model.head_hidden = 256", "config.model.head_hidden=256: expected a tuple such as (256,)"),
     ("c.model.head_hidden = (256, 'wide')", "is not a tuple of int; write it like (256,)"),
@@ -200,6 +201,7 @@ def test_a_file_is_refused_as_the_command_line_is(tmp_path, edit, message):
         ("c.eval.delays = [200, 400]", "eval.delays", (200, 400)),
         ("import numpy; c.optim.clip_norm = numpy.float64(2)", "optim.clip_norm", 2.0),
         ("c.data.delay = c.get_ref('seed')", "data.delay", 0),
+        ("with c.ignore_type(): c.data.channels = 'x'", "data.channels", ("x",)),
         ("c.unlock(); c.model.beta = [1, 2]", "model.beta", (1, 2)),
     ],
 )

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from lrd_jax.config import command_line
 from lrd_jax.config.defaults import get_config
 from lrd_jax.config.horizon import Horizon
+from lrd_jax.config.values import conform
 from lrd_jax.data import make_dataset
 from lrd_jax.data.pipeline import shapes_change
 from lrd_jax.data.prepare import main
-from lrd_jax.data.sequence_files import Place, Sequences
-from lrd_jax.data.sequence_fit import FILE, fit, statistics
+from lrd_jax.data.sequence_files import Layout, Place, Sequences
+from lrd_jax.data.sequence_fit import FILE, Fit, fit, statistics
 from lrd_jax.data.sequence_splits import divide
 from lrd_jax.data.sequences import BucketDataset, data_spec, in_memory
 from lrd_jax.errors import UserError
@@ -259,6 +260,65 @@ def test_what_is_prepared_gives_the_same_batches(folder, tmp_path, capsys):
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
     assert main(argv) == 0 and "was already prepared" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_columns_are_matched_by_name(tmp_path, prepared):
+    """The file for the test has them in another order, and both own names for some."""
+    rng = np.random.default_rng(4)
+    names = {"id": "patient", "time": "hour", "target": "state"}
+    train, test = (
+        rows([rng.normal(size=(3, 2)) for _ in range(6)], ["up", "down"] * 3) for _ in range(2)
+    )
+    (tmp_path / "own").mkdir()
+    for name, found, order in (("train", train, (0, 1, 2, 3, 4)), ("test", test, (3, 4, 2, 0, 1))):
+        named = [[names.get(x, x) for x in found[0]], *found[1:]]
+        text = table([[row[i] for i in order] for row in named])
+        (tmp_path / "own" / f"{name}.csv").write_text(text, encoding="utf-8")
+    options = {"id_column": "patient", "time_column": "hour", "target_columns": "state"}
+    options |= {"valid_split": "last:2"}
+    path = tmp_path / "own"
+    if prepared:
+        flags = [f"--{key}={value}" for key, value in options.items()]
+        assert main(["sequences", f"--from_dir={path}", f"--data_dir={tmp_path}", *flags]) == 0
+        path, options = tmp_path / "lrd_sequences" / "own" / "1.0.0", {}
+    config = config_for(path).unlock()
+    with config.ignore_type():
+        config.data.update(options)
+    data = make_dataset(conform(config))
+    (batch,) = data.eval_batches("test", 6)
+    expected = np.array([row[2:4] for row in test[1:]], np.float32).reshape(6, 3, 2)
+    np.testing.assert_allclose(batch["inputs"], expected, rtol=1e-6)
+    layout = Layout("patient", "hour", ("state",))
+    assert data.fit.layout == layout and data.fit.channels == ("a", "b")
+    assert Fit.from_json(data.fit.to_json()).layout == layout
+    if prepared:
+        config.data.id_column = "person"
+        with pytest.raises(UserError, match=r"data.id_column='person': .* prepared with 'patient'"):
+            make_dataset(config)
+
+
+def test_what_is_prepared_has_its_splits(folder, tmp_path, caplog):
+    argv = ["sequences", f"--from_dir={folder}", f"--data_dir={tmp_path}"]
+    assert main([*argv, "--valid_split=last:4", "--test_split=last:3"]) == 0
+    where = tmp_path / "lrd_sequences" / "mine" / "1.0.0"
+    caplog.clear()
+    make_dataset(config_for(where))
+    assert not caplog.messages
+    make_dataset(config_for(where, test_split="0.5"))
+    assert caplog.messages == [f"data.test_split=0.5 has no effect: {where} is prepared"]
+
+
+def test_other_columns_are_not_prepared(tmp_path, capsys):
+    (tmp_path / "own").mkdir()
+    for name, column in (("train", "a"), ("test", "c")):
+        text = table([[column if x == "a" else x for x in row] for row in rows()])
+        (tmp_path / "own" / f"{name}.csv").write_text(text, encoding="utf-8")
+    argv = ["sequences", f"--from_dir={tmp_path}/own", f"--data_dir={tmp_path}"]
+    assert main([*argv, "--valid_split=0.2"]) == 2
+    error = capsys.readouterr().err
+    assert "test.csv, row 2 has the channels c, b, and those before have a, b" in error
+    assert not (tmp_path / "lrd_sequences").exists()
 
 
 def test_the_training_sequences_alone_are_fitted(folder, tmp_path):

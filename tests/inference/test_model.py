@@ -20,6 +20,7 @@ from lrd_jax.inference import text
 from lrd_jax.inference.arrays import Batches
 from lrd_jax.inference.forward import Network
 from lrd_jax.objectives import make_evaluated
+from lrd_jax.training import own
 from tests.inference.runs import CLASSES, SPEC, make_run
 from tests.training.harness import make_config
 
@@ -244,3 +245,35 @@ def test_configs_that_are_none(config, message, tmp_path):
     with pytest.raises(UserError, match=message):
         lrd_jax.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"model.cel": "lstm"}, "unknown config key 'model.cel': did you mean model.cell"),
+        ({"data": 3}, "unknown config key 'data'"),
+        ({"model.hidden_size": "big"}, "expected an integer"),
+        ({"model.gates": "U-", "model.cell": "lstm"}, "model.gates='U-' has no effect"),
+        ({"train.num_steps": -1}, "config.train.num_steps=-1: must be 0 or more"),
+        ([("seed", 1)], "overrides are of type list, and must be a mapping"),
+    ],
+)
+@pytest.mark.parametrize("config", ["configs/urlstm_pdigits.py:quick", {"data.name": "digits"}])
+def test_overrides_of_a_config_are_checked_as_on_the_command_line(
+    config, overrides, message, tmp_path
+):
+    with pytest.raises(UserError, match=message):
+        lrd_jax.train(config, tmp_path / "run", overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_win_over_the_config(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(own.loop, "run", lambda *args: seen.append(args[:3]))
+    file = "configs/urlstm_pdigits.py:quick"
+    lrd_jax.train(file, tmp_path, {"optim.learning_rate": 1, "model.head_hidden": [3]})
+    lrd_jax.train({"model.cell": "gru", "seed": 1}, tmp_path, {"seed": 2})
+    ((first, _, flag), (second, _, _)) = seen
+    assert flag == file and first.optim.learning_rate == 1.0 and first.model.head_hidden == (3,)
+    assert first.data.name == "digits" and first.is_locked
+    assert (second.model.cell, second.seed) == ("gru", 2)

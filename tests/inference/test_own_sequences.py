@@ -1,12 +1,14 @@
 """Models of sequences of one's own: labels, units and missing values are those of the files."""
 
 import csv
+import re
 
 import numpy as np
 import pytest
 
 import lrd_jax
 from lrd_jax.data import make_dataset
+from lrd_jax.data.prepare import main as prepare
 from lrd_jax.errors import UserError
 from lrd_jax.predict import main as predict
 from lrd_jax.training.found import keep_fit
@@ -108,3 +110,40 @@ def test_labels_and_missing_values(tmp_path, capsys):
     assert predict([f"--workdir={run}", f"--input={path}", f"--output={path}.csv"]) == 2
     error = capsys.readouterr().err
     assert "x1" in error and error.count("\n") == 1
+
+
+def test_names_of_columns_are_known_and_errors_say_what_works(tmp_path, capsys):
+    pytest.importorskip("pyarrow", reason="the extra tables is not installed")
+    folder = tmp_path / "own"
+    folder.mkdir()
+    lines = [f"p{n},{t},{n % 3 - 1},{n},{'ab'[n % 2]}" for n in range(8) for t in range(3)]
+    text = "\n".join(["patient,hour,x,y,state", *lines]) + "\n"
+    (folder / "all.csv").write_text(text, encoding="utf-8")
+    layout = ["--id_column=patient", "--time_column=hour", "--target_columns=state"]
+    parts = ["--valid_split=0.25", "--test_split=0.25"]
+    argv = ["sequences", f"--from_dir={folder}", f"--data_dir={tmp_path}", *layout, *parts]
+    assert prepare(argv) == 0
+    where = tmp_path / "lrd_sequences" / "own" / "1.0.0"
+    changes = {"data.name": "sequences", "data.path": str(where), "data.batch_size": 4}
+    dataset = make_dataset(make_config(**changes))
+    run = make_run(tmp_path / "run", dataset=dataset, **changes)
+    keep_fit(run, dataset)
+    new = tmp_path / "new.csv"
+    new.write_text("y,x,hour,patient\n1,2,0,p9\n1,2,1,p9\n", encoding="utf-8")
+    assert [row["id"] for row in said_of(run, new)] == ["p9"]
+    capsys.readouterr()
+    for text, message in (
+        ("y,x,hour,id\n1,2,0,p9\n", "has no column 'patient'.*; call it as the training files do$"),
+        ("y,hour,patient\n1,0,p9\n", "has no column 'x'.*; call it as the training files do$"),
+        ("y,x,hour,patient\n,2,0,p9\n", "channel 'y' has no value; fill it in: the model was tr"),
+    ):
+        new.write_text(text, encoding="utf-8")
+        assert predict([f"--workdir={run}", f"--input={new}", f"--output={new}.csv"]) == 2
+        error = capsys.readouterr().err
+        assert re.search(message, error.strip()) and error.count("\n") == 1, error
+    np.savez(tmp_path / "new.npz", x_0=np.zeros((2, 3)))
+    argv = [f"--workdir={run}", f"--input={tmp_path}/new.npz", f"--output={new}.csv"]
+    assert predict(argv) == 2
+    assert (
+        "x_0 has 3 channels, and there should be 2 (data.channels: x, y)" in capsys.readouterr().err
+    )

@@ -217,6 +217,14 @@ def test_every_row_builds(imitations, spec):
         # Embedding, cell (four blocks, or three), and the layer that fits 3072 to 1024.
         ("gating_wikitext103.py:G13-UR", 267_735 * 1024 + 4 * 3072 * 4097 + 3073 * 1024),
         ("gating_wikitext103.py:G13---", 267_735 * 1024 + 3 * 3072 * 4097 + 3073 * 1024),
+        # Cell and readout; one number of input, 512 of memory.
+        ("yardsticks.py:legs-psmnist", 514 + 2 * 512 * 514 + 513 * 10),
+        ("yardsticks.py:legs-psmnist-ur", 514 + 3 * 512 * 514 + 513 * 10),
+        # Embedding, readout, norms; six layers of two directions that read 512 features each.
+        (
+            "yardsticks.py:s5-scifar",
+            4 * 512 + 513 * 10 + 5 * 1024 + 12 * (192 * (3 + 2 * 512 + 2 * 256) + 512 * 256),
+        ),
         # Embedding, two layers, readout.
         ("char_shakespeare.py", 65 * 64 + 4 * 256 * (321 + 513) + 257 * 65),
     ],

@@ -82,6 +82,22 @@ def test_a_rate_of_one_holds_the_start_and_of_zero_is_the_cell(zoned, x64):
     )
 
 
+def test_evaluation_is_the_mean_over_the_masks_of_one_step(zoned, x64):
+    """YAR-08: from a state that is not zero. A unit's step depends on its own mask alone."""
+    (model, params), x = zoned, inputs()[:, :1]
+    start = model.apply(params, inputs(seed=2), deterministic=True).final
+
+    def after(held):
+        masks = Masks((None,), (None,), (None,), *((jnp.full((1, B, D), held),),) * 2)
+        return model.apply(params, x, initial=start, masks=masks).final[0]
+
+    held, free = after(True), after(False)
+    mean = held._replace(h=0.3 * held.h + 0.7 * free.h, c=0.6 * held.c + 0.4 * free.c)
+    found = model.apply(params, x, initial=start, deterministic=True).final[0]
+    assert_close(found, mean, 1e-14)
+    assert jnp.abs(held.h - free.h).min() > 1e-4 and jnp.abs(held.c - free.c).min() > 1e-4
+
+
 def test_a_window_sees_the_masks_of_the_whole(zoned, x64):
     (model, params), x = zoned, inputs()
     masks = model.draw(draws(), T, B)

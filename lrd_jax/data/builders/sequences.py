@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from lrd_jax.data.builders.base import Builder
-from lrd_jax.data.sequence import Sequences
+from lrd_jax.data.sequence import Layout, Sequences
 from lrd_jax.data.sequence_fit import Statistics, label_text
 
 Reader = Callable[[], Iterator[Sequences]]
@@ -27,7 +28,12 @@ class SequenceBuilder(Builder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The folder holds the files of the splits."
 
     def __init__(
-        self, readers: dict[str, Reader], labels: list[str], example: Sequences, **options: Any
+        self,
+        readers: dict[str, Reader],
+        labels: list[str],
+        example: Sequences,
+        layout: Layout,
+        **options: Any,
     ) -> None:
         """Keeps what is to be written.
 
@@ -35,9 +41,11 @@ class SequenceBuilder(Builder):
             readers: split -> what begins to read it, some sequences at a time.
             labels: of all sequences; empty where targets are numbers.
             example: any of the sequences.
+            layout: how the files are read, for those of a later prediction.
             **options: of TFDS.
         """
         self._readers, self._labels, self._example = readers, labels, example
+        self._layout = layout
         self._numbers = {label: number for number, label in enumerate(labels)}
         super().__init__(**options)
 
@@ -66,7 +74,9 @@ class SequenceBuilder(Builder):
             description="Sequences of a person's own.",
             features=tfds.features.FeaturesDict(features),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(labels=self._labels),
+            metadata=tfds.core.MetadataDict(
+                labels=self._labels, layout=dataclasses.asdict(self._layout)
+            ),
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
