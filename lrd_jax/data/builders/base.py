@@ -1,6 +1,7 @@
 """What the builders share: names, file format and the hand-over of source files."""
 
 import abc
+import functools
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -42,6 +43,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
         """Raises UserError unless `NAME/<name>` exists; "" where a data set has no variants."""
         if name:
             raise UserError(f"{cls.name.removeprefix('lrd_')} has no variants: leave out /{name}")
+
+
+class NamedVariants:
+    """For a builder whose variants have names and nothing else."""
+
+    @classmethod
+    @functools.cache  # TFDS wants the same object every time
+    def get_builder_config(cls, name: str, version: Any = None) -> tfds.core.BuilderConfig:
+        """Returns the TFDS config of a variant; it has no other content than its name."""
+        del version
+        return tfds.core.BuilderConfig(name=name)
 
 
 class ImageBuilder(Builder):

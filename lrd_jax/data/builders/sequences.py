@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lrd_jax.data.builders.base import Builder
+from lrd_jax.data.builders.base import Builder, NamedVariants
 from lrd_jax.data.sequence import Sequences
 from lrd_jax.data.sequence_fit import Statistics, label_text
 
 Reader = Callable[[], Iterator[Sequences]]
 
 
-class SequenceBuilder(Builder):
+class SequenceBuilder(NamedVariants, Builder):
     """Stores sequences as they stand in the files: nothing is fitted yet, a missing value is NaN.
 
     Its metadata holds the statistics of the training sequences, and the lengths of all.
@@ -40,13 +39,6 @@ class SequenceBuilder(Builder):
         self._readers, self._labels, self._example = readers, labels, example
         self._numbers = {label: number for number, label in enumerate(labels)}
         super().__init__(**options)
-
-    @classmethod
-    @functools.cache  # TFDS wants the same object every time
-    def get_builder_config(cls, name: str, version: Any = None) -> tfds.core.BuilderConfig:
-        """Returns the TFDS config of a name; it has no other content."""
-        del version
-        return tfds.core.BuilderConfig(name=name)
 
     def _info(self) -> tfds.core.DatasetInfo:
         example = self._example
