@@ -266,6 +266,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _prepare_captions(flags: Any) -> int:
+    """Prepares pictures with captions; returns the exit status. UserError for bad input."""
     from lrd_jax.data import caption_prepare
 
     encoder = flags.encoder or ("brought" if flags.features else DEFAULT)
@@ -283,6 +284,7 @@ def _prepare_captions(flags: Any) -> int:
 
 
 def _prepare_sequences(flags: Any) -> int:
+    """Prepares a person's own sequences; returns the exit status. UserError for bad input."""
     from lrd_jax.data import sequence_store
 
     if not flags.from_dir:

@@ -56,6 +56,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(workdir: Path, out: Path, seeds: str) -> None:
+    """Writes what `main` promises into a folder, or nothing at all.
+
+    Args:
+      workdir: of the run.
+      out: made if missing; files of the same names are replaced.
+      seeds: as of `inference.model.load`.
+
+    Raises:
+      UserError: the run cannot be loaded or exported.
+      RunError: the folder cannot be written.
+    """
     import jax
 
     from lrd_jax.export import card, programs, weights

@@ -120,6 +120,7 @@ def _notes(
     records: Sequence[Mapping[str, Any]],
     members: Sequence[Mapping[str, Any]],
 ) -> list[str]:
+    """What has to be known of a run: that it is not finished, or that seeds stopped."""
     notes = []
     if not result:
         last = max((r["step"] for r in records), default=0)

@@ -245,6 +245,7 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
 
 
 def _draw_trial(panel: Any, x: float, trial: Mapping[str, Any], metric: Metric) -> None:
+    """A dot for a trial's score, and what its seeds say of it."""
     scores = _seed_scores(trial, metric)
     found = over_seeds([{metric.name: score} for score in scores or [None]], [metric])[metric.name]
     y = metric.factor * trial["score"]

@@ -26,6 +26,7 @@ def available_memory(root: str | os.PathLike[str] = "/") -> int:
 
 
 def _of_machine(root: Path) -> Iterator[int]:
+    """Yields the bytes that the machine has free, where that is known."""
     try:
         text = (root / "proc/meminfo").read_text(encoding="utf-8")
     except OSError:  # another system

@@ -97,6 +97,7 @@ class ImageBuilder(Builder):
         """
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """See TFDS: `image` `(height, width, channels)` uint8, and `label`."""
         features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Tensor(shape=self.IMAGE_SHAPE, dtype=np.uint8),

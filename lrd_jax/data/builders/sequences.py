@@ -41,6 +41,7 @@ class SequenceBuilder(NamedVariants, Builder):
         super().__init__(**options)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """See TFDS: inputs `(time, channels)` float32, and targets where there are some."""
         example = self._example
         features: dict[str, Any] = {
             "id": tfds.features.Text(),
@@ -65,6 +66,7 @@ class SequenceBuilder(NamedVariants, Builder):
         return {split: self._generate_examples(split) for split in self._readers}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See TFDS; keeps statistics and lengths in the metadata when a split is through."""
         found, number = Statistics(), 0
         for some in self._readers[split]():
             found.add(some)

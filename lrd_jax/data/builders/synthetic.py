@@ -27,6 +27,7 @@ class TaskBuilder(NamedVariants, Builder):
         return self.TASK.of_variant(self.builder_config.name)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """See TFDS: the arrays that the task draws."""
         features = {
             name: tfds.features.Tensor(shape=array.shape[1:], dtype=array.dtype)
             for name, array in self._task.draw(stream("test"), 1).items()
