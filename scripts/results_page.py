@@ -1,6 +1,6 @@
 """`docs/results.md`, made of what is in `results/`: tables by task, and the published claims.
 
-python scripts/reproduce.py --table --publish   # rewrites it, and the telling rows in README.md
+python scripts/reproduce.py --table --publish   # rewrites it, README's telling rows and the figures
 """
 
 from __future__ import annotations
