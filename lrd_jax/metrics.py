@@ -242,6 +242,7 @@ def tables(metrics: Iterable[Metric], sums: Mapping[str, Sequence[Any]]) -> dict
 def _finished(
     by_name: Mapping[str, Metric], sums: Mapping[str, Sequence[Any]], tables: bool
 ) -> dict[str, np.ndarray]:
+    """Values of metrics, or of tables, `(members, ...)` by name, from their sums."""
     found = {}
     with np.errstate(invalid="ignore", divide="ignore"):
         for name, parts in sums.items():

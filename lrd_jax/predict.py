@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(flags: Any, rest: Sequence[str]) -> None:
+    """Checks all that can be checked before JAX loads, then predicts; UserError for bad input."""
     workdir = expand_user(flags.workdir)
     flag = parse_flags(
         ["predict", *rest],

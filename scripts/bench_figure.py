@@ -62,6 +62,7 @@ def plot(records: list[dict[str, Any]], path: pathlib.Path) -> None:
 
 
 def _plot_ratios(records: list[dict[str, Any]]) -> figures.Figure:
+    """Times of all contenders over that of PyTorch's or Flax's best, a panel a shape."""
     shapes = list(dict.fromkeys(map(shape_of, records)))
     ratios: dict[str, list[float]] = {}
     for name in dict.fromkeys(r["contender"] for r in records):
@@ -90,6 +91,7 @@ def _plot_ratios(records: list[dict[str, Any]]) -> figures.Figure:
 
 
 def _plot_times(lines: dict[tuple[int, int], dict[str, list[tuple[int, float]]]]) -> figures.Figure:
+    """Times over the length of the sequences, a panel for each batch and number of units."""
     across = min(3, len(lines))
     down = math.ceil(len(lines) / across)
     figure = figures.new_figure(columns=2, height=1.7 * down + 0.2)

@@ -287,6 +287,8 @@ def timing(job: Job) -> dict[str, Any]:
 
 
 def _timed(call: Callable[[], Any], shape: Shape) -> dict[str, Any]:
+    """Times of a call, in seconds: median, least, first; and how many were counted."""
+
     def once() -> float:
         began = time.perf_counter()
         call()

@@ -4,6 +4,7 @@
     python scripts/reproduce.py char_shakespeare --set data.text_dir=DIR
     python scripts/reproduce.py pmnist_gates --publish   # what came out goes into results/
     python scripts/reproduce.py --table                  # prints docs/results.md from results/
+    python scripts/reproduce.py --table --publish        # rewrites it and the figures
 
 Writes `NAME.json` (config, versions, commit, device, seeds, curves) and `NAME.png` beside the work
 directories in `--out`, and prints the committed numbers beside these. `--publish`, of a clean
@@ -38,13 +39,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not inst
 
 import results_page  # noqa: E402
 from reproduce_experiments import EXPERIMENTS, Experiment  # noqa: E402
-from reproduce_report import RESULTS, comparison, rewrite_pages  # noqa: E402
+from reproduce_report import RESULTS, comparison, draw, redraw, rewrite_pages  # noqa: E402
 from reproduce_tuning import check_rates, tested_at, tune  # noqa: E402
 
 from lrd_jax.config import checks, command_line, record  # noqa: E402
 from lrd_jax.errors import UserError, one_line  # noqa: E402
 from lrd_jax.reporting import published  # noqa: E402
-from lrd_jax.reporting.plots import plot_curves, plot_transfer  # noqa: E402
 from lrd_jax.reporting.workdir import write_atomically  # noqa: E402
 from lrd_jax.reporting.writers import read_metrics  # noqa: E402
 from lrd_jax.runtime import devices, interrupts, terminal  # noqa: E402
@@ -296,7 +296,11 @@ def parse_arguments() -> Any:
     parser.add_argument(
         "--publish", action="store_true", help="write results/ and its pages as well"
     )
-    parser.add_argument("--table", action="store_true", help="only print docs/results.md")
+    parser.add_argument(
+        "--table",
+        action="store_true",
+        help="only print docs/results.md; with --publish rewrite it and the figures",
+    )
     args = parser.parse_args()
     if args.name is None and not args.table:
         parser.error("name an experiment: " + ", ".join(sorted(EXPERIMENTS)))
@@ -318,6 +322,7 @@ def main() -> None:
     args = parse_arguments()
     if args.table:
         if args.publish:
+            redraw()
             rewrite_pages()
         else:
             print(results_page.page(RESULTS))
@@ -340,19 +345,7 @@ def main() -> None:
     found = collect(args.name, experiment, workdirs, tuned, [*map(_from_root, sys.argv)])
     path = folder / target.name
     write_atomically(path, published.to_json(found))
-    plot = path.with_suffix(".png")
-    plot_curves(
-        {label: workdir for label, workdir in workdirs.items()},
-        plot,
-        curves=(("valid", experiment.metric), ("train", "loss")),
-        title=experiment.title,
-    )
-    plots = [plot]
-    if experiment.lengths:
-        plots.append(plot.with_name(f"{args.name}_lengths.png"))
-        transfers = {variant["name"]: variant["transfer"] for variant in found["variants"]}
-        trained = found["variants"][0]["config"]["data"]["length"]
-        plot_transfer(transfers, plots[1], trained=trained, title=experiment.title)
+    plots = draw(found, path.with_suffix(".png"))
     names = " and ".join(file.name for file in plots)
     print(f"\n{comparison(target, found)}\n\nwritten to {path} and {names}")
     if args.publish:

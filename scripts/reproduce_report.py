@@ -9,14 +9,51 @@ from pathlib import Path
 from typing import Any
 
 import results_page
+from reproduce_experiments import EXPERIMENTS
 
 from lrd_jax.config import record
 from lrd_jax.errors import UserError
 from lrd_jax.reporting import published
+from lrd_jax.reporting.plots import Run, plot_curves, plot_transfer
 from lrd_jax.reporting.workdir import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "results"
+
+
+def draw(content: Mapping[str, Any], path: Path) -> list[Path]:
+    """Draws the curves of a comparison and, where it has some, its scores at other lengths.
+
+    Args:
+      content: of its file, see `lrd_jax.reporting.published`.
+      path: of the first picture.
+
+    Returns:
+      The pictures.
+    """
+    variants = content["variants"]
+    runs = {v["name"]: Run(v["curve"], v["result"]) for v in variants}
+    experiment = EXPERIMENTS.get(content["name"])
+    curves = (("valid", experiment.metric if experiment else ""), ("train", "loss"))
+    plots = [plot_curves(runs, path, curves=curves, title=content["title"])]
+    if all("transfer" in variant for variant in variants):
+        transfers = {variant["name"]: variant["transfer"] for variant in variants}
+        trained = variants[0]["config"]["data"]["length"]
+        lengths = path.with_name(f"{path.stem}_lengths{path.suffix}")
+        plots.append(plot_transfer(transfers, lengths, trained=trained, title=content["title"]))
+    return plots
+
+
+def redraw(results: Path = RESULTS) -> None:
+    """Draws the pictures of all comparisons again.
+
+    Raises:
+      UserError: a result is not as the schema has it.
+    """
+    for path in sorted(results.glob("*.json")):
+        content = published.read(path)
+        if "variants" in content:
+            draw(content, path.with_suffix(".png"))
 
 
 def rewrite_pages(root: Path = ROOT) -> None:

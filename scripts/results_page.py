@@ -1,6 +1,6 @@
 """`docs/results.md`, made of what is in `results/`: tables by task, and the published claims.
 
-python scripts/reproduce.py --table --publish   # rewrites it, and the telling rows in README.md
+python scripts/reproduce.py --table --publish   # rewrites it, README's telling rows and the figures
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ def _by_task(experiments: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _claims(claims: Sequence[Claim], experiments: Mapping[str, Any]) -> str:
+    """The table of a paper's claims: what was published, and what is known here."""
     lines = [
         "| row | what | published | by | its training | here | evidence |",
         "|---|---|---|---|---|---|---|",
@@ -174,6 +175,7 @@ def _published(name: str, metric: Metric) -> str:
 
 
 def _scores(variants: Sequence[Mapping[str, Any]]) -> str:
+    """The table of an experiment: a row a variant, with seeds, interval, difference and time."""
     compared = len(variants) > 1 and all(len(v["result"]["seeds"]) > 1 for v in variants)
     names = ["model", "parameters", "learning rate", "seeds", "steps", "validation", "test"]
     names += ["difference"] * compared + ["time"]

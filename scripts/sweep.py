@@ -91,6 +91,7 @@ class Sweep:
                 self.study.enqueue_trial(point, skip_if_exists=True)
 
     def _check_same(self) -> None:
+        """Raises UserError where the folder belongs to another sweep; keeps new settings."""
         before = self.study.user_attrs.get("settings")
         if before and not self.arguments.metric:
             self.arguments.metric = before.get("metric", "")

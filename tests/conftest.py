@@ -14,6 +14,7 @@ os.environ["NPROC"] = str(max(16, os.cpu_count() or 1))
 # what XLA itself does with a program, collectives for instance, stays as it is.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 
+import logging
 import signal
 import subprocess
 import sys
@@ -35,6 +36,17 @@ for signum, handler in (
 hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("untimed")
 jax.config.update("jax_num_cpu_devices", 4)
+
+
+@pytest.fixture(autouse=True)
+def loggers():
+    """A command that runs in this process sets up its messages; the next test begins without."""
+    loggers = [logging.getLogger(name) for name in ("lrd_jax", "absl")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    yield
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

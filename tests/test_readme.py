@@ -1,6 +1,7 @@
 """What the README says, run or compared."""
 
 import importlib
+import json
 import re
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_the_shown_results_are_what_the_results_say(monkeypatch):
 @pytest.mark.parametrize("path", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_links_lead_somewhere(path):
     assert (ROOT / path).exists()
+
+
+def test_times_of_configs_are_those_of_the_results():
+    shown = re.findall(
+        r"\[([\d.]+)(?: to ([\d.]+))? min a seed\]\(\.\./results/(\w+)\.json\)", CONFIGS
+    )
+    assert len(shown) >= 5 and len(re.findall(r"\d min", CONFIGS)) == len(shown)
+    for least, most, name in shown:
+        variants = json.loads((ROOT / "results" / f"{name}.json").read_text("utf-8"))["variants"]
+        results = [variant["result"] for variant in variants]
+        minutes = [result["wall_time_s"] / 60 / len(result["seeds"]) for result in results]
+        assert (least, most or least) == (f"{min(minutes):.1f}", f"{max(minutes):.1f}"), name
 
 
 def test_named_configs_exist():

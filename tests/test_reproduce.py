@@ -257,7 +257,11 @@ def ran(scripts, committed, tmp_path, monkeypatch):
 
     monkeypatch.setattr(reproduce, "_run", run)
     monkeypatch.setattr(reproduce, "RESULTS", results)
-    monkeypatch.setattr(reproduce, "plot_curves", lambda _, path, **__: path.write_bytes(b"png"))
+    monkeypatch.setattr(
+        importlib.import_module("reproduce_report"),
+        "plot_curves",
+        lambda _, path, **__: (path.write_bytes(b"png"), path)[1],
+    )
     monkeypatch.setattr(reproduce.results_page, "page", lambda _: "")
     readmes = []
     monkeypatch.setattr(reproduce, "rewrite_pages", lambda: readmes.append(1))

@@ -38,7 +38,13 @@ def uniform_fan_in(fan_in: int) -> Any:
 
 
 def torch_dense(width: int, fan_in: int, name: str | None = None) -> nn.Dense:
-    """A dense layer that starts like PyTorch's linear layer."""
+    """A dense layer that starts like PyTorch's linear layer, uniform by 1 / sqrt(`fan_in`).
+
+    Args:
+      width: of its output.
+      fan_in: width of its input.
+      name: of the module.
+    """
     init = uniform_fan_in(fan_in)
     return nn.Dense(width, kernel_init=init, bias_init=init, name=name)
 

@@ -97,7 +97,13 @@ class PointwiseCell(RecurrentCell):
         raise NotImplementedError
 
     def step(self, carry: Carry, zx: Array, h: Array) -> Carry:
-        """One step from projected inputs; `h` is what enters the matrix product."""
+        """One step from projected inputs.
+
+        Args:
+          carry: state before the step, leaves `(batch, d)`.
+          zx: `project(x_t)`, `(batch, K)`.
+          h: what enters the recurrent product, `(batch, d)`, or more columns where more leaves do.
+        """
         return self.update(carry, zx, self.recur(h))
 
 
@@ -220,7 +226,14 @@ class LinearCell(RecurrentCell):
         return x.astype(self.param_dtype)
 
     def step(self, carry: LinearCarry, zx: Array, h: Any, **asked: Array) -> LinearCarry:
-        """One step; `zx` is the input and nothing enters a recurrent product, so h is None."""
+        """One step: $s_t = a_t s_{t-1} + b_t$, and h as `read` has it.
+
+        Args:
+          carry: state before the step, leaves `(batch, d)`.
+          zx: the input, `(batch, n)`.
+          h: None, as nothing enters a recurrent product.
+          **asked: what `coefficients` asks for, see `asks`.
+        """
         del h
         a, b = self.coefficients(zx, **asked)
         s = a * carry.s + b

@@ -116,6 +116,12 @@ def master_pair(fm: Array, f: Array, im: Array, i: Array) -> tuple[Array, Array]
 
     $w = f_m i_m$, $\hat f = f w + (f_m - w)$, $\hat i = i w + (i_m - w)$.
 
+    Args:
+      fm: master forget gate, `(batch, d)`, as all of them.
+      f: forget gate.
+      im: master input gate.
+      i: input gate.
+
     Reference: Shen et al. (2019), arXiv 1810.09536, eq. 11-13.
     """
     w = fm * im

@@ -250,6 +250,7 @@ def _parse(argv: list[str], flag_values: flags.FlagValues) -> None:
 
 
 def _check_key(key: str, known: Collection[str]) -> None:
+    """Raises UserError for a key that is unknown, or a group; with a hint."""
     if key in known:
         return
     if key == "eval.image_dir":  # was a key once

@@ -172,6 +172,7 @@ def _digest(path: pathlib.Path) -> str:
 
 
 def _with_imports(path: pathlib.Path, seen: set[pathlib.Path]) -> Iterator[pathlib.Path]:
+    """Yields a file and, in turn, the files of the modules that it imports and nobody installed."""
     seen.add(path)
     yield path
     installed = [pathlib.Path(folder).resolve() for folder in sysconfig.get_paths().values()]

@@ -17,6 +17,11 @@ from lrd_jax.errors import UserError
 def draw_terms(rng: np.random.Generator, count: int, length: int) -> Records:
     """Draws the terms of the adding task.
 
+    Args:
+        rng: source of the draws.
+        count: examples.
+        length: steps of a sequence.
+
     Returns:
         `values` (count, length) float32, uniform over [0, 1), and `markers` (count, 2) int32: one
         position uniform over the first half, floor(length / 2) steps, one over the rest.

@@ -163,6 +163,7 @@ def _check_disk(folder: Path, shapes: Mapping[str, tuple[tuple[int, ...], np.dty
 
 
 def _write_brought(folder: Path, target: Path, encoder: str, brought: Any) -> None:
+    """Writes features row by row into a folder that gets its name last; UserError for NaN."""
     unfinished = folder / f"incomplete.{target.name}"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()

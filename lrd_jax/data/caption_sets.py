@@ -1,6 +1,6 @@
 """The data sets of pictures with captions, by the keys of `config.data`."""
 
-from typing import Any
+import functools
 
 from lrd_jax.data import shapes
 from lrd_jax.data.caption_store import open_features, read_captions
@@ -35,7 +35,9 @@ def make_shapes(
     )
 
 
-def make_flickr8k(
+def _open(
+    name: str,
+    use_restval: bool,
     data_dir: str,
     encoder: str,
     batch_size: int,
@@ -46,9 +48,11 @@ def make_flickr8k(
     standardise: bool,
     att: bool,
 ) -> CaptionDataset:
-    """Opens Flickr8k as `lrd_jax.data.prepare` left it; arguments as for `CaptionDataset`.
+    """Opens a set as `lrd_jax.data.prepare` left it; other arguments as for `CaptionDataset`.
 
     Args:
+        name: of the set.
+        use_restval: see `CaptionDataset`.
         data_dir: the folder of all prepared data sets.
         encoder: the folder of the features.
         batch_size: see `CaptionDataset`, as all that follows.
@@ -62,51 +66,24 @@ def make_flickr8k(
     Raises:
         UserError: no captions or features are there, or they do not fit.
     """
-    return _prepared(
-        "flickr8k",
-        data_dir,
-        encoder,
-        batch_size=batch_size,
-        captions_per_image=captions_per_image,
-        max_words=max_words,
-        min_count=min_count,
-        vocabulary_from=vocabulary_from,
-        standardise=standardise,
-        att=att,
-    )
-
-
-def make_coco(
-    data_dir: str,
-    encoder: str,
-    batch_size: int,
-    captions_per_image: int,
-    max_words: int,
-    min_count: int,
-    vocabulary_from: str,
-    standardise: bool,
-    use_restval: bool,
-    att: bool,
-) -> CaptionDataset:
-    """Opens COCO as `make_flickr8k` does; its pictures of the split restval train if asked for."""
-    return _prepared(
-        "coco",
-        data_dir,
-        encoder,
-        batch_size=batch_size,
-        captions_per_image=captions_per_image,
-        max_words=max_words,
-        min_count=min_count,
-        vocabulary_from=vocabulary_from,
-        standardise=standardise,
-        use_restval=use_restval,
-        att=att,
-    )
-
-
-def _prepared(name: str, data_dir: str, encoder: str, **options: Any) -> CaptionDataset:
     captions = read_captions(name, data_dir)
-    features = open_features(name, data_dir, encoder, att=options["att"])
+    features = open_features(name, data_dir, encoder, att=att)
     return CaptionDataset(
-        captions.pictures, features, name=name, draw=captions.thumbnail, **options
+        captions.pictures,
+        features,
+        name=name,
+        batch_size=batch_size,
+        captions_per_image=captions_per_image,
+        max_words=max_words,
+        min_count=min_count,
+        vocabulary_from=vocabulary_from,
+        standardise=standardise,
+        att=att,
+        use_restval=use_restval,
+        draw=captions.thumbnail,
     )
+
+
+# What is left of their parameters are their keys of `config.data`; Flickr8k has no split restval.
+make_flickr8k = functools.partial(_open, "flickr8k", True)
+make_coco = functools.partial(_open, "coco")

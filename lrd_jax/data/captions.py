@@ -36,7 +36,14 @@ class Picture:
 
     @classmethod
     def of_raw(cls, name: str, number: int, split: str, captions: Sequence[str]) -> "Picture":
-        """Makes one of captions as they were written; they are split in the same way for both."""
+        """Makes one of captions as they were written; they are split in the same way for both.
+
+        Args:
+            name: of the file.
+            number: in COCO's files.
+            split: "train", "valid", "test" or "restval".
+            captions: texts.
+        """
         words = tuple(tuple(tokenize(caption)) for caption in captions)
         return cls(name, number, split, words, words)
 
@@ -175,6 +182,7 @@ class CaptionDataset:
         return {"fc": self._features.fc} | ({} if self._att is None else {"att": self._att})
 
     def _make_vocabulary(self, min_count: int, vocabulary_from: str) -> Vocabulary:
+        """The words that occur often enough, by falling frequency, and checksums of the texts."""
         counts: Counter[str] = Counter()
         places = {"train": self._splits["train"], "all": range(len(self.pictures))}
         for place in places[vocabulary_from]:
@@ -234,6 +242,7 @@ class CaptionDataset:
         return self._batch(places, np.stack(chosen), np.ones((len(places), self._per_image), bool))
 
     def _draw_captions(self, seed: int, step: int, place: int) -> np.ndarray:
+        """Places of a picture's captions for a training step, `(R,)`: neighbours of more."""
         first, end = self._first[place : place + 2]
         spare = end - first - self._per_image
         if spare == 0:
@@ -257,6 +266,7 @@ class CaptionDataset:
         return self._eval_batches(places, batch_size, range(batch_size)[rows])
 
     def _eval_batches(self, places: np.ndarray, batch_size: int, rows: range) -> Iterator[Batch]:
+        """Yields `rows` of each batch of pictures; captions are repeated where too few."""
         turns = np.arange(self._per_image)
         for start in range(0, len(places), batch_size):
             here = places[start + rows.start : start + rows.stop]

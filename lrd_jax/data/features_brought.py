@@ -85,6 +85,17 @@ def read(where: str, source: Source, *, att: bool) -> Brought:
 
 
 def _of_authors(fc: Path, source: Source, att: bool) -> Brought:
+    """Features as the authors' code writes them: a file for each picture, by COCO's number.
+
+    Args:
+      fc: the folder of the features of whole pictures, `NUMBER.npy`, each `(F,)`; beside it one of
+        those of parts, `NUMBER.npz`, each `(P, F)`.
+      source: the pictures that need them.
+      att: whether parts are wanted.
+
+    Raises:
+      UserError: a picture has none; or, when they are read, a file is damaged.
+    """
     parts = fc.with_name(fc.name.removesuffix("_fc") + "_att")
     has_att = att and parts.is_dir()
     numbers = source.authors_number

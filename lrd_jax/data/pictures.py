@@ -60,6 +60,7 @@ class PictureFolder:
             self._open_archive()
 
     def _open_archive(self) -> None:
+        """Opens the one archive of the folder, if any; UserError for several, or a damaged one."""
         archives = sorted(p for p in self._root.glob("*") if p.suffix.lower() in (".tar", ".zip"))
         if len(archives) > 1:
             names = ", ".join(path.name for path in archives[:3])

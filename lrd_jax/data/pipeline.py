@@ -132,6 +132,7 @@ class ArrayDataset:
 
     @staticmethod
     def _batches(inputs: Any, targets: np.ndarray, batch_size: int, rows: range) -> Iterator[Batch]:
+        """Yields `rows` of each batch of a split; the last is padded with zeros, and mask 0."""
         count = len(targets)
         for start in range(rows.start, count + rows.start, batch_size):
             mask = np.arange(start, start + len(rows)) < count

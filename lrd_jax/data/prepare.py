@@ -265,6 +265,7 @@ def _run(flags: Any) -> None:
 
 
 def _prepare_captions(flags: Any) -> None:
+    """Prepares pictures with captions; raises UserError for bad input."""
     from lrd_jax.data import caption_prepare
 
     encoder = flags.encoder or ("brought" if flags.features else DEFAULT)
@@ -281,6 +282,7 @@ def _prepare_captions(flags: Any) -> None:
 
 
 def _prepare_sequences(flags: Any) -> None:
+    """Prepares a person's own sequences; raises UserError for bad input."""
     from lrd_jax.data import sequence_store
 
     if not flags.from_dir:

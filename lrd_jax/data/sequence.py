@@ -118,6 +118,11 @@ def check_values(inputs: np.ndarray, place: Place, channels: Sequence[str]) -> N
     """Raises UserError where a sequence is empty, or a value infinite (or too large for float32).
 
     Missing values, NaN, are left to `sequence_fit`, which knows whether they may be.
+
+    Args:
+        inputs: `(time, channels)`.
+        place: of the sequence in its file.
+        channels: their names.
     """
     if not len(inputs):
         raise UserError(f"{place.at()}: the sequence is empty")

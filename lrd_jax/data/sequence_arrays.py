@@ -17,7 +17,7 @@ from lrd_jax.errors import UserError, one_line
 def read_arrays(
     path: Path, layout: Layout, need_targets: bool, at_once: int
 ) -> Iterator[Sequences]:
-    """Reads `.npz` and `.npy`.
+    """Reads `.npz` and `.npy`; arguments and errors as of `sequence_files.stream`.
 
     `.npz`: `inputs` (sequences, time, channels), or (sequences, time) for one channel, with
     `lengths` where they differ; or arrays `x_0`, `x_1`, ..., each (time, channels) or (time,).
@@ -72,6 +72,19 @@ def _arrays(path: Path) -> Iterator[Any]:
 def _split_arrays(
     path: Path, arrays: Any, layout: Layout, need_targets: bool, at_once: int
 ) -> Iterator[Sequences]:
+    """Yields the sequences of an archive some at a time, checked.
+
+    Args:
+      path: of the file, for messages.
+      arrays: its arrays by name, `inputs` `(sequences, time, channels)` with `lengths`, or `x_0`
+        `(time, channels)`, `x_1`, ...; perhaps `targets` (or `y_0`, ...) and `ids`.
+      layout: which names the columns of a table have; without target columns targets are not read.
+      need_targets: whether a file without them is refused.
+      at_once: sequences in each part.
+
+    Raises:
+      UserError: arrays that are missing, do not fit each other, or are of another shape or kind.
+    """
     names = set(arrays.files)
     single = sorted((n for n in names if n[:2] == "x_" and n[2:].isdecimal()), key=_number)
     if ("inputs" in names) == bool(single):

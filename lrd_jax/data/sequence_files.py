@@ -65,6 +65,7 @@ def stream(
 
 
 def _reader(path: Path) -> Callable[..., Iterator[Sequences]]:
+    """The function that reads a file, by its ending; UserError where there is none."""
     if path.is_dir() or not path.exists():
         what = "is a folder, name a file" if path.is_dir() else "there is no such file"
         raise UserError(f"cannot read {path}: {what}")

@@ -163,6 +163,11 @@ class Fit:
         return np.asarray(outputs, np.float64) / np.array(self.target_scale) + self.target_offset
 
     def _target(self, target: np.ndarray, sequences: Sequences, place: Place) -> np.ndarray:
+        """A sequence's target as it is trained on, one row or one a step.
+
+        Raises:
+          UserError: another number of targets, or of another kind, than in training.
+        """
         if target.shape[-1] != len(self.target_names):
             raise UserError(
                 f"{place.at()} has {target.shape[-1]} targets, and those of training have"

@@ -94,6 +94,7 @@ class Statistics:
             self._add_target(target, place)
 
     def _add_target(self, target: np.ndarray, place: Place) -> None:
+        """Counts a target, `(numbers,)` or `(time, numbers)`; UserError where it is missing."""
         rows = target if self.per_step else target[None]
         if not self.varies and (differs := (rows != rows[0]).any(1)).any():
             self.varies = place.at(int(differs.argmax()))
@@ -146,6 +147,12 @@ def label_text(value: Any) -> str:
 
 
 def first_missing(values: np.ndarray, place: Place, channels: Sequence[str]) -> str:
-    """Says where the first value is missing, and of which channel."""
+    """Says where the first value is missing, and of which channel.
+
+    Args:
+        values: `(time, channels)`, with a NaN.
+        place: of the sequence in its file.
+        channels: their names.
+    """
     step, channel = np.argwhere(np.isnan(values))[0]
     return f"{place.at(int(step))}: channel {channels[channel]!r} has no value"

@@ -141,6 +141,7 @@ def read_prepared(
 
 
 def _part(builder: Any, split: str, training: Statistics, lengths: np.ndarray, fit: Fit) -> Part:
+    """A split on disk as a `Part`, which reads records when they are asked for."""
     source = builder.as_data_source(split=_STORED[split])
     labels = builder.info.metadata["labels"]
     file = f"{builder.data_dir}, {split}"

@@ -68,6 +68,7 @@ class _Columns:
             raise UserError(f"{path} has no columns that could be channels: {', '.join(names)}")
 
     def _found(self, name: str, key: str, otherwise: str = "") -> str:
+        """The name of a column that is there; UserError, with a hint, where it is not."""
         if name in self._names:
             return name
         shown = ", ".join(self._names)[:120]
@@ -286,6 +287,7 @@ def _open_csv(path: Path) -> tuple[list[str], Iterator[Any]]:
 
 
 def _open_parquet(path: Path) -> tuple[list[str], Iterator[Any]]:
+    """Names of the columns and an iterator over batches of rows; UserError where it is damaged."""
     pyarrow = _pyarrow(path)
     from pyarrow import parquet
 

@@ -73,6 +73,8 @@ def _empty() -> Sequences:
 
 
 def _parse(header: dict[str, list[str]], path: Path, layout: Layout, need_targets: bool) -> _Header:
+    """What the `@` lines of a file say; UserError for what is not read."""
+
     def says(key: str) -> bool:
         return [value.lower() for value in header.get(key, [])[:1]] == ["true"]
 
@@ -137,6 +139,7 @@ def _add(
 
 
 def _check_label(label: str, header: _Header, place: Place) -> None:
+    """Raises UserError for a label that the header does not list, or a target that is no number."""
     if header.classes and label not in header.classes:
         raise UserError(
             f"{place.at()}: the label {label[:40]!r} is none of @classLabel"

@@ -191,6 +191,7 @@ class BucketDataset:
         return index
 
     def _sorted_order(self, seed: int, epoch: int) -> np.ndarray:
+        """The order of an epoch, `(num_train,)`; examples of a batch are of like length."""
         order = epoch_order(self.num_train, seed, epoch)
         if self._together == 1:
             return order

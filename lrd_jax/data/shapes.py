@@ -65,6 +65,7 @@ def make(count: int = PICTURES, seed: int = 0) -> tuple[list[Picture], np.ndarra
 
 
 def _draw(pixels: np.ndarray, thing: str, quarter: tuple[int, int], shift: np.ndarray) -> None:
+    """Draws a coloured shape, such as "red circle", into `pixels` `(SIZE, SIZE, 3)`."""
     colour, shape = thing.split()
     row, column = 8 + 16 * np.array(quarter) + shift
     dy, dx = np.mgrid[:SIZE, :SIZE] - np.array([row, column])[:, None, None]

@@ -184,6 +184,11 @@ class Dataset(Protocol):
         """Returns `rows` of the global training batch number `step`.
 
         A pure function of its arguments: slices that cover the batch concatenate to the batch.
+
+        Args:
+            seed: of the run.
+            step: number of updates before it.
+            rows: of the global batch, which lie within it.
         """
         ...
 
@@ -192,7 +197,13 @@ class Dataset(Protocol):
     ) -> Iterator[Batch]:
         """Yields every example of "train", "valid" or "test" once; the last batch is padded.
 
-        Of each global batch only `rows`, which lie within it.
+        Args:
+            split: its name.
+            batch_size: of the global batch.
+            rows: of each global batch, which lie within it; the others are left out.
+
+        Raises:
+            UserError: an unknown split, or one that is drawn afresh.
         """
         ...
 

@@ -113,6 +113,7 @@ class TextDataset:
     def _window(
         self, tokens: np.ndarray, streams: int, window: int, rows: slice, turn: int = 0
     ) -> Batch:
+        """A window of `streams` equal parts of a text: `inputs` and `targets` `(rows, length)`."""
         borders = np.arange(streams + 1) * len(tokens) // streams
         first, end = borders[:-1][rows], borders[1:][rows]
         place = first[:, None] + window * self.spec.length + np.arange(self.spec.length)
@@ -206,6 +207,7 @@ def _make(
     batch_size: int,
     description: str,
 ) -> TextDataset:
+    """The data set of token ids by split, with a vocabulary that has their checksums."""
     texts = {split: hashlib.sha256(tokens.data).hexdigest() for split, tokens in splits.items()}
     vocabulary = Vocabulary(unit, symbols, texts)
     return TextDataset(vocabulary, splits, length, batch_size, description)

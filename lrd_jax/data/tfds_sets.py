@@ -197,6 +197,7 @@ def _class_names(feature: Any, splits: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _sequences(builder: Any, split: str, inputs: str, label: str) -> Sequences:
+    """Reads a split of a set of sequences whole; UserError where its records are damaged."""
     from lrd_jax.data.builders.writing import damaged
 
     feature = builder.info.features[label]

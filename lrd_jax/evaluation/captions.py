@@ -168,7 +168,13 @@ def speaker_of(loaded: Loaded, seeds: str | int) -> Speaker:
 def captions_of(
     speaker: Speaker, loaded: Loaded, batches: Iterator[Batch] | None = None
 ) -> Iterator[tuple[list[str], float]]:
-    """Words and log probability of every picture of the split, or of other batches."""
+    """Words and log probability (nats) of every picture of the split, or of other batches.
+
+    Args:
+      speaker: the model that captions.
+      loaded: the run, whose split is captioned.
+      batches: of pictures; None: those of the split.
+    """
     vocabulary, decoded = speaker.objective.spec.vocabulary, jax.jit(speaker.objective.decoded)
     assert vocabulary is not None
     for batch in batches or _of_split(loaded):
@@ -183,9 +189,16 @@ def _without_words(batch: Batch) -> Batch:
 
 
 def attention(speaker: Speaker, batches: Iterator[Batch], count: int) -> list[np.ndarray | None]:
-    """Where the model looked at each word of the first pictures, (words and end, parts).
+    """Where the model looked at each word of the first pictures.
 
-    None for each picture, where it does not look at parts.
+    Args:
+      speaker: the model that captions.
+      batches: of pictures.
+      count: how many pictures.
+
+    Returns:
+      Of each picture weights `(words and end, parts)` that add up to 1; None where the model does
+      not look at parts.
     """
     if not speaker.objective.model.attends or not count:
         return [None] * count
@@ -213,7 +226,13 @@ def _look(objective: Captioning, params: Any, batch: Batch) -> tuple[Array, Arra
 
 
 def about(loaded: Loaded, speaker: Speaker, what: str) -> str:
-    """A line that says which model captioned what, and how."""
+    """A line that says which model captioned what, and how.
+
+    Args:
+      loaded: the run.
+      speaker: who of it captioned.
+      what: e.g. the split.
+    """
     how = speaker.objective.how
     if how.temperature is None:
         way = f"beam of {how.beam_size}" if how.beam_size > 1 else "greedy"

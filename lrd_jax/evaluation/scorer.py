@@ -39,6 +39,15 @@ def eval_batch_size(config: Any, objective: Objective, mesh: Mesh, num_members: 
     A GPU is busy only with many sequences at a time. Where a state goes on from batch to batch the
     size says where it starts anew, and so what the score is: it does not depend on the device
     there.
+
+    Args:
+      config: the run's config.
+      objective: its objective.
+      mesh: the devices.
+      num_members: that are evaluated side by side.
+
+    Returns:
+      Sequences in a batch, of each member.
     """
     if config.eval.batch_size:
         return config.eval.batch_size

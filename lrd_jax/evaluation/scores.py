@@ -54,6 +54,11 @@ def measure(loaded: Loaded) -> dict[str, Any]:
 def write_evaluation(workdir: Path, name: str, result: dict[str, Any]) -> Path | None:
     """Writes `eval/<name>.json`, the changes of the data added to the name.
 
+    Args:
+      workdir: of the run.
+      name: e.g. the split.
+      result: what to write; its `overrides` are the changes.
+
     Returns:
       Its path; None, after a warning, where the work directory cannot be written.
     """

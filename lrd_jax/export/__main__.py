@@ -49,6 +49,17 @@ def _run(flags: Any) -> None:
 
 
 def _export(workdir: Path, out: Path, seeds: str) -> None:
+    """Writes what `main` promises into a folder, or nothing at all.
+
+    Args:
+      workdir: of the run.
+      out: made if missing; files of the same names are replaced.
+      seeds: as of `inference.model.load`.
+
+    Raises:
+      UserError: the run cannot be loaded or exported.
+      RunError: the folder cannot be written.
+    """
     import jax
 
     from lrd_jax.export import card, programs, weights

@@ -70,6 +70,7 @@ def without_paths(text: str) -> str:
 
 
 def _data(model: Model) -> str:
+    """What the model was trained on and what it predicts, as a list."""
     spec, data = model.spec, model.config.data
     what = {
         "classify": "one class for each sequence",
@@ -96,6 +97,7 @@ def _result(workdir: Path) -> dict[str, Any]:
 
 
 def _scores(result: dict[str, Any]) -> str:
+    """A table of the test scores: mean, interval, and each seed's."""
     if not result:
         return "The run has not finished: it was not tested."
     metrics = declared(result, result["test"])
@@ -119,6 +121,7 @@ def _text(metric: Any, value: Any) -> str:
 
 
 def _training(model: Model, workdir: Path, result: dict[str, Any]) -> str:
+    """Length, seeds, settings that are not defaults, and the command, as Markdown."""
     plain, lines = flatten(defaults.get_config()), []
     if "steps" in result:
         lines.append(f"- steps: {result['steps']:,}; device: {result.get('device', 'unknown')}")
@@ -133,6 +136,7 @@ def _training(model: Model, workdir: Path, result: dict[str, Any]) -> str:
 
 
 def _files(model: Model, files: Sequence[str]) -> str:
+    """How each file that was written is used, as a list in Markdown with code."""
     width = "" if model.spec.kind == "language" else ", n"
     found = [
         "- `config.json`, `spec.json`: the settings, and what the data look like",
@@ -191,6 +195,7 @@ def _outputs(model: Model) -> str:
 
 
 def _torch_module(model: Model) -> str:
+    """The text of a PyTorch module that loads `pytorch.safetensors`."""
     recurrence = model.module.recurrence
     cell = recurrence.cell
     kind = "LSTM" if "LSTM" in type(cell).__name__ else "GRU"

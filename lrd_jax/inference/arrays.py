@@ -85,7 +85,20 @@ class Batches:
 
 
 def check_step(spec: DataSpec, x: Any, batch: int, fit: Fit | None = None) -> np.ndarray:
-    """Returns one step of every sequence, `(batch, n)`; UserError where it does not fit."""
+    """Returns one step of every sequence, ready for the network.
+
+    Args:
+      spec: describes the data.
+      x: `(batch, channels)`, as in the files; of a language model `(batch,)` ids.
+      batch: sequences that the state is of.
+      fit: what was fitted on sequences of one's own; None of other data.
+
+    Returns:
+      `(batch, n)`, or ids.
+
+    Raises:
+      UserError: another shape or kind, or missing values that nothing may stand for.
+    """
     x = np.asarray(x)
     if x.ndim != _axes(spec) - 1:
         raise UserError(f"a step has shape {list(x.shape)}, and must be {_shape(spec, 'batch')}")
@@ -152,6 +165,7 @@ def _checked(
 
 
 def _checked_lengths(lengths: Sequence[int] | np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Lengths as an array `(batch,)`; UserError where they do not fit the padded inputs."""
     found = np.asarray(lengths)
     if found.shape != whole.shape[:1] or found.dtype.kind not in "iu":
         raise UserError(

@@ -79,6 +79,7 @@ def _read(model: Model, path: Path) -> Iterator[tuple[list[Any], list[Any]]]:
 
 
 def _captions(loaded: runs.Loaded, inputs: Path, output: Path, seeds: str) -> None:
+    """Writes a row for each picture, prints it, and a page beside the table."""
     captioner, count = pictures.Captioner(loaded, seeds), 0
     with pictures.Pictures(inputs) as found, write.table(output) as table:
         for said in captioner(found):
@@ -91,6 +92,7 @@ def _captions(loaded: runs.Loaded, inputs: Path, output: Path, seeds: str) -> No
 
 
 def _text(model: Model, inputs: Path, output: Path) -> None:
+    """Writes a row for each token of a text, its surprise in nats, and a page of the first ones."""
     vocabulary = model.spec.vocabulary
     assert vocabulary is not None
     if inputs.is_dir():

@@ -158,6 +158,7 @@ def _read(module: SequenceModel, x: Array, lengths: Array) -> Array:
 
 
 def _advance(module: SequenceModel, state: State, x: Array) -> tuple[State, Array]:
+    """One step of a trained network: the state after it, and outputs `(batch, classes)`."""
     recurrence = module.recurrence
     asked = {"time": state.steps} if "time" in recurrence.cell.asks() else {}
     carry = recurrence.advance(state.carry, module.embed(x)[:, 0], **asked)

@@ -19,9 +19,15 @@ Columns = Mapping[str, Sequence[Any] | np.ndarray]
 
 
 class _Table(Protocol):
-    def write(self, columns: Columns) -> None: ...
+    """A file that grows by some rows at a time."""
 
-    def close(self) -> None: ...
+    def write(self, columns: Columns) -> None:
+        """Appends rows; the first call names the columns."""
+        ...
+
+    def close(self) -> None:
+        """Writes what is left."""
+        ...
 
 
 def check(path: Path, inputs: Path) -> None:
@@ -73,6 +79,8 @@ def table(path: Path) -> Iterator[_Table]:
 
 
 class _Csv:
+    """A `.csv` file, with a heading."""
+
     def __init__(self, path: Path) -> None:
         self._file = path.open("w", encoding="utf-8", newline="")
         self._writer, self._begun = csv.writer(self._file), False
@@ -88,6 +96,8 @@ class _Csv:
 
 
 class _Parquet:
+    """A `.parquet` file, a group of rows at a time."""
+
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, None
 
@@ -126,6 +136,7 @@ class _Npz:
         self._rows += len(next(iter(columns.values())))
 
     def close(self) -> None:
+        """Puts the columns together into one archive, and removes their files."""
         try:
             with zipfile.ZipFile(self._path, "w", zipfile.ZIP_STORED, allowZip64=True) as members:
                 for name, texts in self._texts.items():

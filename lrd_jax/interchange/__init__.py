@@ -281,6 +281,7 @@ _LAYOUTS: dict[type[RecurrentCell], _Layout] = {
 
 
 def _layout(recurrence: Recurrence) -> _Layout:
+    """How PyTorch lays out this cell's weights; UserError where it has no such module."""
     cell = recurrence.cell
     layout = _LAYOUTS.get(type(cell))
     if layout is None or getattr(cell, "tied_input", True) is not True:

@@ -87,6 +87,7 @@ def _read_safetensors(path: pathlib.Path) -> Arrays:
 
 
 def _read(source: str | os.PathLike[str]) -> Arrays:
+    """Reads the arrays of a file by name; UserError where it is damaged or of another kind."""
     path = pathlib.Path(source)
     _check_kind(path)
     try:

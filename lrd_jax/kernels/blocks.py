@@ -139,6 +139,20 @@ def evaluate(closed: Any, arguments: Sequence[Value], units: int, lines: Lines) 
 
 
 def _equation(equation: Any, values: Sequence[Value], units: int, lines: Lines) -> Sequence[Value]:
+    """Writes one equation of a jaxpr as C++; its values are blocks of `units` columns.
+
+    Args:
+      equation: of the jaxpr of a cell's step, on arrays `(batch, columns)`.
+      values: of its inputs.
+      units: width of a block.
+      lines: what has been written so far; grows.
+
+    Returns:
+      The values of its outputs.
+
+    Raises:
+      UnsupportedError: an operation that no kernel is made of.
+    """
     name, parameters = equation.primitive.name, equation.params
     avals = [v.aval for v in equation.invars]
     out = equation.outvars[0].aval
@@ -215,6 +229,7 @@ def _slice(value: Packed, start: int, end: int, units: int) -> Packed:
 def _elementwise(
     name: str, parameters: Any, values: Sequence[Value], avals: Any, out: Any, lines: Lines
 ) -> Value:
+    """Writes an operation on elements, block by block; see `_equation` for arguments and errors."""
     kind = "bool" if out.dtype == bool else "float"
     if kind == "float" and out.dtype != np.float32:
         raise UnsupportedError(f"its update computes in {out.dtype}")

@@ -106,6 +106,16 @@ def _candidates() -> Iterator[str]:
 
 
 def _compile(library: Any, text: str, virtual: str) -> str:
+    """Compiles a text to PTX by NVIDIA's library.
+
+    Args:
+      library: as loaded by ctypes.
+      text: CUDA C++.
+      virtual: architecture, such as `compute_90`.
+
+    Raises:
+      UnsupportedError: the compiler does not start, or refuses the text.
+    """
     program = ctypes.c_void_p()
     source = text.encode()
     if library.nvrtcCreateProgram(ctypes.byref(program), source, b"kernel.cu", 0, None, None):

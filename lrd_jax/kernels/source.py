@@ -223,6 +223,7 @@ def names(code: CellCode, backward: bool) -> Names:
 
 
 def _definitions(code: CellCode) -> dict[str, Any]:
+    """The macros of a kernel's text by name: sizes of the cell, strides, lists of parameters."""
     listed = ("init", "start", "before", "after", "last", "d_last", "d_every", "d_init", "d_start")
     fields = range(len(code.fields))
     return {
@@ -244,6 +245,7 @@ def _definitions(code: CellCode) -> dict[str, Any]:
 
 
 def _text(code: CellCode, definitions: dict[str, Any], device: Sequence[str], end: str) -> str:
+    """The whole text of a kernel: macros, the device's own part, the cell's step, both passes."""
     chosen = [f"p == {p} ? {field}" for p, field in enumerate(code.entering[:-1])]
     entering = " : ".join([*chosen, str(code.entering[-1])])
     return "\n".join(

@@ -65,6 +65,7 @@ def _chunked_sum(features: Array, readout: Readout, targets: Array, weights: Arr
 def _forward(
     features: Array, readout: Readout, targets: Array, weights: Array
 ) -> tuple[Array, tuple[Array, Readout]]:
+    """The sum and, chunk by chunk, its gradients; nothing `(rows, classes)` outlives a chunk."""
     value_and_grad = jax.value_and_grad(_sum, argnums=(0, 1))
 
     def step(sums: tuple[Array, Readout], chunk: tuple[Array, Array, Array]):

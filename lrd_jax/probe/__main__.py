@@ -47,6 +47,7 @@ class _Probe(NamedTuple):
 
 
 def _add_examples(to: ArgumentParser, examples: int) -> None:
+    """Adds which examples are looked at, and how many seeds of an untrained network."""
     to.add_argument(
         "--examples",
         type=words.whole_number(1),
@@ -90,6 +91,7 @@ def _subjects(flags: Any, networks: Sequence[words.Named]) -> list[Any]:
 
 
 def _gradients(flags: Any, networks: list[words.Named], command: str) -> None:
+    """`probe gradients`: a figure of norms over time, and a line for each network."""
     from lrd_jax.probe import gradients, output
     from lrd_jax.probe.subjects import first_examples
 
@@ -109,6 +111,7 @@ def _gradients(flags: Any, networks: list[words.Named], command: str) -> None:
 
 
 def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
+    """`probe timescales`: a figure of gates and time scales, and a line for each network."""
     from lrd_jax.probe import output, timescales
     from lrd_jax.probe.subjects import first_examples
 
@@ -127,6 +130,7 @@ def _timescales(flags: Any, networks: list[words.Named], command: str) -> None:
 
 
 def _memory(flags: Any, networks: list[words.Named], command: str) -> None:
+    """`probe memory`: a figure, and of text a page, of what each network remembers."""
     from lrd_jax.probe import memory, output
     from lrd_jax.probe.subjects import first_examples
     from lrd_jax.reporting.page import page, write_page
@@ -155,6 +159,7 @@ def _memory(flags: Any, networks: list[words.Named], command: str) -> None:
 
 
 def _add_memory(to: ArgumentParser) -> None:
+    """Adds the arguments of `probe memory`."""
     _add_examples(to, 250)
     to.set_defaults(split="test")
     to.add_argument(
@@ -167,6 +172,7 @@ def _add_memory(to: ArgumentParser) -> None:
 
 
 def _model(flags: Any, networks: list[words.Named], command: str) -> None:
+    """`probe model`: one time step as a graph, and a table of parameters."""
     from lrd_jax.probe import model, output
 
     if len(networks) > 1:
@@ -185,6 +191,7 @@ def _model(flags: Any, networks: list[words.Named], command: str) -> None:
 
 
 def _curves(flags: Any, networks: list[words.Named], command: str) -> None:
+    """`probe curves`: a figure of curves, and a table of what the runs differ by."""
     from lrd_jax.probe import curves, output
 
     record = curves.read(flags.runs, flags.label)
@@ -204,6 +211,7 @@ def _curves(flags: Any, networks: list[words.Named], command: str) -> None:
 
 
 def _add_runs(to: ArgumentParser) -> None:
+    """Adds the arguments of `probe curves`."""
     to.add_argument("runs", metavar="RUN", nargs="+", help="work directories")
     to.add_argument(
         "--label",
@@ -260,6 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> None:
+    """Parses the command line and runs the probe it names; UserError for bad input."""
     listed = "\n".join(f"  {name:12} {probe.help}" for name, probe in _PROBES.items())
     top = words.parser("python -m lrd_jax.probe", f"Pictures of what a network does:\n{listed}")
     top.add_argument("probe", metavar="PROBE", help="one of these; PROBE --help tells more")

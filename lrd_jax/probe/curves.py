@@ -19,6 +19,7 @@ from lrd_jax.config.values import flatten
 from lrd_jax.errors import UserError
 from lrd_jax.metrics import Metric
 from lrd_jax.probe.output import panel_figure
+from lrd_jax.reporting.comparison import with_interval
 from lrd_jax.reporting.figures import REFERENCE, style
 from lrd_jax.reporting.plots import (
     CHANCE,
@@ -30,7 +31,6 @@ from lrd_jax.reporting.plots import (
 )
 from lrd_jax.reporting.seeds import draw_line, seeds_note
 from lrd_jax.reporting.statistics import difference, over_seeds
-from lrd_jax.reporting.summary import with_interval
 
 
 def _folder_name(folder: str) -> str:
@@ -120,6 +120,7 @@ def _notes(
     records: Sequence[Mapping[str, Any]],
     members: Sequence[Mapping[str, Any]],
 ) -> list[str]:
+    """What has to be known of a run: that it is not finished, or that seeds stopped."""
     notes = []
     if not result:
         last = max((r["step"] for r in records), default=0)
@@ -242,7 +243,7 @@ def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
                 *(str(run["config"].get(key, "?")) for key in differing),
                 with_interval(found, metric),
                 str(found.get("seeds", 0)),
-                with_interval(run["difference"], metric, "+") if "difference" in run else "",
+                with_interval(run["difference"], metric, sign="+") if "difference" in run else "",
                 metric.number(run["published"][metric.name])
                 if metric.name in run["published"]
                 else "",

@@ -60,6 +60,11 @@ class Flow:
 def flow(subject: Subject, *, split: str = "valid", examples: int = 32) -> Flow:
     """Measures the gradients of a subject on the first examples of a split.
 
+    Args:
+      subject: what is measured.
+      split: "train", "valid" or "test".
+      examples: how many of it, at most.
+
     Raises:
       UserError: the model has no `Recurrence`, or the data no labels there.
     """

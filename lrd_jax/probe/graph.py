@@ -139,6 +139,7 @@ class _Tracer:
         return ",".join(inside) or "?"
 
     def _equation(self, equation: Any, given: list[Any]) -> list[Any]:
+        """The nodes, views or constants that an equation of a jaxpr gives, one for each output."""
         name, params, outs = equation.primitive.name, equation.params, equation.outvars
         inner = params.get("jaxpr") or params.get("call_jaxpr") or params.get("fun_jaxpr")
         if inner is not None and name not in ("scan", "while", "cond"):
@@ -170,6 +171,7 @@ class _Tracer:
         return [_Parameter(changed, first.span) for _ in equation.outvars]
 
     def _slices_columns(self, equation: Any) -> bool:
+        """Whether a `split` or `slice` cuts the last axis alone."""
         shape, params = equation.invars[0].aval.shape, equation.params
         if not shape:
             return False
@@ -208,6 +210,7 @@ class _Tracer:
         return Node(f"${op}$", "gate", [value])
 
     def _other(self, equation: Any, given: list[Any]) -> Node:
+        """A node for an operation that is neither a view nor elementwise on one operand."""
         name = equation.primitive.name
         shown = [v for v in given if isinstance(v, Node | _View)]
         parameters = [v for v in given if isinstance(v, _Parameter)]

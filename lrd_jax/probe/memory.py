@@ -91,6 +91,7 @@ def _recall(subject: Subject, split: str, examples: int, delays: Sequence[int]) 
 def _by_position(
     subject: Subject, dataset: Any, config: Any, split: str, examples: int
 ) -> list[list[float]]:
+    """Accuracy at each of the last steps of the first examples, `(seeds, positions)`."""
     objective: Any = subject.objective_for(config, dataset.spec)
     size = min(examples, dataset.eval_size(split))
     batch = next(iter(dataset.eval_batches(split, size)))
@@ -113,6 +114,7 @@ def _by_position(
 
 
 def _last_steps(subject: Subject, split: str, examples: int) -> dict[str, Any]:
+    """The score with the last steps alone, `(numbers of steps, seeds)`, and the saliency."""
     objective: Any = subject.objective()
     batch, length = subject.batch(split, examples), subject.spec.length
     metric = objective.select[0]
@@ -216,6 +218,7 @@ def draw(entries: Sequence[Mapping[str, Any]], *, narrow: bool = False) -> Figur
 
 
 def _draw_recall(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
+    """Draws the accuracy over the position of the symbol and, of copying, over the delay."""
     by_delay = "delays" in entries[0]
     figure, panels = panel_figure(1 + by_delay, narrow=narrow)
     for index, entry in enumerate(entries):
@@ -243,6 +246,7 @@ def _draw_recall(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
 
 
 def _draw_last(entries: Sequence[Mapping[str, Any]], narrow: bool) -> Figure:
+    """Draws the score over the number of steps shown, and what the saliency of an image is."""
     pictured = [entry for entry in entries if entry.get("saliency", {}).get("image")]
     figure, panels = panel_figure(1 + 2 * len(pictured), narrow=narrow)
     last = entries[0]["last_steps"]

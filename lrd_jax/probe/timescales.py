@@ -58,6 +58,7 @@ def measure(subject: Subject, *, split: str = "valid", examples: int = 32) -> di
 
 
 def _layer(seeds: Sequence[Mapping[str, np.ndarray]], layer: str) -> dict[str, Any]:
+    """Percentiles of a layer's gates, its sorted time scales in steps, and dots of its band."""
     values = {kind: np.stack([gates[kind] for gates in seeds]) for kind in seeds[0]}
     units = [summary({layer: gates})[layer]["effective"] for gates in seeds]
     found: dict[str, Any] = {

@@ -48,14 +48,26 @@ class Controls(NamedTuple):
 
 
 def between(share: Array | float, old: Array | float, new: Array | float) -> Array:
-    """Zoneout: the old value where a boolean `share` is set, a mean weighted by a real one."""
+    """Zoneout: the old value where a boolean `share` is set, a mean weighted by a real one.
+
+    Args:
+      share: of the old value, any shape that fits the values'.
+      old: before the step, `(batch, d)`.
+      new: after it, `(batch, d)`.
+    """
     if isinstance(share, jax.Array) and share.dtype == bool:
         return jnp.where(share, old, new)
     return jnp.asarray(share * old + (1 - share) * new)
 
 
 def zone_out(controls: Controls, old: Any, new: Any) -> Any:
-    """The state after a step and its zoneout; `old` is the one that the step saw."""
+    """The state after a step and its zoneout.
+
+    Args:
+      controls: of this step.
+      old: the state that the step saw, leaves `(batch, d)`.
+      new: what the step made of it.
+    """
     for name, mask in controls.zoned().items():
         new = new._replace(**{name: between(mask, getattr(old, name), getattr(new, name))})
     return new
@@ -76,14 +88,25 @@ def stop_where(mask: Array | None, tree: Any) -> Any:
 
 
 def put_back(mask: Array | None, start: Any, tree: Any) -> Any:
-    """Replaces a state by its start where `mask` is set; no gradient crosses."""
+    """Replaces a state by its start where `mask` is set; no gradient crosses.
+
+    Args:
+      mask: `(batch,)` booleans; None: nowhere.
+      start: leaves `(batch, d)`.
+      tree: the state, of the same leaves.
+    """
     if mask is None:
         return tree
     return jax.tree.map(lambda new, old: where_mask(mask, new, old), start, tree)
 
 
 def step_index(length: int, resets: Array | None, first: Array) -> Array:
-    """Counts the steps of each segment from 0, those of the first one from `first`, `(batch,)`.
+    """Counts the steps of each segment from 0, those of the first one from `first`.
+
+    Args:
+      length: steps of the sequences.
+      resets: where segments begin, `(time, batch)` booleans; None: nowhere.
+      first: what the first step is called, `(batch,)` int32.
 
     Returns:
       `(time, batch)` int32.

@@ -140,15 +140,23 @@ def passes(
     narrow = is_narrow(x)
 
     def recur(weights: Any, h: Array) -> Array:
+        """The recurrent part of the pre-activations, `(batch, d) -> (batch, K)`."""
         _, (kernel, bias) = weights
         zh = dot(h, kernel)
         return zh if bias is None else zh + bias
 
     def forward(weights: Any, carry: Any, x: Array, controls: Controls) -> tuple[Any, Any]:
+        """All steps: results of `unroll`, and residuals."""
         carry, start = carry
         source = x if narrow else project(weights, x)
 
         def step(carry: Any, inputs: tuple[Array, Controls]) -> tuple[Any, Any]:
+            """One step: the state after it, and what the backward pass needs of it.
+
+            Kept are the state before, the pre-activations `(batch, K)` (the sum of both parts of an
+            additive cell, else the recurrent one; None if recomputed), and the state after, where
+            resets make it differ from the next one before.
+            """
             source, controls = inputs
             carry = put_back(controls.reset, start, carry)
             zx = project(weights, source) if narrow else source
@@ -191,6 +199,17 @@ def passes(
         d_last = d_final, d_start
 
         def step(state: Any, inputs: Any) -> tuple[Any, Any]:
+            """One step back, in the reverse order of `Controls`.
+
+            Args:
+              state: gradients of the state after it, leaves `(batch, d)`, and of the start.
+              inputs: its pre-activations, state before, inputs, controls, and the gradient of the
+                state after it that readers of all states send, None where there are none.
+
+            Returns:
+              Gradients of the state before it and of the start; those of the pre-activations,
+              `(batch, K)`, of an additive cell one for both parts.
+            """
             d, d_start = state
             z, carry, source, controls, d_state = inputs
             zx: Any = project(weights, source) if narrow and source is not None else source
@@ -240,6 +259,7 @@ def passes(
             return (d, d_start), (dz, dzx)
 
         def step_in_place(state: Any, inputs: Any) -> tuple[Any, Any]:
+            """`step` that writes gradients over the pre-activations they were made of."""
             d, stored = state  # pre-activations of the steps to come, gradients of those done
             at, inputs = inputs
             d, (dz, dzx) = step(d, (_read(0)(stored, at), *inputs))

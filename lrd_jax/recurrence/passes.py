@@ -20,7 +20,12 @@ _NARROW = 4  # input features up to which the projection stays in the loop
 
 
 def project(weights: Any, x: Array) -> Array:
-    """What the input gives to the pre-activations, `(..., n) -> (..., K)`."""
+    """What the input gives to the pre-activations, `(..., n) -> (..., K)`.
+
+    Args:
+      weights: as `weights_of` gives them.
+      x: inputs; of few features they are added one by one, which needs no product.
+    """
     (kernel, bias), _ = weights
     if not is_narrow(x):
         return x @ kernel + bias
@@ -35,7 +40,16 @@ def is_narrow(x: Array) -> bool:
 
 
 def weights_of(cell: PointwiseCell, x: Array) -> Any:
-    """Weights and biases of both products of a bound cell."""
+    """Weights and biases of both products of a bound cell.
+
+    Args:
+      cell: bound to its parameters.
+      x: inputs, `(..., n)`; their width counts.
+
+    Returns:
+      `((n, K), (K,))` of the input, and `((d, K), (K,) or None)` of what enters the recurrent
+      product, whose kernel has `d` rows for each of `cell.recurrent_inputs`.
+    """
     return cell.input_weights(x.shape[-1]), cell.recurrent_weights()
 
 

@@ -50,6 +50,11 @@ def choose_backend(
 ) -> str:
     """Resolves `model.backend` for a cell: `auto` is the first of `BACKENDS` that runs it.
 
+    Args:
+      backend: `auto` or a key of `BACKENDS`.
+      cell: that is to be unrolled.
+      options: of the call.
+
     Raises:
       UserError: unknown backend, or one that cannot run the cell with these options.
     """
@@ -99,6 +104,10 @@ def unroll(
 
     Returns:
       The state after the last step, and the states after every step, leaves `(time, batch, d)`.
+
+    Raises:
+      UserError: no backend, or not this one, runs the cell so; perturbations elsewhere than in
+        `scan`.
     """
     x = x.astype(cell.param_dtype)
     if perturbed(cell):

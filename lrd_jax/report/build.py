@@ -78,6 +78,7 @@ def _by_task(folders: Sequence[str], say: Callable[[str], None]) -> dict[str, di
 
 
 def _explained(read: Mapping[str, Any]) -> Html:
+    """What the brackets of the table mean, and where published numbers are from."""
     metric = read["metric"].name
     sources = [
         f"{run['label']}: {run['published'].get('source', 'no source named')}"
@@ -153,6 +154,7 @@ def _reason(error: Exception) -> str:
 
 
 def _gradients(loaded: Sequence[subjects.Subject]) -> list[Content]:
+    """The figure of the gradients."""
     entries = [gradients.numbers(s, gradients.flow(s, examples=16)) for s in loaded]
     whole = gradients.NOTE + subjects.first_examples(loaded, "valid", 16)
 
@@ -165,6 +167,7 @@ def _gradients(loaded: Sequence[subjects.Subject]) -> list[Content]:
 
 
 def _timescales(loaded: Sequence[subjects.Subject]) -> list[Content]:
+    """The figure of the gates."""
     entries = [timescales.measure(s, examples=16) for s in loaded]
     whole = timescales.NOTE + subjects.first_examples(loaded, "valid", 16)
 
@@ -177,6 +180,7 @@ def _timescales(loaded: Sequence[subjects.Subject]) -> list[Content]:
 
 
 def _memory(loaded: Sequence[subjects.Subject]) -> list[Content]:
+    """What is remembered: a figure for each kind of task; of text its coloured tokens."""
     found: list[Content] = []
     for kind in dict.fromkeys(s.spec.kind for s in loaded):
         same = [s for s in loaded if s.spec.kind == kind]
@@ -197,6 +201,7 @@ def _memory(loaded: Sequence[subjects.Subject]) -> list[Content]:
 
 
 def _models(loaded: Sequence[subjects.Subject]) -> list[Content]:
+    """A drawing of each different cell, and the parameters of each model."""
     found: list[Content] = []
     seen = set()
     for subject in loaded:

@@ -17,6 +17,7 @@ from lrd_jax.reporting.statistics import band
 
 
 def _library() -> Any:
+    """plotly; UserError, naming its extra, where it is missing."""
     try:
         import plotly.graph_objects  # pyright: ignore[reportMissingImports]
         import plotly.io  # pyright: ignore[reportMissingImports]

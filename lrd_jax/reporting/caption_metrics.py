@@ -84,6 +84,7 @@ _Vector = tuple[list[dict[tuple[str, ...], float]], list[float], int]
 
 
 def _similarity(hypothesis: _Vector, reference: _Vector) -> float:
+    """CIDEr-D of two captions over 10: clipped cosines of tf-idf, less for unequal lengths."""
     total = 0.0
     for found, wanted, norm, other in zip(
         hypothesis[0], reference[0], hypothesis[1], reference[1], strict=True

@@ -49,18 +49,34 @@ def difference_text(metric: Metric, found: Mapping[str, Any]) -> str:
     Of two pairs both differences stand in the brackets, of fewer nothing; a difference of
     percentages is in points.
     """
-    if found["mean"] is None:
+    text = with_interval(found, metric, sign="+", unit=" points" * (metric.unit == "%"))
+    return text if found["mean"] is None else f"{text} ({_seeds(found)})"
+
+
+def with_interval(
+    found: Mapping[str, Any], metric: Metric, *, sign: str = "", unit: str = ""
+) -> str:
+    """Returns a statistic as text, e.g. "+1.20 [0.31, 2.09]"; "no value" where there is none.
+
+    Args:
+      found: from `statistics.over_seeds` or `statistics.difference`; of two seeds or pairs both
+        values stand in the brackets.
+      metric: what it is of.
+      sign: "+" shows the sign of what is positive too.
+      unit: stands behind the number.
+    """
+    if found.get("mean") is None:
         return "no value"
 
     def number(value: float) -> str:
-        return f"{value * metric.factor:+.{metric.digits}f}"
+        return f"{value * metric.factor:{sign}.{metric.digits}f}"
 
-    text = " ".join(filter(None, [number(found["mean"]), "points" * (metric.unit == "%")]))
+    text = f"{number(found['mean'])}{unit}"
     if "interval" in found:
-        text += f" [{', '.join(map(number, found['interval']))}]"
-    elif "values" in found:
-        text += f" ({', '.join(map(number, found['values']))})"
-    return f"{text} ({_seeds(found)})"
+        return f"{text} [{', '.join(map(number, found['interval']))}]"
+    if "values" in found:
+        return f"{text} ({', '.join(map(number, found['values']))})"
+    return text
 
 
 def _seeds(found: Mapping[str, Any]) -> str:

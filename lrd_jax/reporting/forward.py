@@ -98,6 +98,7 @@ class Forwarder:
         self._broken = True
 
     def _guarded(self, call: Callable[[], Any]) -> None:
+        """Calls a service; the first error is told, and it is not called again."""
         if self._broken:
             return
         try:

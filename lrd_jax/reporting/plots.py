@@ -95,7 +95,7 @@ def plot_curves(
     figure = figures.new_figure(columns=len(curves))
     panels = np.atleast_1d(figure.subplots(1, len(curves), sharex=True))
     counts = {label: _seeds(records) for label, records in lines.items()}
-    same = len(set(counts.values())) == 1
+    same, drawn = len(set(counts.values())) == 1, []
     for panel, (split, key) in zip(panels, curves, strict=True):
         key = key or main
         metric = metrics.get(key, Metric(key))
@@ -105,6 +105,7 @@ def plot_curves(
                 raise UserError(f"run {label!r} has no {split} {key}: choose another metric")
             text = label if same else f"{label} ({count_text(counts[label])})"
             draw_line(panel, index, steps, values, text, metric, markers=len(steps) == 1)
+            drawn.append(values.shape[1])  # fewer where a file keeps a part of the lines
         known = [run.result.get("baselines", {}) for run in given.values()]
         for chance in sorted({baselines[key] for baselines in known if key in baselines}):
             panel.axhline(metric.factor * chance, label=CHANCE, **figures.REFERENCE)
@@ -113,7 +114,7 @@ def plot_curves(
         panel.margins(x=0.01)
         panel.ticklabel_format(axis="x", style="sci", scilimits=(0, 5), useMathText=True)
         figures.style(panel)
-    figures.legend(figure, note=seeds_note(list(counts.values())))
+    figures.legend(figure, note=seeds_note(drawn))
     figures.title(figure, title)
     return figures.save(figure, path)
 
@@ -245,6 +246,7 @@ def plot_sweep(record: Mapping[str, Any], path: str | os.PathLike[str]) -> pathl
 
 
 def _draw_trial(panel: Any, x: float, trial: Mapping[str, Any], metric: Metric) -> None:
+    """A dot for a trial's score, and what its seeds say of it."""
     scores = _seed_scores(trial, metric)
     found = over_seeds([{metric.name: score} for score in scores or [None]], [metric])[metric.name]
     y = metric.factor * trial["score"]

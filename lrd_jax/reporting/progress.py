@@ -138,6 +138,7 @@ class Progress:
     # ---- On a terminal --------------------------------------------------------------------------
 
     def _draw(self) -> None:
+        """Draws the bar, or its text alone where the terminal is narrow."""
         assert self._bar is not None
         columns = self._columns()
         text = fit(self._parts(), columns - 1)
@@ -187,6 +188,7 @@ class Progress:
     # ---- Plain lines ----------------------------------------------------------------------------
 
     def _print_line(self) -> None:
+        """Prints where training is, in a line: step, values, speed in steps/s, time left."""
         printed, at, _ = self._printed
         now = self._training()
         parts = [

@@ -129,6 +129,7 @@ def _mistyped(content: Mapping[str, Any], wanted: Mapping[str, Any], place: str)
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type of the tables above; bools and infinities are no numbers."""
     if isinstance(kind, dict):
         ((_, item),) = kind.items()
         return isinstance(value, dict) and all(_fits(each, item) for each in value.values())
@@ -141,6 +142,7 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _mistyped_result(result: Mapping[str, Any], place: str) -> Iterator[str]:
+    """Yields the keys of a `result` that are missing or of another type; `place` names it."""
     wrong = [*_mistyped(result, _RESULT, place)]
     yield from wrong
     if wrong:
@@ -174,6 +176,7 @@ def _inconsistent(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _inconsistent_variant(content: Mapping[str, Any], variant: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what of a variant contradicts its config, its result or the rest of the file."""
     config, result = variant["config"], variant["result"]
     begun = variant.get("begun", {"commit": result["commit"], "versions": result["versions"]})
     for key in ("commit", "versions"):

@@ -59,6 +59,7 @@ def sheet(title: str, about: str, entries: Sequence[Entry]) -> Html:
 
 
 def _card(entry: Entry) -> Html:
+    """A picture with its caption, score, references, and where each word looked."""
     said = " ".join(entry.caption) or "(no words)"
     parts: list[Html] = []
     image = pillow()

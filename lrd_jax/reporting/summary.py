@@ -324,28 +324,6 @@ def value_over(
     return text
 
 
-def with_interval(found: Mapping[str, Any], metric: Metric, sign: str = "") -> str:
-    """Returns a statistic as text, e.g. "+1.20 [0.31, 2.09]"; "none" where there is no value.
-
-    Args:
-      found: from `statistics.over_seeds` or `statistics.difference`.
-      metric: what it is of.
-      sign: "+" shows the sign of what is positive too.
-    """
-    if found.get("mean") is None:
-        return "none"
-
-    def number(value: float) -> str:
-        return f"{value * metric.factor:{sign}.{metric.digits}f}"
-
-    text = number(found["mean"])
-    if "interval" in found:
-        return f"{text} [{', '.join(map(number, found['interval']))}]"
-    if "values" in found:
-        return f"{text} ({', '.join(map(number, found['values']))})"
-    return text
-
-
 def _rows(rows: Mapping[str, str]) -> str:
     width = max(map(len, rows))
     return "\n".join(f"{name:<{width}}  {value}" for name, value in rows.items())

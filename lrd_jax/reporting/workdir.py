@@ -144,7 +144,11 @@ def check_metrics(workdir: Path, size: int) -> None:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Writes a small file so that a kill leaves the old one or the new one, never half of it."""
+    """Writes a small file so that a kill leaves the old one or the new one, never half of it.
+
+    Raises:
+      RunError: the disk does not take it.
+    """
     temporary = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(exist_ok=True)
@@ -283,6 +287,9 @@ def finished(workdir: Path, config: Any) -> dict[str, Any] | None:
 
     A run that `train.stop_step` ended goes on when that is raised; one that patience ended does
     not.
+
+    Raises:
+      UserError: its result is damaged, or of more steps than it has checkpoints of.
     """
     path = workdir / "result.json"
     if not path.exists():

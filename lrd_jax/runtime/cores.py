@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from lrd_jax.runtime import control_groups
 
 
 def available_cores(root: str | os.PathLike[str] = "/") -> int:
@@ -24,22 +26,8 @@ def available_cores(root: str | os.PathLike[str] = "/") -> int:
 def _quotas(root: Path) -> Iterator[float]:
     """Yields the quotas, in cores, of this process's control groups and of those around them."""
     yield float(2**31)  # where none is set
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    mounts = root / "sys/fs/cgroup"
-    for line in lines:  # number:controllers:/path; without controllers in version 2
-        _, _, rest = line.partition(":")
-        controllers, _, name = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        group = PurePosixPath("/") / name
-        # In a container the path may be the host's, of which the mount shows the end alone: the
-        # group itself is at the top.
-        for folder in (group, *group.parents):
-            for mount in (controllers, "cpu") if controllers else ("", "unified"):
-                yield from _quota(mounts / mount / folder.relative_to("/"), bool(controllers))
+    for folder, first_version in control_groups.folders(root, "cpu"):
+        yield from _quota(folder, first_version)
 
 
 def _quota(folder: Path, first_version: bool) -> Iterator[float]:

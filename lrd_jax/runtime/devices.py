@@ -301,7 +301,13 @@ def gather(tree: Any) -> Any:
 
 
 def place(tree: Any, mesh: Mesh, spec: P) -> Any:
-    """Puts host arrays onto the mesh; each process brings its own `local_rows` of what is split."""
+    """Puts host arrays onto the mesh.
+
+    Args:
+      tree: arrays; of what is split, each process brings its own `local_rows`.
+      mesh: the devices.
+      spec: how the axes are split over them.
+    """
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), tree

@@ -123,6 +123,7 @@ class Link:
         self._abort.status, self._abort.message = status, message
 
     def _leave(self, status: int) -> NoReturn:
+        """Ends this process without waiting for the others, the one that keeps the store last."""
         # All is said: what JAX logs when another process is faster to leave would bury it.
         with open(os.devnull, "w", encoding="utf-8") as nowhere:
             os.dup2(nowhere.fileno(), sys.stderr.fileno())

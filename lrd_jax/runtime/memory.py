@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+
+from lrd_jax.runtime import control_groups
 
 _UNLIMITED = 2**60  # bytes; the first version of control groups writes a number beyond for no limit
 
@@ -24,6 +26,7 @@ def available_memory(root: str | os.PathLike[str] = "/") -> int:
 
 
 def _of_machine(root: Path) -> Iterator[int]:
+    """Yields the bytes that the machine has free, where that is known."""
     try:
         text = (root / "proc/meminfo").read_text(encoding="utf-8")
     except OSError:  # another system
@@ -37,23 +40,11 @@ def _of_machine(root: Path) -> Iterator[int]:
 
 def _limits(root: Path) -> Iterator[int]:
     """Yields the limits of this process's control groups and of those around them."""
-    try:
-        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return
-    for line in lines:  # number:controllers:/path; without controllers in version 2
-        _, _, rest = line.partition(":")
-        controllers, _, name = rest.partition(":")
-        if controllers and "memory" not in controllers.split(","):
+    for folder, first_version in control_groups.folders(root, "memory"):
+        file = folder / ("memory.limit_in_bytes" if first_version else "memory.max")
+        try:
+            limit = int(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # none; "max"
             continue
-        group = PurePosixPath("/") / name
-        for folder in (group, *group.parents):
-            for mount in ("memory",) if controllers else ("", "unified"):
-                file = "memory.limit_in_bytes" if controllers else "memory.max"
-                path = root / "sys/fs/cgroup" / mount / folder.relative_to("/") / file
-                try:
-                    limit = int(path.read_text(encoding="utf-8"))
-                except (OSError, ValueError):  # none; "max"
-                    continue
-                if 0 < limit < _UNLIMITED:
-                    yield limit
+        if 0 < limit < _UNLIMITED:
+            yield limit

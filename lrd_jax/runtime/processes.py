@@ -60,6 +60,12 @@ def joined(launch: Launch | None) -> Iterator[None]:
 
 
 def _meet(launch: Launch) -> None:
+    """Brings the processes of a launch together, by JAX's coordinator.
+
+    Raises:
+      RunError: they did not come together in time.
+      UserError: the launcher's environment says nothing that JAX understands.
+    """
     global _link
     not_met = (
         f"the processes of this run did not come together within {_START_TIMEOUT_S} s: are all of"
@@ -201,6 +207,7 @@ class _Agreed:
 
     @property
     def signum(self) -> int:
+        """The signal at which all processes stop at this step, 0 for none; see the class."""
         if self._own.signum and not self._told:
             self._link.put("signal", self._own.signum)
             self._told = True

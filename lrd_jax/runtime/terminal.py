@@ -135,6 +135,7 @@ class _Dropping(io.FileIO):
             return len(data)
 
     def _tell(self, error: OSError) -> None:
+        """Says once, on the other stream, that this one takes no more."""
         if self._told:
             return
         self._told = True

@@ -143,6 +143,7 @@ class _Slot(NamedTuple):
 
 
 def _slots(config: Any) -> Iterator[_Slot]:
+    """Yields the places that components fill: cell, network, data set, schedule."""
     cell, data, schedule = config.model.cell, config.data.name, config.optim.schedule
     registered(data)
     cells = {name: cell_options(name) for name in CELLS} | {cell: cell_options(cell)}

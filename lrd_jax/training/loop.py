@@ -228,6 +228,7 @@ class _Run:
             raise Interrupted(self._caught.signum)
 
     def _save(self) -> None:
+        """Saves a checkpoint, after every line before it is on disk; RunError where all is NaN."""
         self._watch.check(self.state)
         # Every line at or before a checkpoint is on disk before it is.
         extra = {

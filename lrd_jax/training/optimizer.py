@@ -62,6 +62,7 @@ def _cosine(peak: Any, horizon: Horizon, warmup: int) -> optax.Schedule:
 def _step(
     peak: Any, horizon: Horizon, warmup: int, *, decay_every_epochs: int, decay_rate: float
 ) -> optax.Schedule:
+    """The rate falls by a factor every so many epochs; UserError where they are none."""
     del warmup
     if decay_every_epochs <= 0:
         raise UserError(

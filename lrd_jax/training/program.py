@@ -258,7 +258,14 @@ class Program:
         return place(stacked, self.mesh, self._stretch_spec)
 
     def advance(self, state: TrainState, stretch: Any, first: int, count: int) -> TrainState:
-        """The state after `count` updates, from number `first` of a stretch on; `state` is gone."""
+        """The state after `count` updates.
+
+        Args:
+          state: donated, hence gone afterwards.
+          stretch: the batches of several steps, from `Program.stretch`; of one step its batch.
+          first: number of the first update's batch in it.
+          count: of updates.
+        """
         if self.steps_per_call == 1:
             return self.train_step(state, stretch)
         several = self._several

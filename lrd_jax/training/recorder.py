@@ -123,7 +123,13 @@ class Recorder:
         self._show(step, {n: values[n] for n in self._shown}, self._baseline)
 
     def valid(self, step: int, values: Metrics, raw: Metrics | None = None) -> None:
-        """Records a validation; beside it, as `raw_<name>`, that of parameters not averaged."""
+        """Records a validation.
+
+        Args:
+          step: number of updates.
+          values: by metric, `(members,)`.
+          raw: the same of parameters that are not averaged, recorded as `raw_<name>`.
+        """
         beside = {f"raw_{name}": value for name, value in (raw or {}).items()}
         self._write(step, "valid", {**values, **beside})
         seen = {f"valid_{n}": value for n, value in values.items() if n not in self._unseen}
@@ -162,6 +168,7 @@ class Recorder:
         return self._writers.flush() if self._writers else 0
 
     def _write(self, step: int, split: str, values: Metrics, **timing: Any) -> None:
+        """Writes a line for each member, and one for the mean of each swept value."""
         if self._writers:
             timing = {"time": _now()} | timing | self.seconds
             for index, label in enumerate(self._labels):

@@ -91,7 +91,7 @@ def state(workdir, step):
 
 
 def assert_close(one, other, step):
-    """design.md, section 3: 1e-5 after 20 Adam steps in float32, on other devices."""
+    """Within 1e-5 after 20 Adam steps in float32, on other devices."""
     pairs = jax.tree.map(lambda a, b: np.abs(a - b).max(), state(one, step), state(other, step))
     assert max(jax.tree.leaves(pairs)) <= 1e-5
     left, right = (read_metrics(workdir / "metrics.jsonl") for workdir in (one, other))

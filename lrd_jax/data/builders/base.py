@@ -1,6 +1,7 @@
 """What the builders share: names, file format and the hand-over of source files."""
 
 import abc
+import functools
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -44,6 +45,17 @@ class Builder(tfds.core.GeneratorBasedBuilder, abc.ABC, skip_registration=True):
             raise UserError(f"{cls.name.removeprefix('lrd_')} has no variants: leave out /{name}")
 
 
+class NamedVariants:
+    """For a builder whose variants have names and nothing else."""
+
+    @classmethod
+    @functools.cache  # TFDS wants the same object every time
+    def get_builder_config(cls, name: str, version: Any = None) -> tfds.core.BuilderConfig:
+        """Returns the TFDS config of a variant; it has no other content than its name."""
+        del version
+        return tfds.core.BuilderConfig(name=name)
+
+
 class ImageBuilder(Builder):
     """A data set of labelled uint8 images.
 
@@ -85,6 +97,7 @@ class ImageBuilder(Builder):
         """
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """See TFDS: `image` `(height, width, channels)` uint8, and `label`."""
         features = tfds.features.FeaturesDict(
             {
                 "image": tfds.features.Tensor(shape=self.IMAGE_SHAPE, dtype=np.uint8),

@@ -138,6 +138,7 @@ def _lacking(source_dir: Path) -> list[str]:
 
 
 def _read_unpacked(source_dir: Path) -> dict[str, bytes]:
+    """The unpacked files by name; UserError where one is missing or of another size."""
     folder = _folder(source_dir)
     if missing := _lacking(source_dir):
         raise UserError(f"{source_dir} lacks {ARCHIVE}, or unpacked from it {', '.join(missing)}")

@@ -113,6 +113,7 @@ class LrdMnist(ImageBuilder):
 
     @classmethod
     def _read_split(cls, contents: dict[str, bytes], split: str) -> Examples:
+        """Reads images and labels of a split; UserError where they are corrupt."""
         images_name, labels_name = _FILES[split]
         num_examples = _NUM_EXAMPLES[split]
         shape = (num_examples, *cls.IMAGE_SHAPE[:2])

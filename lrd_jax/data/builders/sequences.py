@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,14 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from lrd_jax.data.builders.base import Builder
+from lrd_jax.data.builders.base import Builder, NamedVariants
 from lrd_jax.data.sequence import Layout, Sequences
 from lrd_jax.data.sequence_fit import Statistics, label_text
 
 Reader = Callable[[], Iterator[Sequences]]
 
 
-class SequenceBuilder(Builder):
+class SequenceBuilder(NamedVariants, Builder):
     """Stores sequences as they stand in the files: nothing is fitted yet, a missing value is NaN.
 
     Its metadata holds the statistics of the training sequences, and the lengths of all.
@@ -49,14 +48,8 @@ class SequenceBuilder(Builder):
         self._numbers = {label: number for number, label in enumerate(labels)}
         super().__init__(**options)
 
-    @classmethod
-    @functools.cache  # TFDS wants the same object every time
-    def get_builder_config(cls, name: str, version: Any = None) -> tfds.core.BuilderConfig:
-        """Returns the TFDS config of a name; it has no other content."""
-        del version
-        return tfds.core.BuilderConfig(name=name)
-
     def _info(self) -> tfds.core.DatasetInfo:
+        """See TFDS: inputs `(time, channels)` float32, and targets where there are some."""
         example = self._example
         features: dict[str, Any] = {
             "id": tfds.features.Text(),
@@ -83,6 +76,7 @@ class SequenceBuilder(Builder):
         return {split: self._generate_examples(split) for split in self._readers}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        """See TFDS; keeps statistics and lengths in the metadata when a split is through."""
         found, number = Statistics(), 0
         for some in self._readers[split]():
             found.add(some)

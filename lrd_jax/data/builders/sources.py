@@ -267,7 +267,15 @@ def wrong_checksum(
     other: str | None = None,
     algorithm: str = "sha256",
 ) -> UserError:
-    """Returns the error for a file of another checksum, with the name of what it holds if known."""
+    """Returns the error for a file of another checksum.
+
+    Args:
+        where: path or URL.
+        expected: the checksum, in hexadecimal digits.
+        actual: that of the file.
+        other: name of what it holds instead, where that is known.
+        algorithm: of the checksum.
+    """
     hint = f"; it holds the contents of {other}" if other else ""
     return UserError(
         f"{where} has the wrong {algorithm}: expected {expected}, actual {actual}{hint}"

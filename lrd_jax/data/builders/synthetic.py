@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from lrd_jax.data.builders.base import Builder
+from lrd_jax.data.builders.base import Builder, NamedVariants
 from lrd_jax.data.task import Records, Task, stream
 
 
-class TaskBuilder(Builder):
+class TaskBuilder(NamedVariants, Builder):
     """Writes what a task draws for each split of a variant."""
 
     TASK: ClassVar[type[Task]]
@@ -21,19 +21,13 @@ class TaskBuilder(Builder):
         """Raises UserError unless the task has such a variant."""
         cls.TASK.of_variant(name)
 
-    @classmethod
-    @functools.cache  # TFDS wants the same object every time
-    def get_builder_config(cls, name: str, version: Any = None) -> tfds.core.BuilderConfig:
-        """Returns the TFDS config of a variant; it has no other content than its name."""
-        del version
-        return tfds.core.BuilderConfig(name=name)
-
     @property
     def _task(self) -> Task:
         assert self.builder_config is not None
         return self.TASK.of_variant(self.builder_config.name)
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """See TFDS: the arrays that the task draws."""
         features = {
             name: tfds.features.Tensor(shape=array.shape[1:], dtype=array.dtype)
             for name, array in self._task.draw(stream("test"), 1).items()

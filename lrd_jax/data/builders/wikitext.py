@@ -39,6 +39,7 @@ class _WikiText(Builder):
     """Of the files, by split; as listed by GluonNLP (gluonnlp/data/corpora/wikitext.py)."""
 
     def _info(self) -> tfds.core.DatasetInfo:
+        """See TFDS: blocks of token ids, int32."""
         tokens = tfds.features.Tensor(
             shape=(_BLOCK,), dtype=np.int32, encoding=tfds.features.Encoding.BYTES
         )
@@ -93,6 +94,7 @@ class _WikiText(Builder):
 
     @classmethod
     def _open(cls, source_dir: Path, stack: contextlib.ExitStack) -> dict[str, IO[bytes]]:
+        """Opens the splits, from the archive or unpacked; UserError where neither is whole."""
         (source,) = cls.SOURCES
         archive = source_dir / source.name
         if not archive.is_file():
@@ -109,6 +111,7 @@ class _WikiText(Builder):
 
     @classmethod
     def _open_archive(cls, archive: Path, stack: contextlib.ExitStack) -> dict[str, IO[bytes]]:
+        """Opens the splits in the archive; UserError where a checksum is wrong."""
         (source,) = cls.SOURCES
         check_size(archive, _UNPACKED * source.size)
         names = {split: f"{cls.FOLDER}/wiki.{name}.tokens" for split, name in _SPLITS.items()}
@@ -132,6 +135,7 @@ class _WikiText(Builder):
 
     @classmethod
     def _open_unpacked(cls, source_dir: Path, stack: contextlib.ExitStack) -> dict[str, IO[bytes]]:
+        """Opens the unpacked splits; UserError where one is missing or its checksum is wrong."""
         (source,) = cls.SOURCES
         folder = source_dir / cls.FOLDER if (source_dir / cls.FOLDER).is_dir() else source_dir
         files = {}

@@ -136,6 +136,7 @@ class _Tensors(pickle.Unpickler):
     storages: dict[str, np.dtype] = {}  # noqa: RUF012 - filled while one file is read
 
     def find_class(self, module: str, name: str) -> Any:
+        """See `pickle.Unpickler`: tensors and nothing else; UnpicklingError for the rest."""
         allowed = {
             ("collections", "OrderedDict"): collections.OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): lambda key, offset, shape, strides, *_: (
