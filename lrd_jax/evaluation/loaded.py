@@ -21,6 +21,7 @@ from lrd_jax.data.text import text_spec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import estimate
 from lrd_jax.evaluation.best import Best, best_member, shapes
+from lrd_jax.evaluation.exported import is_exported, read
 from lrd_jax.evaluation.own_file import bring_in
 from lrd_jax.evaluation.scorer import Scorer, eval_batch_size
 from lrd_jax.objectives import Objective, make_evaluated
@@ -132,7 +133,8 @@ def load(
     """Loads the best parameters of a run from its newest checkpoint; touches nothing.
 
     Args:
-      workdir: of a run that saved at least once; may be in use by one that trains.
+      workdir: of a run that saved at least once; may be in use by one that trains. Or a folder that
+        `lrd_jax.export` wrote.
       config: the run's config, with other `data.*` and `eval.*` perhaps.
       overrides: what differs.
       with_data: whether to make the data set; else the work directory says what the data look
@@ -152,7 +154,13 @@ def load(
     check_vocabulary(workdir, spec.vocabulary)
     if with_data:
         check_draws(workdir)
-    best, stopped = _restore(workdir, shapes(objective, len(everyone)), mesh)
+    wanted = shapes(objective, len(everyone))
+    if is_exported(workdir):
+        best, places = read(workdir, wanted)
+        best = jax.device_put(best, NamedSharding(mesh, P()))
+        everyone, stopped = [everyone[place] for place in places], [-1] * len(places)
+    else:
+        best, stopped = _restore(workdir, wanted, mesh)
     return Loaded(
         workdir, config, overrides, dataset, spec, objective, everyone, best, stopped, mesh
     )

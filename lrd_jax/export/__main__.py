@@ -24,9 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     parser = ArgumentParser(
         prog="python -m lrd_jax.export",
-        description="Writes model.safetensors, config.json, a model card (README.md), and programs"
-        " that need JAX alone: model.stablehlo for whole sequences, step.stablehlo for one step."
-        " An LSTM or GRU also as a state_dict of PyTorch, pytorch.safetensors.",
+        description="Writes model.safetensors with config.json and members.json, a folder that is"
+        " used like a run; a model card (README.md); and programs that need JAX alone:"
+        " model.stablehlo for whole sequences, step.stablehlo for one step. An LSTM or GRU also as"
+        " a state_dict of PyTorch, pytorch.safetensors.",
     )
     parser.add_argument("--workdir", required=True, metavar="DIR", help="of the run")
     parser.add_argument("--out", required=True, metavar="DIR", help="made if missing")
@@ -35,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         default="best",
         metavar="best|all|N",
         help="the seed that validated best, all of them as one, or seed N; default: %(default)s",
+    )
+    parser.add_argument(
+        "--weights_only",
+        action="store_true",
+        help="no programs, nothing for PyTorch: what this package needs to use the model",
     )
     return terminal.status_of(lambda: _run(parser.parse_args(argv)), interrupted="interrupted")
 
@@ -45,16 +51,17 @@ def _run(flags: Any) -> None:
     if out.exists() and (not out.is_dir() or out.samefile(workdir)):
         raise UserError(f"--out={flags.out} is a file, or the run itself: name a folder")
     terminal.quiet()
-    _export(workdir, out, flags.seeds)
+    _export(workdir, out, flags.seeds, flags.weights_only)
 
 
-def _export(workdir: Path, out: Path, seeds: str) -> None:
+def _export(workdir: Path, out: Path, seeds: str, weights_only: bool) -> None:
     """Writes what `main` promises into a folder, or nothing at all.
 
     Args:
       workdir: of the run.
       out: made if missing; files of the same names are replaced.
       seeds: as of `inference.model.load`.
+      weights_only: no programs, and nothing for PyTorch.
 
     Raises:
       UserError: the run cannot be loaded or exported.
@@ -62,22 +69,26 @@ def _export(workdir: Path, out: Path, seeds: str) -> None:
     """
     import jax
 
+    from lrd_jax.evaluation import exported
     from lrd_jax.export import card, programs, weights
     from lrd_jax.inference.model import load
     from lrd_jax.interchange.weights import write
+    from lrd_jax.reporting.workdir import json_text
 
     model = load(workdir, seeds)
     # All that can be wrong is made before anything is written.
-    files: dict[str, Any] = {"model.safetensors": weights.by_name(model.params)}
-    files["model.stablehlo"] = programs.serialised(programs.whole(model))
-    for name, make in (
-        ("step.stablehlo", lambda: programs.serialised(programs.step(model))),
-        ("pytorch.safetensors", lambda: weights.for_torch(model)),
-    ):
-        try:
-            files[name] = make()
-        except UserError as error:
-            print(f"note: no {name}: {error}")
+    files: dict[str, Any] = {exported.WEIGHTS: exported.by_name(model.params)}
+    files[exported.MEMBERS] = json_text(model.whose).encode()
+    if not weights_only:
+        files["model.stablehlo"] = programs.serialised(programs.whole(model))
+        for name, make in (
+            ("step.stablehlo", lambda: programs.serialised(programs.step(model))),
+            ("pytorch.safetensors", lambda: weights.for_torch(model)),
+        ):
+            try:
+                files[name] = make()
+            except UserError as error:
+                print(f"note: no {name}: {error}")
     kept = [name for name in KEPT if (workdir / name).exists()]
     one = max(model.network.seeds, 1)
     size = sum(leaf.size for leaf in jax.tree.leaves(model.params)) // one

@@ -140,7 +140,9 @@ def _files(model: Model, files: Sequence[str]) -> str:
     width = "" if model.spec.kind == "language" else ", n"
     found = [
         "- `config.json`, `spec.json`: the settings, and what the data look like",
-        "- `model.safetensors`: the parameters, by the names of the Flax module",
+        "- `model.safetensors`: the parameters, by the names of the Flax module;"
+        " `members.json`: which seeds they are of. With this package the folder is used like a run:"
+        ' `lrd_jax.load("DIR")`, or `--workdir=DIR` of every command but training',
     ]
     if "model.stablehlo" in files:
         found.append(

@@ -1,10 +1,9 @@
-"""The parameters as files: by our names, and by PyTorch's where it has the cell."""
+"""The parameters by the names of PyTorch, where it has the cell."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import jax
 import numpy as np
 
 from lrd_jax.errors import UserError
@@ -12,18 +11,6 @@ from lrd_jax.inference.model import Model
 from lrd_jax.interchange import export_weights
 from lrd_jax.interchange.weights import Arrays
 from lrd_jax.models import LanguageModel
-
-
-def by_name(params: Any) -> Arrays:
-    """A tree of parameters by dotted names, "recurrence.layer_0.input.kernel"."""
-    found = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = ".".join(str(getattr(key, "key", key)) for key in path)
-        array = np.asarray(leaf)
-        found[name] = np.ascontiguousarray(
-            array if array.dtype.kind in "fiu" else array.astype("f")
-        )
-    return found
 
 
 def for_torch(model: Model) -> Arrays:

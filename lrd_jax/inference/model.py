@@ -16,6 +16,7 @@ from lrd_jax.config.members import Member
 from lrd_jax.config.paths import expand_user
 from lrd_jax.data.sequence_fit import Fit, read_fit
 from lrd_jax.data.spec import DataSpec
+from lrd_jax.evaluation import exported
 from lrd_jax.evaluation import loaded as runs
 from lrd_jax.evaluation.best import ALL, BEST, chosen
 from lrd_jax.inference import arrays
@@ -50,6 +51,7 @@ class Model:
       params: its parameters, on the host; of an ensemble the leaves are `(seeds, ...)`.
       members: whose parameters they are.
       everyone: all that trained beside them.
+      whose: the same as `lrd_jax.export` writes it, see `evaluation.exported`.
       names: of the classes, or of the numbers.
       network: the same as pure functions of the parameters.
       fit: what was fitted on sequences of one's own; None of other data.
@@ -63,6 +65,7 @@ class Model:
         self.config, self.spec = loaded.config, loaded.spec
         self.everyone: list[Member] = list(loaded.members)
         self.members: list[Member] = [loaded.members[place] for place in places]
+        self.whose = exported.whose(best, places, together)
         self.network = Network(loaded.objective, len(places) if together else 0)
         taken: Any = np.array(places) if together else places[0]
         own = {k: v for k, v in best.params.items() if not k.startswith("decoder_")}  # auxiliary
@@ -152,7 +155,8 @@ def load(workdir: str | os.PathLike[str], seeds: str | int = BEST) -> Model:
     """Loads a trained run for use; its data need not be there.
 
     Args:
-      workdir: of a run that was validated at least once; may be in use by one that trains.
+      workdir: of a run that was validated at least once; may be in use by one that trains. Or a
+        folder that `lrd_jax.export` wrote.
       seeds: of a run of several seeds: `best`, the one that validated best; `all`, the mean of
         what they say; or the number of one.
 

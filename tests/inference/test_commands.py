@@ -145,7 +145,7 @@ def test_what_an_export_holds(run, tmp_path, capsys):
     )
     assert exporting.main([f"--workdir={run}", f"--out={out}"]) == 0
     (run / "result.json").unlink()
-    names = ["README.md", "config.json", "model.safetensors", "model.stablehlo"]
+    names = ["README.md", "config.json", "members.json", "model.safetensors", "model.stablehlo"]
     names += ["pytorch.safetensors", "spec.json", "step.stablehlo"]
     assert sorted(path.name for path in out.iterdir()) == names
     assert capsys.readouterr().out == f"wrote {out}: {', '.join(names)}\n"
