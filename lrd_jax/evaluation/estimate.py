@@ -115,7 +115,7 @@ def check_members(num_members: int) -> None:
     needed = num_members * _MEMBER_S
     if needed > _STEP_BUDGET_S:
         raise UserError(
-            f"{num_members:,} runs side by side would wait about {needed:,.0f} s at every step until"
+            f"{num_members:,} runs side by side would wait about {needed:,.0f} s at each step until"
             f" each has its batch, at {1e6 * _MEMBER_S:.0f} us each, and {_STEP_BUDGET_S:.0f} s are"
             " the most that a run may; lower num_seeds, or the values of sweep.*"
         )
