@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="the seed that validated best, the mean of all, or seed N; default: %(default)s",
     )
     return terminal.status_of(
-        lambda: _run(*parser.parse_known_args(argv)), lower=lambda: "--config.eval.batch_size"
+        lambda: _run(*parser.parse_known_args(argv)),
+        lower=lambda: "--config.eval.batch_size or --config.eval.beam_size",
     )
 
 

@@ -82,7 +82,7 @@ def test_a_task_too_large_is_refused_before_its_examples_are_made(monkeypatch, c
 
 def test_more_runs_side_by_side_than_have_time_are_refused():
     config = make_config(num_seeds=1_000_000, model__hidden_size=4)
-    with pytest.raises(UserError, match=r"1,000,000 runs side by side would wait about 50 s at ev"):
+    with pytest.raises(UserError, match=r"1,000,000 runs side by side would wait about 50 s at ea"):
         make_program(config)
     estimate.check_members(100_000)
 

@@ -407,3 +407,30 @@ def test_without_safetensors(tmp_path, monkeypatch):
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"")
     assert "pip install" in refusal(recurrence("LSTM"), path)
+
+
+def test_variables_of_another_recurrence_are_refused():
+    """Also those that fit in part: a layer too many would be left out without a word."""
+    x = jnp.ones((1, 2, 3))
+    one, two = (Recurrence(LSTMCell(4), num_layers=layers) for layers in (1, 2))
+    of_one, of_two = (model.init(jax.random.key(0), x) for model in (one, two))
+    seeds = jax.tree.map(lambda leaf: leaf[None], of_one)
+    missing = (
+        "are not those of a LSTMCell of 4 units in 1 layer: give {'params': ...} as its `init`"
+    )
+    for recurrence, variables, message in (
+        (one, of_two, "a LSTMCell of 4 units in 1 layer has no layer_1, and the variables have"),
+        (two, of_one, "are not those of a LSTMCell of 4 units in 2 layers"),
+        (Recurrence(LSTMCell(5)), of_one, "input/kernel has shape (3, 16), but a LSTMCell of 5"),
+        (one, seeds, "input/kernel has shape (1, 3, 16)"),
+        (Recurrence(GRUCell(4)), of_one, "are not those of a GRUCell"),
+        (one, of_one["params"], missing),
+        (one, None, missing),
+        (one, {"params": {"layer_0": "x"}}, missing),
+        (LSTMCell(4), of_one, "the recurrence is of type LSTMCell: give lrd_jax.Recurrence"),
+    ):
+        with pytest.raises(UserError) as caught:
+            export_weights(recurrence, variables)
+        assert message in str(caught.value)
+    with pytest.raises(UserError, match=r"prefix=3: must be a string"):
+        export_weights(one, of_one, prefix=3)

@@ -12,6 +12,8 @@ from lrd_jax.config.values import conform, flatten
 from lrd_jax.errors import UserError
 
 _INT_LIMIT = 2**31  # sizes, steps and seeds are int32 on the device
+_LEAST, _MOST = 2.0**-126, 2.0**127  # what is less, or more, is 0 or infinite on the device
+_COLDEST = 1e-6  # logits divided by less may be too large for float32
 
 
 _AT_LEAST = {
@@ -90,6 +92,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         for element in value if isinstance(value, tuple) else (value,):
             if isinstance(element, float) and not math.isfinite(element):
                 _refuse(key, value, "a finite number")
+            if isinstance(element, float) and element and not _LEAST <= abs(element) <= _MOST:
+                _refuse(key, value, f"0, or from {_LEAST:.1e} to {_MOST:.1e} (float32)")
             if isinstance(element, int) and abs(element) >= _INT_LIMIT:
                 _refuse(key, value, f"below {_INT_LIMIT} in magnitude")
     for key, least in _AT_LEAST.items():
@@ -126,6 +130,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
             "data.curriculum trains on sequences of several lengths, and the segments of an"
             " auxiliary loss fit one: set aux.kind=none, or leave data.curriculum out"
         )
+    if 0 < values["eval.temperature"] < _COLDEST:
+        legal = f"0 (the likeliest, nothing is drawn), or at least {_COLDEST:g}"
+        _refuse("eval.temperature", values["eval.temperature"], legal)
     last = _INT_LIMIT - values["num_seeds"]
     if not 0 <= values["seed"] <= last:
         _refuse("seed", values["seed"], f"from 0 to {last}")

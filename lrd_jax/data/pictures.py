@@ -126,6 +126,10 @@ def decode(data: bytes, name: str) -> Any:
 
     try:
         return ImageOps.exif_transpose(image.open(io.BytesIO(data))).convert("RGB")
+    except image.UnidentifiedImageError as error:  # whose own words name an address in memory
+        raise UserError(
+            f"the picture {name} cannot be read (of no kind that Pillow knows)"
+        ) from error
     except Exception as error:  # Pillow raises many kinds for broken files
         raise UserError(f"the picture {name} cannot be read ({error})") from error
 

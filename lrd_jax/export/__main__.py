@@ -48,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(flags: Any) -> None:
     workdir, out = expand_user(flags.workdir), expand_user(flags.out)
     record.load_workdir(workdir)
+    out = out.resolve()  # or DIR/new/.. would be the run, once DIR/new was made
     if out.exists() and (not out.is_dir() or out.samefile(workdir)):
         raise UserError(f"--out={flags.out} is a file, or the run itself: name a folder")
     terminal.quiet()

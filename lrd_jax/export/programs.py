@@ -38,10 +38,10 @@ def whole(model: Model) -> export.Exported:
 
     Inputs are `(batch, time, n)` (of text `(batch, time)`), lengths `(batch,)` int32.
     """
-    network = _with_scan(model)
+    network, params = _with_scan(model), _params(model)
 
     def run(inputs: Array, lengths: Array) -> Array:
-        return network.whole(model.params, inputs, lengths)
+        return network.whole(params, inputs, lengths)
 
     batch, time = export.symbolic_shape("batch, time")
     shapes = (_inputs(model, batch, time), jax.ShapeDtypeStruct((batch,), jnp.int32))
@@ -57,7 +57,7 @@ def step(model: Model) -> export.Exported:
     Raises:
       UserError: the network reads from both ends.
     """
-    network = _with_scan(model)
+    network, params = _with_scan(model), _params(model)
     # Rows first, also of an ensemble.
     seeds = 1 if network.seeds else 0
 
@@ -65,7 +65,7 @@ def step(model: Model) -> export.Exported:
         return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, seeds, 0), state)
 
     def run(leaves: tuple[Array, ...], x: Array, begins: Array) -> tuple[Any, Array]:
-        initial = turned(network.start(model.params, x.shape[0]))
+        initial = turned(network.start(params, x.shape[0]))
         before: State = jax.tree.unflatten(jax.tree.structure(initial), leaves)
 
         def entering(new: Array, old: Array) -> Array:
@@ -73,11 +73,11 @@ def step(model: Model) -> export.Exported:
 
         state = jax.tree.map(entering, initial, before)
         state = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, seeds), state)
-        state, said = network.step(model.params, state, x)
+        state, said = network.step(params, state, x)
         return tuple(jax.tree.leaves(turned(state))), said
 
     (batch,) = export.symbolic_shape("batch")
-    known = jax.eval_shape(lambda: turned(network.start(model.params, 1)))
+    known = jax.eval_shape(lambda: turned(network.start(params, 1)))
     leaves = tuple(
         jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype)
         for leaf in jax.tree.leaves(known)
@@ -86,6 +86,11 @@ def step(model: Model) -> export.Exported:
     x = jax.ShapeDtypeStruct((batch, *like.shape[2:]), like.dtype)
     begins = jax.ShapeDtypeStruct((batch,), jnp.bool_)
     return export.export(jax.jit(run), platforms=PLATFORMS)(leaves, x, begins)
+
+
+def _params(model: Model) -> Any:
+    """Arrays of JAX, as a traced token can be looked up in them alone."""
+    return jax.tree.map(jnp.asarray, model.params)
 
 
 def _with_scan(model: Model) -> Network:

@@ -122,11 +122,11 @@ def export_weights(
       Name -> array, for `load_state_dict` after `torch.from_numpy`.
 
     Raises:
-      UserError: a cell that PyTorch has no form of, a learnt initial state that is not zero, or a
-        file of another kind.
+      UserError: a cell that PyTorch has no form of, variables of another recurrence, a learnt
+        initial state that is not zero, or a file of another kind.
     """
     layout, prefix = _layout(recurrence), _dotted(prefix)
-    params = variables["params"]
+    params = _params(recurrence, layout, variables)
     if any(np.any(np.asarray(v)) for k, v in params.items() if k.startswith("initial_")):
         raise UserError("PyTorch's modules start from zero: a learnt initial state has no place")
     arrays: Arrays = {}
@@ -146,6 +146,38 @@ def export_weights(
     if path:
         write(pathlib.Path(path), arrays)
     return arrays
+
+
+def _params(recurrence: Recurrence, layout: _Layout, variables: Any) -> Mapping[str, Any]:
+    """Returns the parameters of a recurrence, which have all parts, of its sizes."""
+    described, d = _describe(recurrence), recurrence.cell.hidden_size
+    try:
+        params = variables["params"]
+        places = [_place(recurrence, index) for index in range(_cells(recurrence))]
+        known = {place.ours for place in places}
+        if more := [n for n in params if n not in known and not n.startswith("initial_")]:
+            raise UserError(f"a {described} has no {more[0]}, and the variables have")
+        for place in places:
+            cell = params[place.ours]
+            fan_in = d * _directions(recurrence) if place.layer else len(cell["input"]["kernel"])
+            width = layout.shapes(fan_in, d)[0][0]
+            parts = {
+                "input/kernel": (cell["input"]["kernel"], (fan_in, width)),
+                "recurrent_kernel": (cell["recurrent_kernel"], (d, width)),
+                **{name: (cell[name], np.shape(cell[name])[:1]) for name in layout.vectors},
+            }
+            for name, (found, shape) in parts.items():
+                if np.shape(found) != shape:
+                    raise UserError(
+                        f"{place.ours}/{name} has shape {np.shape(found)}, but a {described} has"
+                        f" {shape}"
+                    )
+    except (KeyError, TypeError, IndexError, AttributeError) as error:
+        raise UserError(
+            f"the variables are not those of a {described}: give {{'params': ...}} as its `init`"
+            " returned them"
+        ) from error
+    return params
 
 
 # ---- Names and shapes of one layer -----------------------------------------------------------
@@ -282,6 +314,10 @@ _LAYOUTS: dict[type[RecurrentCell], _Layout] = {
 
 def _layout(recurrence: Recurrence) -> _Layout:
     """How PyTorch lays out this cell's weights; UserError where it has no such module."""
+    if not isinstance(recurrence, Recurrence):
+        raise UserError(
+            f"the recurrence is of type {type(recurrence).__name__}: give lrd_jax.Recurrence(cell)"
+        )
     cell = recurrence.cell
     layout = _LAYOUTS.get(type(cell))
     if layout is None or getattr(cell, "tied_input", True) is not True:
@@ -328,6 +364,8 @@ def _some(names: list[str]) -> str:
 
 def _dotted(prefix: str) -> str:
     """The path of a module as a prefix of names; one that ends in a sign is meant as it is."""
+    if not isinstance(prefix, str):
+        raise UserError(f"prefix={prefix!r}: must be a string such as 'encoder.lstm.'")
     return prefix + "." if prefix[-1:].isalnum() else prefix
 
 

@@ -96,7 +96,7 @@ def add_output(to: argparse.ArgumentParser, default: str) -> None:
         "--out",
         default="",
         metavar="STEM",
-        help="writes STEM.png, STEM.pdf and STEM.json; default: "
+        help="writes STEM.png, STEM.pdf and STEM.json, or into a folder; default: "
         f"probe/{default} in the work directory, where one is named, else here",
     )
     to.add_argument(
@@ -111,6 +111,8 @@ def stem(out: str, default: str, networks: Sequence[Named]) -> Path:
     """The path to write to, without a suffix."""
     if out:
         path = expand_user(out)
+        if path.is_dir():
+            return path / default
         return path.with_suffix("") if path.suffix in (".png", ".pdf", ".svg", ".json") else path
     if len(networks) == 1 and networks[0].workdir:
         return expand_user(networks[0].workdir) / "probe" / default

@@ -11,6 +11,7 @@ from typing import Any
 
 from lrd_jax.config.command_line import ArgumentParser
 from lrd_jax.config.paths import expand_user
+from lrd_jax.errors import UserError
 from lrd_jax.runtime import address_space, terminal
 
 
@@ -41,9 +42,12 @@ def _run(flags: Any) -> None:
     def say(line: str) -> None:
         print(f"note: {line}")
 
+    out = expand_user(flags.out)
+    if out.exists() and not out.is_dir():  # before minutes are spent
+        raise UserError(f"--out={flags.out} is a file: name a folder")
     runs = [str(expand_user(run)) for run in flags.runs]
     whole = build(runs, figures=not flags.no_figures, say=say)
-    print("wrote", write_page(expand_user(flags.out) / "report.html", whole))
+    print("wrote", write_page(out / "report.html", whole))
 
 
 if __name__ == "__main__":

@@ -122,6 +122,11 @@ def never_reached(config: Any, horizon: Horizon) -> list[str]:
             f"train.patience={patience} never ends a run of {evaluations} evaluations: the first"
             " one is always the best so far"
         )
+    if config.train.steps_per_call > horizon.num_steps:
+        lines.append(
+            f"train.steps_per_call={config.train.steps_per_call} is more than the"
+            f" {horizon.num_steps} steps of the run: they are one call"
+        )
     return lines
 
 

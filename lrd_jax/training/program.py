@@ -239,7 +239,7 @@ class Program:
     def steps_per_call(self) -> int:
         """The most steps of a call, `train.steps_per_call` with its 0 resolved."""
         if asked := self.config.train.steps_per_call:
-            return asked
+            return min(asked, self.horizon.num_steps)  # what is beyond would be padding
         if prefers_loops(self.mesh):
             return 1
         largest = self._host_batch(max(borders(self.dataset), default=0))

@@ -355,6 +355,10 @@ def test_defaults_and_limits_are_legal():
         ("eval.split", "validation"),
         ("eval.batch_size", -1),
         ("devices.cpu_devices", -1),
+        ("optim.learning_rate", 1e-300),  # 0 in float32, as all of it is computed
+        ("optim.clip_value", 1e300),
+        ("sweep.p_block", (0.5, 1e-40)),
+        ("eval.temperature", 1e-7),
     ],
 )
 def test_illegal_values_are_refused_by_name(key, value):

@@ -186,6 +186,7 @@ def test_exports_that_cannot_be(run, tmp_path, capsys):
         ({"workdir": tmp_path / "none"}, "no run in"),
         ({"out": tmp_path / "file"}, "is a file, or the run itself"),
         ({"out": run}, "is a file, or the run itself"),
+        ({"out": f"{run}/new/.."}, "is a file, or the run itself"),
         ({"seeds": "3"}, "seeds=3: use best, all"),
     ):
         given = {"workdir": run, "out": tmp_path / "out"} | change

@@ -175,9 +175,11 @@ def test_surprise_of_a_text(tmp_path):
     mean = -np.log((np.exp(-found[0]) + np.exp(-found[1])) / 2)
     np.testing.assert_allclose(found[2], mean, rtol=1e-5)
     # Taken elsewhere: probabilities of the next token; PyTorch's names.
-    program = programs.whole(models[2])
-    there = program.call(read.astype(np.int32), np.array([len(tokens)], np.int32))
-    np.testing.assert_allclose(there, models[2].predict(read).probabilities, atol=1e-5)
+    for model in (models[2], models[0]):
+        program = programs.whole(model)
+        there = program.call(read.astype(np.int32), np.array([len(tokens)], np.int32))
+        np.testing.assert_allclose(there, model.predict(read).probabilities, atol=1e-5)
+    assert programs.step(models[0]).in_avals[-2].shape[1:] == ()
     names = {name.partition(".")[0] for name in weights.for_torch(models[0])}
     assert names == {"embedding", "recurrence", "output"}
     (tmp_path / "own.txt").write_text("the\nfox!", "utf-8")

@@ -133,6 +133,13 @@ def test_curves_compare_runs_paired_by_seed(tmp_path, capsys):
     assert record["runs"][1]["settings"] == {"model.hidden_size": 64}
 
 
+def test_a_folder_to_write_into_holds_the_files(tmp_path):
+    (tmp_path / "figures").mkdir()
+    assert main(["curves", make_run(tmp_path / "a"), f"--out={tmp_path / 'figures'}"]) == 0
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {"curves.png", "curves.pdf", "curves.json"}
+
+
 def test_published_number_of_the_row(tmp_path):
     content = {"made_from": {"file": "configs/gating_images.py", "argument": "pmnist-urlstm"}}
     (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")

@@ -151,6 +151,12 @@ def test_in_a_browser_nothing_is_wider_than_the_screen(tmp_path, page, width):
     assert seen == expected | {"width": width}
 
 
+def test_a_page_that_cannot_be_is_refused_before_anything_is_read(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path / "none"), f"--out={tmp_path / 'file'}"]) == 2
+    assert "is a file: name a folder" in capsys.readouterr().err
+
+
 def test_band_and_mean_are_those_of_the_seeds(tmp_path):
     pytest.importorskip("plotly")
     from lrd_jax.probe import curves

@@ -241,6 +241,14 @@ def test_a_warm_up_longer_than_the_run():
     assert "optim.warmup_steps=30 covers all 30 steps" in line
 
 
+def test_a_call_of_more_steps_than_the_run_has():
+    config = digits_with(train__steps_per_call=10**8)
+    (line,) = effects.never_reached(config, Horizon(30, 10))
+    assert line == (
+        "train.steps_per_call=100000000 is more than the 30 steps of the run: they are one call"
+    )
+
+
 def test_a_key_of_ones_own_data_set_has_nothing_to_do_with_the_cells(leaky, monkeypatch):
     """Though it is called like a field of a cell, and holds something else."""
 
