@@ -47,6 +47,14 @@ _AUXILIARY = {  # row of configs/auxiliary_images.py -> what it is
     "A13": "sMNIST, r-LSTM",
     "A16": "sMNIST, p-LSTM",
 }
+_YARDSTICKS = {  # row of configs/yardsticks.py -> what it is
+    "legs-psmnist": "pMNIST by bit reversal, HiPPO-LegS of 512 units",
+    "legs-psmnist-ur": "pMNIST by bit reversal, HiPPO-LegS of 512 units with a UR gate",
+    "lem-psmnist": "pMNIST, LEM of 128 units",
+    "cornn-psmnist": "pMNIST, coRNN of 256 units",
+    "lem-smnist": "sMNIST, LEM of 128 units",
+    "cornn-smnist": "sMNIST, coRNN of 256 units",
+}
 PIECES = (
     Piece(
         "hdetach_pmnist", "pMNIST, h-detach", _P_BLOCKS, "configs/hdetach_mnist.py:H12", _P_BLOCK
@@ -94,6 +102,25 @@ PIECES = (
             (f"model.cell={cell}", "num_seeds=5"),
         )
         for cell in ("gru", "onlstm", "rnn")
+    ),
+    Piece(
+        "lstm_layer_norm_pmnist",
+        _SMALL,
+        "lstm with layer_norm, 5 seeds",
+        "configs/urlstm_pmnist.py",
+        # Of one feature LayerNorm of the input's product would leave the sign alone.
+        ("model.cell=lstm", "model.layer_norm=True", "model.embedding_size=128", "num_seeds=5"),
+    ),
+    # Yardsticks in their authors' settings, but for the hours that UnICORNN takes.
+    *(
+        Piece(
+            row.replace("-", "_"),
+            title,
+            "3 seeds",
+            f"configs/yardsticks.py:{row}",
+            ("num_seeds=3",),
+        )
+        for row, title in _YARDSTICKS.items()
     ),
 )
 

@@ -223,7 +223,9 @@ class RecurrentCell(nn.RNNCellBase):
     @nn.nowrap
     def without_effect(self) -> dict[str, str]:
         """Options that the values of others switch off: name -> why; for the user to be told."""
-        return {}
+        if self.recurrent_inputs:
+            return {}
+        return {"recurrent_init": "cell has no product of the state"}
 
     @nn.nowrap
     def init_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:
@@ -232,7 +234,10 @@ class RecurrentCell(nn.RNNCellBase):
 
     @nn.nowrap
     def init_recurrent_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:
-        """Initial recurrent kernel, `(d, K)`, or with more rows where more leaves enter."""
+        """Initial recurrent kernel, `(d, K)`; with more rows where more leaves enter.
+
+        A kernel that has some of the blocks alone is as wide as these.
+        """
         init = RECURRENT_INITS[self.recurrent_init]
         if init is None:
             return self.init_kernel(key, shape, dtype)
@@ -241,7 +246,7 @@ class RecurrentCell(nn.RNNCellBase):
             keys = jax.random.split(row_key, len(self.blocks()))
             widths = zip(keys, self.blocks().values(), strict=True)
             row = [init(key, (self.hidden_size, width), dtype) for key, width in widths]
-            parts.append(jnp.concatenate(row, axis=1))
+            parts.append(jnp.concatenate(row, axis=1)[:, : shape[1]])
         return jnp.concatenate(parts)
 
     @nn.nowrap

@@ -183,7 +183,10 @@ class LinearCell(RecurrentCell):
     @nn.nowrap
     def without_effect(self) -> dict[str, str]:
         """See `RecurrentCell.without_effect`."""
-        return {"recurrent_init": "cell has no product of the state"}
+        found = super().without_effect()
+        if not self.blocks():
+            found["kernel_init"] = "cell draws its weights in a way of its own"
+        return found
 
     @nn.nowrap
     def blocks(self) -> dict[str, int]:

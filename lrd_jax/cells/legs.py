@@ -62,8 +62,8 @@ class GatedLegSCell(RecurrentCell):
 
     h-detach stops the states where they enter a learnt product: h_{k-1} in w, and in W_g and W_h
     the copy of m_k that is made of stopped m_{k-1} and h_{k-1}; what this step's weights did to
-    that copy keeps its gradient. A state that starts from zero has no learnt memory: the first step
-    does not read it.
+    that copy keeps its gradient. The first step reads no memory, so that none is learnt to start
+    from, and a decoder of another width gets h alone.
 
     The matrices are not stored, which would take N^2 numbers for each of T steps, and for each
     example where the examples of a batch do not count alike: A below its diagonal is a product of

@@ -79,7 +79,8 @@ class SLSTMCell(AdditiveCell):
     @nn.nowrap
     def without_effect(self) -> dict[str, str]:
         """See `RecurrentCell.without_effect`."""
-        return {"kernel_init": "cell=slstm draws W from N(0, 2 / (5 n)) and starts R at 0"}
+        drawn = "cell=slstm draws W from N(0, 2 / (5 n)) and starts R at 0"
+        return {"kernel_init": drawn, "recurrent_init": drawn}
 
     @nn.nowrap
     def init_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:

@@ -59,7 +59,9 @@ class UnICORNNCell(RecurrentCell):
     @nn.nowrap
     def without_effect(self) -> dict[str, str]:
         """See `RecurrentCell.without_effect`."""
-        return {"kernel_init": "cell=unicornn draws V from U(-r, r), r = sqrt(6 / (65 n))"}
+        return super().without_effect() | {
+            "kernel_init": "cell=unicornn draws V from U(-r, r), r = sqrt(6 / (65 n))"
+        }
 
     @nn.nowrap
     def init_kernel(self, key: Array, shape: tuple[int, int], dtype: Any) -> Array:

@@ -114,14 +114,19 @@ def gate_values(objective: Objective, params: Any, batch: Any) -> Gates:
     own = functools.reduce(lambda tree, name: tree[name], seen.path, params)
     x, found = jnp.swapaxes(seen.x, 0, 1), {}
     outputs: list[Array] = []
-    for name, states, start in zip(seen.names, seen.out.layers, seen.initial, strict=True):
+    directions = 2 if seen.module.bidirectional else 1
+    layers = zip(seen.names, seen.out.layers, seen.initial, strict=True)
+    for place, (name, states, start) in enumerate(layers):
+        layer = place // directions
         if name.endswith("_reverse"):
             outputs.append(states.h[::-1])
         else:
-            found[name] = _of_layer(seen, own[name], x, states, start)
+            read = seen.module.apply({"params": own}, layer, x, method="_branch")
+            found[name] = _of_layer(seen, own[name], read, states, start)
             outputs = [states.h]
-        if len(outputs) == (2 if seen.module.bidirectional else 1):
-            x = jnp.concatenate(outputs, axis=-1)
+        if len(outputs) == directions:
+            y = jnp.concatenate(outputs, axis=-1)
+            x = x + y if layer and seen.module.block != "none" else y
     return found
 
 

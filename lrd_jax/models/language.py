@@ -97,7 +97,7 @@ class LanguageModel(nn.Module):
         """
         initial = self.recurrence.initial_carry(tokens.shape[0])
         carry = jax.tree.map(lambda new, old: jnp.where(start[:, None], new, old), initial, carry)
-        x = self._drop(self.embedding[tokens], "embedding_dropout", step)
+        x = self._drop(jnp.asarray(self.embedding)[tokens], "embedding_dropout", step)
         masks = self.recurrence.draw(step, x.shape[1], x.shape[0])
         out = self.recurrence(x, initial=carry, masks=masks)
         features = self._drop(out.outputs, "output_dropout", step)

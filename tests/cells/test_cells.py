@@ -448,6 +448,19 @@ def test_recurrent_init_is_of_each_block(name, init):
         assert np.abs(blocks[0] - blocks[1]).max() > 0.1
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_initialisers_have_an_effect_or_are_told_to_have_none(name):
+    def drawn(**options):
+        cell = make_cell({**COMMON, "cell": name, **options})
+        x = jnp.zeros((1, N))
+        carry = cell.initialize_carry(jax.random.key(0), x.shape)
+        return str(jax.make_jaxpr(cell.init)(jax.random.key(0), carry, x))
+
+    told = make_cell({**COMMON, "cell": name}).without_effect()
+    for option, value in (("kernel_init", "xavier"), ("recurrent_init", "orthogonal")):
+        assert (drawn(**{option: value}) == drawn()) == (option in told), option
+
+
 def test_identity_recurrence():
     """An IRNN with no input keeps its state."""
     config = {"cell": "rnn", "activation": "relu", "recurrent_init": "identity"}

@@ -49,6 +49,22 @@ def test_the_gate_is_that_of_a_step_by_itself():
     np.testing.assert_allclose(found["layer_0"]["forget"][2], nn_sigmoid(z[:, :6]), rtol=1e-5)
 
 
+def test_layers_in_blocks_read_what_the_block_gives_them():
+    """The third layer: LayerNorm of the sum of both below, as the network's own call has it."""
+    found, objective, params = gates(
+        model__cell="lstm", model__num_layers=3, model__block="prenorm"
+    )
+    own, x = params["recurrence"], jnp.asarray(BATCH["inputs"], jnp.float32)
+    out = objective.model.recurrence.apply({"params": own}, x)
+    y = out.layers[0].h + out.layers[1].h  # (time, batch, d)
+    normal = (y - y.mean(-1, keepdims=True)) / jnp.sqrt(y.var(-1, keepdims=True) + 1e-6)
+    cell, h = objective.model.recurrence.cell, out.layers[2].h
+    before = jnp.concatenate([jnp.zeros_like(h[:1]), h[:-1]])
+    z = cell.apply({"params": own["layer_2"]}, normal, method="project")
+    z += cell.apply({"params": own["layer_2"]}, before, method="recur")
+    np.testing.assert_allclose(found["layer_2"]["forget"], nn_sigmoid(z[..., :6]), rtol=1e-4)
+
+
 def nn_sigmoid(z):
     return 1 / (1 + np.exp(-np.asarray(z, np.float64)))
 

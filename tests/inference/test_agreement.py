@@ -28,6 +28,8 @@ CASES = {
     "urlstm-mean": (SPEC, {"model.cell": "urlstm", "model.pool": "mean", "num_seeds": 2}),
     "mingru-max": (SPEC, {"model.cell": "mingru", "model.pool": "max"}),
     "lru-mean": (NUMBERS, {"model.cell": "lru", "model.pool": "mean", "model.embedding_size": 3}),
+    "legs-last": (SPEC, {"model.cell": "gated_legs", "model.head_hidden": ()}),
+    "s5-mean": (SPEC, {"model.cell": "s5", "model.pool": "mean"}),
     "gru-steps": (LABELS, {"model.cell": "gru", "model.learn_initial": True}),
 }
 FEW = ("lstm-last", "urlstm-mean", "lru-mean")

@@ -123,11 +123,17 @@ def test_a_tied_embedding_is_one_parameter_moved_once():
     np.testing.assert_allclose(whole["embedding"], sum(parts), rtol=1e-4, atol=1e-5)
 
 
-SLOW_CELLS = ("rnn", "gated_lstm", "urlstm", "gated_gru", "onlstm")
+SLOW_CELLS = ("rnn", "gated_lstm", "urlstm", "gated_gru", "onlstm", "s5")
 
 
 @pytest.mark.parametrize(
-    "cell", ["lstm", "gru", *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW_CELLS)]
+    "cell",
+    [
+        "lstm",
+        "gated_legs",
+        "gru",
+        *(pytest.param(cell, marks=pytest.mark.slow) for cell in SLOW_CELLS),
+    ],
 )
 def test_every_cell_carries_its_state(cell):
     """Two windows in a row are one window of twice the length."""
@@ -143,6 +149,15 @@ def test_every_cell_carries_its_state(cell):
     assert float(total) == pytest.approx(float(whole), rel=1e-5)
     for one, other in zip(jax.tree.leaves(carry), jax.tree.leaves(final), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_parameters_may_be_of_numpy_where_tokens_are_traced():
+    """As in a program that is exported, which has them as constants."""
+    objective, params = make_case()
+    params, batch = jax.tree.map(np.asarray, params), batch_of(make_data())
+    exported = jax.jit(lambda batch: objective.loss({"params": params}, carry, batch, None)[0])
+    carry = objective.initial_carry(STREAMS)
+    assert np.isfinite(exported(batch))
 
 
 def test_a_stream_that_starts_takes_the_initial_state():
