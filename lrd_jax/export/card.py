@@ -79,7 +79,7 @@ def _data(model: Model) -> str:
         "forecast": "the values of the next step",
         "tag": "a class for steps of each sequence",
         "language": "the next token",
-    }[spec.kind]
+    }.get(spec.kind, f"{spec.kind}, a kind of the user's own")
     named = ", ".join(model.names[:_SHOWN]) + ", ..." * (len(model.names) > _SHOWN)
     lines = [
         f"- data set: `{data.name}`; predicted: {what}",

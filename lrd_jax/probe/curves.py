@@ -30,7 +30,7 @@ from lrd_jax.reporting.plots import (
     read_run,
 )
 from lrd_jax.reporting.seeds import draw_line, seeds_note
-from lrd_jax.reporting.statistics import difference, over_seeds
+from lrd_jax.reporting.statistics import CONFIDENCE, difference, over_seeds
 
 
 def _folder_name(folder: str) -> str:
@@ -229,11 +229,17 @@ def references(runs: Sequence[Mapping[str, Any]], metric: str) -> dict[float, st
 
 
 def rows(record: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """The table: heading and a row a run, with what differs, the score and its difference."""
+    """The table: heading and a row a run, with what differs, the score and its difference.
+
+    Where a run has three seeds or more, the heading says that brackets are 95 % intervals.
+    """
     metric, differing = record["metric"], record["differing"]
     score = f"{record['compared']} {metric.label}" + (f" ({metric.unit})" * bool(metric.unit))
     names = [key.removeprefix("model.") for key in differing]
-    header = ["run", *names, score, "seeds", "difference to the first", "published"]
+    several = max(len(run["scores"]) for run in record["runs"]) > 2
+    brackets = f" [{CONFIDENCE:.0%}]".replace("%", " %") if several else ""
+    header = ["run", *names, score + brackets, "seeds", "difference to the first" + brackets]
+    header.append("published")
     body = []
     for run in record["runs"]:
         found = run["statistics"].get(metric.name, {})

@@ -66,4 +66,5 @@ def draw_line(
         low, high = (metric.factor * end for end in ends)
         panel.fill_between(x, low, high, color=look["color"], alpha=0.18, lw=0)
     elif values.shape[1] == 2:
-        panel.plot(x, metric.factor * values, ".", color=look["color"], ms=2.5, alpha=0.5, mew=0)
+        size = 5 if len(values) <= 50 else 2.5
+        panel.plot(x, metric.factor * values, ".", color=look["color"], ms=size, alpha=0.5, mew=0)

@@ -167,6 +167,26 @@ def test_band_and_mean_are_those_of_the_seeds(tmp_path):
     assert read["runs"][0]["scores"] == {0: 0.7, 1: 0.71, 2: 0.72}
 
 
+def test_labels_intervals_and_what_was_left_out_are_said(tmp_path):
+    from lrd_jax.probe import curves
+
+    runs = [make_run(tmp_path / name) for name in ("a", "b")]
+    path = Path(runs[0], "result.json")
+    cut = {"evaluated": {"valid": {"examples": 200, "of": 1000}}}
+    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | cut), "utf-8")
+    read = curves.read(runs, ["one", "two"])
+    header, body = curves.rows(read)
+    assert [row[0] for row in body] == ["one", "two"]
+    assert header[-2:] == ["seeds", "difference to the first [95 %]"]
+    assert "test accuracy (%) [95 %]" in header
+    assert curves.note(read) == (
+        "line: mean of 3 seeds; band: 95 % interval over 3 seeds;"
+        " first 200 of 1000 validation examples"
+    )
+    with pytest.raises(UserError, match=r"1 --label for 2 runs: give one for each"):
+        curves.read(runs, ["one"])
+
+
 def test_what_stopped_with_nan_has_no_score_and_no_other_is_blamed(tmp_path):
     """Of a sweep, only the value that never validated is without one."""
     from lrd_jax.probe import curves
