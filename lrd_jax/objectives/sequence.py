@@ -204,6 +204,7 @@ def _reads_steps(config: Any, spec: DataSpec, last_steps: int) -> SequenceTagger
 
 
 def _parts(config: Any, spec: DataSpec) -> dict[str, Any]:
+    """What both networks are made of, by name; UserError for a value that does not fit."""
     return {
         "recurrence": make_recurrence(config, spec.length),
         "head": make_head(config, spec.classes),

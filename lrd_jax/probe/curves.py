@@ -34,6 +34,7 @@ from lrd_jax.reporting.statistics import CONFIDENCE, difference, over_seeds
 
 
 def _folder_name(folder: str) -> str:
+    """What a run is called where nobody names it."""
     return Path(folder).resolve().name
 
 
