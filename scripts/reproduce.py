@@ -124,6 +124,11 @@ def collect(
             _run(command(experiment, (f"eval.lengths={experiment.lengths}",), workdir, EVAL))
             variant["transfer"] = tested_at(workdir)
         variant["begun"] = {key: begun.get(key) for key in ("commit", "versions")}
+        if experiment.context:
+            _run(command(experiment, (f"eval.context={experiment.context}",), workdir, EVAL))
+            scored = workdir / "eval" / f"test-context={experiment.context}.json"
+            seeds = json.loads(scored.read_text(encoding="utf-8"))["seeds"]
+            variant["context"] = {"tokens": experiment.context, "seeds": seeds}
         if experiment.sample:
             _run(command(experiment, experiment.sample, workdir, EVAL))
             variant["sample"] = (workdir / "eval" / "sample.txt").read_text(encoding="utf-8")

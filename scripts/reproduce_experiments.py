@@ -17,6 +17,8 @@ class Experiment:
       sample: overrides of the evaluation that writes a sample of text; none where empty.
       rates: learning rates that each variant is tried with before, by a seed that is not among
         those compared, for a quarter of its steps; the best on validation data is taken.
+      context: tokens of the windows that a language model is scored in too, its state starting anew
+        with each; 0: none.
       lengths: of the sequences that the trained models are tested at; none where empty.
     """
 
@@ -25,6 +27,7 @@ class Experiment:
     variants: dict[str, tuple[str, ...]]
     metric: str = ""
     sample: tuple[str, ...] = ()
+    context: int = 0
     rates: tuple[float, ...] = ()
     lengths: tuple[int, ...] = ()
 
@@ -167,6 +170,7 @@ EXPERIMENTS = {
             )
         },
         sample=_SAMPLE,
+        context=256,  # as nanoGPT's
     ),
     **{
         row: Experiment(f"{name} (UCR/UEA archive)", f"configs/your_sequences.py:{row}", {cell: ()})

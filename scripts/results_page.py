@@ -136,6 +136,16 @@ def _experiment(name: str, content: Mapping[str, Any], results: Path) -> str:
     ]
     if len(variants) == 1 and (known := _published(name, main_metric(variants[0]["result"]))):
         parts.append(f"\n{known}")
+    for variant in variants:
+        if "context" in variant:
+            found = variant["context"]
+            said = value_over(
+                main_metric(variant["result"]), [s["test"] for s in found["seeds"]], interval=True
+            )
+            parts.append(
+                f"\n{variant['name']}, its state starting anew every {found['tokens']} tokens"
+                f" (`eval.context`): test {said}."
+            )
     if all("transfer" in variant for variant in variants):
         parts.append("\n" + lengths_table(variants))
         if (results / f"{name}_lengths.png").exists():

@@ -100,6 +100,15 @@ def test_the_page_shows_scores_at_other_lengths(pages, committed, tmp_path):
     assert row(lines, "without memory") == "| without memory | 10.00 % | 10.00 % |"
 
 
+def test_the_page_shows_a_score_in_windows(pages, committed, tmp_path):
+    content = with_seeds(committed, [0.9])
+    content["variants"] = content["variants"][:1]
+    seeds = [{"test": {"accuracy": 0.5}}]
+    content["variants"][0]["context"] = {"tokens": 256, "seeds": seeds}
+    line = "float32, its state starting anew every 256 tokens (`eval.context`): test 50.00 %."
+    assert line in pages._experiment("digits_bfloat16", content, tmp_path)
+
+
 def test_the_page_compares_with_what_others_published(pages):
     page = pages.page(ROOT / "results")
     after = page[page.index("### JapaneseVowels") :]
