@@ -165,6 +165,7 @@ def config(monkeypatch, tmp_path):
     return config
 
 
+@pytest.mark.slow
 def test_a_task_and_its_metrics_need_no_other_file(config, tmp_path, capsys, monkeypatch):
     workdir = tmp_path / "run"
     result = loop.train(config, workdir)

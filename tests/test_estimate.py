@@ -38,7 +38,10 @@ def needed(monkeypatch, check):
         {"model__num_layers": 2, "model__bidirectional": True, "num_seeds": 2},
         {"model__cell": "lstm", "model__backend": "scan", "truncate__steps": 5},
         {"model__recompute": True, "model__compute_dtype": "bfloat16", "model__backend": "fused"},
-        {"aux__kind": "predict", "aux__segment_length": 9, "aux__n_anchors": 3},
+        pytest.param(
+            {"aux__kind": "predict", "aux__segment_length": 9, "aux__n_anchors": 3},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_it_never_exceeds_what_the_compiled_step_takes(monkeypatch, changed):

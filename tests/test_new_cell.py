@@ -42,6 +42,7 @@ def test_check(files):
     runpy.run_path(str(files / "check.py"))
 
 
+@pytest.mark.slow
 def test_linear(files):
     """The parallel scan equals single steps: the page's own check, and the authors' number."""
     runpy.run_path(str(files / "check_linear.py"))

@@ -32,7 +32,7 @@ CASES = {
     "s5-mean": (SPEC, {"model.cell": "s5", "model.pool": "mean"}),
     "gru-steps": (LABELS, {"model.cell": "gru", "model.learn_initial": True}),
 }
-FEW = ("lstm-last", "urlstm-mean", "lru-mean")
+FEW = ("lstm-last", "urlstm-mean")
 MORE = tuple(set(CASES) - set(FEW))
 # A process that imports JAX, which needs flatbuffers to read the files, and nothing of ours.
 ELSEWHERE = """

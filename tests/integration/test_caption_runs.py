@@ -59,6 +59,7 @@ class Pictures(HTMLParser):
         self.links += [v for k, v in attributes if k in ("src", "href")]
 
 
+@pytest.mark.slow
 def test_captions_of_a_split(run, capsys):
     overrides = {"eval.ensemble": True, "eval.sheet_images": 2, "eval.meteor": "off"}
     result = commands.evaluate(run, overrides)
@@ -77,6 +78,7 @@ def test_captions_of_a_split(run, capsys):
     assert "ensemble" in printed and "page in" in printed
 
 
+@pytest.mark.slow
 def test_captions_of_own_pictures(run, tmp_path, capsys):
     _, pixels = shapes.make(3)
     folder, table = tmp_path / "pictures", tmp_path / "captions.csv"

@@ -28,6 +28,7 @@ def config_of(tmp_path, monkeypatch):
     return make
 
 
+@pytest.mark.slow
 def test_it_resumes_exactly_and_calls_do_not_cross_a_border(config_of, tmp_path, capsys):
     loop.train(config_of(), tmp_path / "whole")
     loop.train(config_of(stop_step=5), tmp_path / "parts")

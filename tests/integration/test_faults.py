@@ -168,10 +168,11 @@ def disk(tmp_path):
 # What is about to be written when the disk fills up, and the newest whole checkpoint then: a save
 # waits for the one before, which waits for nobody.
 FULL = [
-    (
+    pytest.param(
         'before(Checkpoints, "save", fill("{filler}"), 3)',
         "could not write a checkpoint to ",
         (10, 20),
+        marks=pytest.mark.slow,
     ),
     pytest.param(
         'before(loop, "run_result", fill("{filler}"))',

@@ -133,6 +133,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_and_another_number_goes_on(hosts, alone, tmp_path):
     workdir = tmp_path / "run"
     code = f"FOLDER = {str(tmp_path)!r}\n{RECORDING}"

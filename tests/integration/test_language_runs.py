@@ -146,6 +146,7 @@ def test_sampling_is_for_language_models(tmp_path):
         commands.evaluate(tmp_path, {"eval.context": 5})
 
 
+@pytest.mark.slow
 def test_a_changed_text_is_refused(program, command, workdir, tmp_path):
     # The same letters, as often: another text all the same.
     changed = tmp_path / "fables"

@@ -198,6 +198,7 @@ def test_training_in_a_thread_leaves_signals_alone(program, tmp_path):
     assert out.endswith("\n2\n") and (tmp_path / "run" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_costs_a_warning(program, uninterrupted, tmp_path):
     program.train(tmp_path, *LONG, "train.stop_step=78")
     newest = tmp_path / "checkpoints" / "78"

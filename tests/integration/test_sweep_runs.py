@@ -47,6 +47,7 @@ def test_every_member_is_in_metrics_and_result(swept):
         assert result[key] == best[key]
 
 
+@pytest.mark.slow
 def test_a_member_is_the_single_run_with_its_seed_and_value(program, swept, tmp_path):
     program.train(tmp_path, "seed=1", "optim.learning_rate=1e-3")
     alone = outcome(tmp_path)["metrics"]

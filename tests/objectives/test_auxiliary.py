@@ -324,6 +324,7 @@ def test_the_main_pass_runs_once(monkeypatch, steps, spec, lengths):
 # ---- Weighting ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_weight_scales_the_auxiliary_gradient():
     # ORC-21. In pre-training nothing else has a gradient.
     phases = Horizon(20, 10, pretrain_steps=10)

@@ -57,7 +57,9 @@ def test_cuts_from_the_start():
     assert truncation_cuts(0, 8, counted_from="start") is None
 
 
-@pytest.mark.parametrize("shape", [(100,), (100, 2)], ids=["batch", "example"])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((100,), marks=pytest.mark.slow), (100, 2)], ids=["batch", "example"]
+)
 def test_many_are_taken_at_once_as_few_are_one_by_one(shape):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, 12, 3)), jnp.float32)

@@ -29,7 +29,7 @@ def program(caption, devices, **changes):
 @pytest.mark.parametrize(
     "caption, scope",
     [
-        (ATTEND, "example"),
+        pytest.param(ATTEND, "example", marks=pytest.mark.slow),
         pytest.param(ATTEND, "batch", marks=pytest.mark.slow),
         pytest.param(SHOW_TELL, "example", marks=pytest.mark.slow),
     ],

@@ -55,6 +55,7 @@ def copy(short, tmp_path):
 # ---- Another length -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_averaged_run_resumes_exactly_and_logs_raw_scores(config, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     loop.train(config(optim__ema_decay=0.9, train__num_steps=4), whole)
@@ -250,6 +251,7 @@ def test_another_run_in_the_place_is_noticed(config, short, copy, tmp_path):
         warm_start.begin(program, tmp_path / "new", other)
 
 
+@pytest.mark.slow
 def test_other_symbols_are_refused(tmp_path):
     runs = []
     for name, text in (("ab", "ab ba\n"), ("cd", "cd dc\n")):
