@@ -121,7 +121,7 @@ def gate_values(objective: Objective, params: Any, batch: Any) -> Gates:
         if name.endswith("_reverse"):
             outputs.append(states.h[::-1])
         else:
-            read = seen.module.apply({"params": own}, layer, x, method="_branch")
+            read: Any = seen.module.apply({"params": own}, layer, x, method="_branch")
             found[name] = _of_layer(seen, own[name], read, states, start)
             outputs = [states.h]
         if len(outputs) == directions:

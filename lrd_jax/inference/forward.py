@@ -162,11 +162,8 @@ def _advance(module: SequenceModel, state: State, x: Array) -> tuple[State, Arra
     recurrence = module.recurrence
     asked = {"time": state.steps} if "time" in recurrence.cell.asks() else {}
     carry = recurrence.advance(state.carry, module.embed(x)[:, 0], **asked)
-    # Blocks add each layer's output to what stands below it.
-    blocks = recurrence.block != "none"
-    h: Any = sum((each.h for each in carry[1:]), carry[0].h) if blocks else carry[-1].h
     steps, pooled = state.steps + 1, state.pooled
-    features: Array = h
+    features = h = recurrence.output(carry)
     if pooled is not None:
         assert isinstance(module, SequenceClassifier)
         pooled = jnp.maximum(pooled, h) if module.pool == "max" else pooled + h

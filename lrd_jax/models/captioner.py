@@ -154,4 +154,4 @@ class Captioner(nn.Module):
         """
         asked: Any = {} if memory is None else {"context": memory}
         carries = self.recurrence.advance(carries, self.words[words], **asked)
-        return carries, self._readout().logits(carries[-1].h)
+        return carries, self._readout().logits(self.recurrence.output(carries))

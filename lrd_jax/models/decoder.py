@@ -118,7 +118,7 @@ class Decoder(nn.Module):
             given, own, cut = inputs
             x = embed(jnp.where(own[:, None], said, given)[:, None])[:, 0]
             carries = module.recurrence.advance(carries, x, cut)
-            outputs = module.head(carries[-1].h, key)
+            outputs = module.head(module.recurrence.output(carries), key)
             return (carries, to_values(jax.lax.stop_gradient(outputs))), outputs
 
         scan = nn.scan(step, variable_broadcast="params", split_rngs={"params": False})

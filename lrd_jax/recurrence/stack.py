@@ -211,6 +211,13 @@ class Recurrence(nn.Module):
             new.append(carry)
         return tuple(new)
 
+    @nn.nowrap
+    def output(self, carries: tuple[Carry, ...]) -> Array:
+        """What a one-directional stack gives after a step with these states, `(batch, d)`."""
+        if self.block == "none":
+            return carries[-1].h
+        return functools.reduce(jnp.add, [carry.h for carry in carries])
+
     def _branch(self, layer: int, y: Array) -> Array:
         """What a layer reads of the output of the one below, `(..., features)`."""
         return self.norms[layer - 1](y) if layer and self.block == "prenorm" else y

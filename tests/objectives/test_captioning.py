@@ -85,10 +85,15 @@ def test_number_of_parameters(caption, count):
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == count
 
 
-@pytest.mark.parametrize("caption", [SHOW_TELL, ATTEND])
-def test_loss_is_the_sum_over_words(caption):
+STACKED = {"model.num_layers": 2, "model.block": "prenorm"}
+
+
+@pytest.mark.parametrize(
+    ("caption", "changes"), [(SHOW_TELL, {}), (ATTEND, {}), (SHOW_TELL, STACKED)]
+)
+def test_loss_is_the_sum_over_words(caption, changes):
     """ORC-38: by hand, one word at a time, through the decoder's face; padding counts nothing."""
-    made, params, data = objective(caption)
+    made, params, data = objective(caption, **changes)
     batch = next(data.eval_batches("test", 3))
     total, (sums, _) = made.loss({"params": params}, (), batch, None)
     model, inputs = made.model, encode(batch["inputs"], data.spec)
