@@ -66,6 +66,6 @@ def test_a_batch_may_be_empty():
 
 def test_a_cell_may_not_set_what_is_its_forms():
     assert LSTMCell.fixed and issubclass(GatedGRUCell, RecurrentCell)
-    with pytest.raises(UserError, match="has .*, which is not for a .* to set"):
+    with pytest.raises(UserError, match=r"has .*, which is not for a .* to set"):
         type("Odd", (LSTMCell,), {"__call__": lambda self, carry, x: (carry, x)})
     type("Fine", (LSTMCell,), {})
