@@ -621,7 +621,7 @@ def test_a_wrong_run(preloaded, scene, row):
 
 @pytest.mark.parametrize("row", PREPARE, ids=name)
 def test_a_wrong_preparation(preloaded, scene, row):
-    check(scene, row, preloaded.refuse, module="lrd_jax.data.prepare", prefix="error: ")
+    check(scene, row, preloaded.refuse, module="lrd_jax.data.prepare")
 
 
 @pytest.mark.parametrize("row", REPRODUCE, ids=name)
