@@ -71,7 +71,26 @@ def page(results: Path) -> str:
     if controlled:
         parts.append("## Captions beside controls\n")
         parts += [_controls(name, content) for name, content in controlled.items()]
+    if models := sorted((results / "models").glob("*/README.md")):
+        parts.append("## Pretrained models\n\n" + _models(models))
     return "\n".join(parts)
+
+
+def _models(cards: Sequence[Path]) -> str:
+    """A list of the exported models that are committed, by their cards."""
+    lines = [
+        'Each folder is used like a run: `lrd_jax.load("results/models/NAME")`, or `--workdir=` of'
+        " `predict`, `probe` and `--mode=eval`. Its card says what made it and how good it is.\n",
+        "| model | network | size |",
+        "|---|---|---|",
+    ]
+    for card in cards:
+        name, size = card.parent.name, (card.parent / "model.safetensors").stat().st_size
+        what = card.read_text(encoding="utf-8").split("\n\n")[1]
+        lines.append(
+            f"| [{name}](../results/models/{name}/README.md) | {what} | {size // 1024} KiB |"
+        )
+    return "\n".join(lines) + "\n"
 
 
 def telling_rows(results: Path) -> str:

@@ -139,7 +139,8 @@ def _files(model: Model, files: Sequence[str]) -> str:
     """How each file that was written is used, as a list in Markdown with code."""
     width = "" if model.spec.kind == "language" else ", n"
     found = [
-        "- `config.json`, `spec.json`: the settings, and what the data look like",
+        "- `config.json`: the settings",
+        *["- `spec.json`: what the data look like"] * ("spec.json" in files),
         "- `model.safetensors`: the parameters, by the names of the Flax module;"
         " `members.json`: which seeds they are of. With this package the folder is used like a run:"
         ' `lrd_jax.load("DIR")`, or `--workdir=DIR` of every command but training',
