@@ -65,6 +65,20 @@ EXPERIMENTS = {
         "configs/urlstm_pdigits.py",
         {"UR-LSTM": ()},
     ),
+    "digits_memories": Experiment(
+        "Permuted digits (64 steps), 64 units: a gated cell, a linear memory, and both",
+        "configs/urlstm_pdigits.py",
+        {
+            name: (f"model.cell={cell}", "model.hidden_size=64")
+            for name, cell in (
+                ("LSTM", "lstm"),
+                ("UR-LSTM", "urlstm"),
+                ("HiPPO-LegS", "legs"),
+                ("HiPPO-LegS with a UR gate", "gated_legs"),
+            )
+        },
+        rates=(1e-3, 3e-3, 1e-2),
+    ),
     "digits_bfloat16": Experiment(
         "Permuted digits, precision of the products in time",
         "configs/urlstm_pdigits.py",

@@ -174,7 +174,10 @@ def _experiment(name: str, content: Mapping[str, Any], results: Path) -> str:
 
 def _controls(name: str, content: Mapping[str, Any]) -> str:
     """The table of a file of `scripts/caption_controls.py`: a row a control."""
-    metrics = [Metric(key, digits=3) for key in content["records"][0]["scores"][0]]
+    metrics = [
+        Metric(key, digits=3, range=(0.0, 10.0 if key == "cider" else 1.0))
+        for key in content["records"][0]["scores"][0]
+    ]
     names = ["captions", "seeds", *(metric.label for metric in metrics)]
     lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
     for row in content["records"]:
@@ -293,5 +296,5 @@ def score(result: Mapping[str, Any], split: str) -> str:
     shown = [main, *(m for m in others if isinstance(m, DerivedMetric) and m.of == main.name)]
     runs, interval = _runs(result, split, main), split == "test"
     texts = [value_over(metric, runs, interval) for metric in shown]
-    labels = ["", *(f"{metric.label} " for metric in shown[1:])]
+    labels = ["", *("" if metric.unit else f"{metric.label} " for metric in shown[1:])]
     return ", ".join(label + text for label, text in zip(labels, texts, strict=True))

@@ -11,8 +11,8 @@ from lrd_jax.evaluation import commands
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = sorted(path.parent for path in (ROOT / "results" / "models").glob("*/config.json"))
-# The copying model's test examples are long; scoring one of each kind is enough here.
-SCORED = ("digits_urlstm", "tracking_s3_lstm")
+# The other models of state tracking are scored as this one.
+SCORED = ("digits_urlstm", "digits_gated_legs", "tracking_s3_lstm")
 
 
 def test_there_are_few():
