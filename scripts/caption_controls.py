@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import flags
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not installed
@@ -32,7 +31,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]  # a checkout that is not inst
 import bench_worker  # noqa: E402
 from reproduce_report import rewrite_pages  # noqa: E402
 
-from lrd_jax.config import checks, record  # noqa: E402
+from lrd_jax.config import checks, command_line, record  # noqa: E402
 from lrd_jax.data.captions import CaptionDataset  # noqa: E402
 from lrd_jax.data.spec import Batch  # noqa: E402
 from lrd_jax.errors import UserError  # noqa: E402
@@ -157,19 +156,15 @@ def controls(loaded: Loaded, split: str) -> dict[str, Any]:
     return found
 
 
-_SPLIT = flags.DEFINE_enum("split", "test", ["train", "valid", "test"], "Which pictures.")
-_OUT = flags.DEFINE_string("out", "", "File to write; empty: print alone.")
-_PUBLISH = flags.DEFINE_string("publish", "", "Name of a file to write in results/ as well.")
-
-
 def content_of(
-    found: Mapping[str, Any], *, title: str, pictures: int, config: Mapping[str, Any]
+    found: Mapping[str, Any], *, title: str, split: str, pictures: int, config: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What a file holds, see `lrd_jax.reporting.published`.
 
     Args:
       found: from `controls`.
       title: for the page.
+      split: whose pictures they are.
       pictures: of the split.
       config: of the run, as a dict; places of this machine are left out.
     """
@@ -189,24 +184,30 @@ def content_of(
     }
     whole = bench_worker.result(__file__, strict(records), [])
     del whole["goals"]
-    whole["command"] = ["python", "scripts/caption_controls.py", "RUN", f"--split={_SPLIT.value}"]
-    about = {"title": title, "split": _SPLIT.value, "pictures": pictures, "config": content}
+    whole["command"] = ["python", "scripts/caption_controls.py", "RUN", f"--split={split}"]
+    about = {"title": title, "split": split, "pictures": pictures, "config": content}
     return whole | about
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
-    if len(arguments) != 2:
-        raise UserError("name one work directory of a run on pictures with captions")
-    if _PUBLISH.value:
+    parser = command_line.ArgumentParser(
+        prog="caption_controls", description="Captions of a run beside captions of controls."
+    )
+    parser.add_argument("run", metavar="RUN", help="work directory")
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"))
+    parser.add_argument("--out", default="", help="file to write")
+    parser.add_argument("--publish", default="", metavar="NAME", help="of a file in results/")
+    flags = parser.parse_args(argv)
+    if flags.publish:
         published.check_checkout()
-    workdir = checks.expand_user(arguments[1])
+    workdir = checks.expand_user(flags.run)
     config: Any = record.load_workdir(workdir).copy_and_resolve_references()
-    config.eval.split = _SPLIT.value
+    config.eval.split = flags.split
     loaded = load(workdir, config, {})
     if not isinstance(loaded.dataset, CaptionDataset):
         raise UserError(f"{workdir} is no run on pictures with captions")
-    found = controls(loaded, _SPLIT.value)
+    found = controls(loaded, flags.split)
     for name, scores in found.items():
         each = scores if isinstance(scores, list) else [scores]
         shown = {key: np.mean([one[key] for one in each]) for key in each[0]}
@@ -216,14 +217,15 @@ def main(arguments: Sequence[str]) -> None:
     content = content_of(
         found,
         title=f"{config.data.name}, {config.model.caption}: captions beside controls",
-        pictures=len(loaded.dataset.places(_SPLIT.value)),
+        split=flags.split,
+        pictures=len(loaded.dataset.places(flags.split)),
         config=config.to_dict(),
     )
-    if _OUT.value:
-        Path(_OUT.value).write_text(published.to_json(content), encoding="utf-8")
-    if _PUBLISH.value:
+    if flags.out:
+        Path(flags.out).write_text(published.to_json(content), encoding="utf-8")
+    if flags.publish:
         published.check_publishable(content)
-        path = ROOT / "results" / f"{_PUBLISH.value}.json"
+        path = ROOT / "results" / f"{flags.publish}.json"
         path.write_text(published.to_json(content), encoding="utf-8")
         rewrite_pages()
         print(f"published in {path}, docs/results.md and README.md")
@@ -231,6 +233,6 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     try:
-        main(flags.FLAGS(sys.argv))
-    except (UserError, flags.Error) as error:
+        main(sys.argv[1:])
+    except UserError as error:
         sys.exit(f"caption_controls: error: {error}")

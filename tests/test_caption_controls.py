@@ -52,7 +52,7 @@ def test_its_file_is_of_the_schema_and_shown(monkeypatch):
     config = defaults.get_config().to_dict()
     monkeypatch.setattr("lrd_jax.reporting.provenance.commit", lambda: "0" * 40)
     monkeypatch.setattr("lrd_jax.reporting.provenance.tree", lambda _: "1" * 40)
-    content = content_of(found, title="Flickr", pictures=8, config=config)
+    content = content_of(found, title="Flickr", split="test", pictures=8, config=config)
     assert [*published.problems(json.loads(published.to_json(content)))] == []
     assert content["config"]["data"]["data_dir"] == "DIR" != config["data"]["data_dir"]
     monkeypatch.syspath_prepend(Path(__file__).parents[1] / "scripts")

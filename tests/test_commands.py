@@ -49,8 +49,6 @@ OTHERS = (
     "pyright",
 )
 TAKES_NOTHING = ("keys_page.py",)
-# Parses with absl, and reads its run first.
-READS_FIRST = ("caption_controls.py",)
 MAIN = lrd_jax.main.__name__  # whose import defines the flags
 
 
@@ -164,10 +162,9 @@ def check_script(script, words, monkeypatch):
         return
     monkeypatch.setattr(sys, "argv", [script, *words])
     monkeypatch.setattr(sys, "path", [str(path.parent), *sys.path])
-    ends, match = (SystemExit, r"error: RUN") if script in READS_FIRST else (Parsed, None)
     if script == "mutation.py":
         pytest.importorskip("cosmic_ray", reason="needs the extra mutation")
-    with ends_when_parsed(monkeypatch), pytest.raises(ends, match=match):
+    with ends_when_parsed(monkeypatch), pytest.raises(Parsed):
         runpy.run_path(str(path), run_name="__main__")
 
 
