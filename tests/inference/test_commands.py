@@ -8,6 +8,7 @@ import pytest
 
 import lrd_jax
 from lrd_jax.data.sequence_files import Layout, stream
+from lrd_jax.evaluation import exported
 from lrd_jax.export import __main__ as exporting
 from lrd_jax.export import weights
 from lrd_jax.inference import write
@@ -151,7 +152,7 @@ def test_what_an_export_holds(run, tmp_path, capsys):
     assert capsys.readouterr().out == f"wrote {out}: {', '.join(names)}\n"
     model = lrd_jax.load(run)
     ours = safetensors.load_file(out / "model.safetensors")
-    assert ours.keys() == weights.by_name(model.params).keys()
+    assert ours.keys() == exported.by_name(model.params).keys()
     kernel = model.params["recurrence"]["layer_0"]["recurrent_kernel"]
     np.testing.assert_array_equal(ours["recurrence.layer_0.recurrent_kernel"], kernel)
     # PyTorch's names, of the recurrence and of the head around a ReLU.

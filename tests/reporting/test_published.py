@@ -235,6 +235,8 @@ def test_every_file_there_belongs_to_a_result():
     names = {path.stem for path in COMMITTED}
     assert len(names) > 5
     for path in (ROOT / "results").iterdir():
+        if path.name == "models":  # tests/test_pretrained.py
+            continue
         stem = path.stem.removesuffix("_lengths") if path.suffix == ".png" else path.stem
         assert path.suffix in (".json", ".png") and stem in names, path
 
