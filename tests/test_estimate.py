@@ -98,5 +98,11 @@ def test_evaluations_too_large_are_refused(monkeypatch):
         estimate.check_evaluation(make_config(), long, mesh, 2)
     with pytest.raises(UserError, match=r"lower eval\.sample_tokens"):
         estimate.check_sample(2**31 - 1, mesh)
+    captions = DataSpec("caption", length=17, features=8, classes=100)
+    with pytest.raises(UserError, match=r"the captions kept \(lower eval\.beam_size\)"):
+        estimate.check_evaluation(make_config(eval__beam_size=10**8), captions, mesh, 10)
+    drawn = make_config(eval__beam_size=10**8, eval__decode="sample")
+    for config in (make_config(eval__beam_size=100), drawn):
+        estimate.check_evaluation(config, captions, mesh, 10)
     estimate.check_evaluation(make_config(), SPEC, mesh, 1000)
     estimate.check_sample(10**6, mesh)

@@ -189,6 +189,11 @@ class CaptionDataset:
             for words in self.pictures[place].tokens:
                 counts.update(words)
         kept = sorted((w for w in counts if counts[w] > min_count), key=lambda w: (-counts[w], w))
+        if not kept:
+            raise UserError(
+                f"no word of the captions of {self._name} occurs more than data.min_count="
+                f"{min_count} times: lower it"
+            )
         texts = {
             split: checksum([[self.pictures[p].name, self.pictures[p].tokens] for p in places])
             for split, places in self._splits.items()

@@ -82,7 +82,11 @@ def check_evaluation(config: Any, spec: DataSpec, mesh: Mesh, batch_size: int) -
     step = (1 if spec.one_hot else _width(spec)) + _FLOAT * config.model.hidden_size
     needed = batch_size * spec.length * step
     part = "an evaluation batch (lower eval.batch_size or the length of the sequences)"
-    _check({part: needed // sharing}, mesh)
+    parts = {part: needed // sharing}
+    if spec.kind == "caption" and config.eval.decode == "beam":  # scores of every next word
+        scores = _FLOAT * batch_size * config.eval.beam_size * spec.classes
+        parts["the captions kept (lower eval.beam_size)"] = scores // sharing
+    _check(parts, mesh)
 
 
 def check_sample(tokens: int, mesh: Mesh) -> None:
