@@ -207,7 +207,12 @@ class CaptionDataset:
         """
         numbers, unknown_word = vocabulary.numbers, len(vocabulary.symbols) - 1
         captions = [words for picture in self.pictures for words in picture.tokens]
-        rows = np.zeros((len(captions), max_words + 3), np.int32)
+        try:
+            rows = np.zeros((len(captions), max_words + 3), np.int32)
+        except MemoryError as error:
+            raise UserError(
+                f"data.max_words={max_words} is too large ({error}): lower it"
+            ) from error
         for row, words in zip(rows, captions, strict=True):
             words = words[:max_words]
             row[0] = len(words)
