@@ -108,7 +108,7 @@ def _parse(argv: Sequence[str]) -> command_line.ConfigFlag:
 def _lower() -> str:
     """What takes less memory."""
     if flags.FLAGS.is_parsed() and _MODE.value == "eval":
-        return "eval.batch_size, eval.delays or eval.sample_tokens"
+        return "eval.batch_size, eval.beam_size, eval.delays or eval.sample_tokens"
     return "data.batch_size, model.hidden_size or the length of the sequences"
 
 

@@ -229,7 +229,7 @@ places where a fault fits was tried, one fault each:
 
 "explained" are faults that no test can see, or none should: the second table has each with its
 reason. The score leaves them out: killed / (tried - explained). "By hand" are those of the killed
-that survived the tool's last try (before a test was written, or cut off by its budget of seconds);
+that survived the tool's last try (before a test was written or listed for the folder, or cut off);
 a test run by hand with the fault in place killed them, since there was no time for another try.
 """
 

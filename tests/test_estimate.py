@@ -5,7 +5,7 @@ import functools
 import jax
 import pytest
 
-from lrd_jax.data.spec import DataSpec
+from lrd_jax.data.spec import CaptionSpec, DataSpec
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import estimate
 from lrd_jax.runtime import devices
@@ -98,5 +98,29 @@ def test_evaluations_too_large_are_refused(monkeypatch):
         estimate.check_evaluation(make_config(), long, mesh, 2)
     with pytest.raises(UserError, match=r"lower eval\.sample_tokens"):
         estimate.check_sample(2**31 - 1, mesh)
+    captions = DataSpec("caption", length=17, features=8, classes=100)
+    with pytest.raises(UserError, match=r"the captions kept \(lower eval\.beam_size\)"):
+        estimate.check_evaluation(make_config(eval__beam_size=10**8), captions, mesh, 10)
+    drawn = make_config(eval__beam_size=10**8, eval__decode="sample")
+    for config in (make_config(eval__beam_size=100), drawn):
+        estimate.check_evaluation(config, captions, mesh, 10)
     estimate.check_evaluation(make_config(), SPEC, mesh, 1000)
     estimate.check_sample(10**6, mesh)
+
+
+def test_more_captions_of_a_picture_than_fit_are_refused(monkeypatch):
+    monkeypatch.setattr(estimate, "memory_of", lambda _: (24 * GIB, "this machine"))
+    mesh = devices.make_mesh(jax.devices()[:1])
+
+    def spec(per_image):
+        captions = CaptionSpec((), per_image, 9)
+        return DataSpec("caption", length=17, features=8, classes=10, captions=captions)
+
+    for check, rest in (
+        (estimate.check_training, (spec(10**9), mesh, 1)),
+        (estimate.check_evaluation, (spec(10**9), mesh, 8)),
+    ):
+        with pytest.raises(UserError, match=r"at least .* GiB are needed"):
+            check(make_config(), *rest)
+    estimate.check_training(make_config(), spec(5), mesh, 1)
+    estimate.check_evaluation(make_config(), spec(5), mesh, 8)

@@ -189,6 +189,11 @@ class CaptionDataset:
             for words in self.pictures[place].tokens:
                 counts.update(words)
         kept = sorted((w for w in counts if counts[w] > min_count), key=lambda w: (-counts[w], w))
+        if not kept:
+            raise UserError(
+                f"no word of the captions of {self._name} occurs more than data.min_count="
+                f"{min_count} times: lower it"
+            )
         texts = {
             split: checksum([[self.pictures[p].name, self.pictures[p].tokens] for p in places])
             for split, places in self._splits.items()
@@ -202,7 +207,12 @@ class CaptionDataset:
         """
         numbers, unknown_word = vocabulary.numbers, len(vocabulary.symbols) - 1
         captions = [words for picture in self.pictures for words in picture.tokens]
-        rows = np.zeros((len(captions), max_words + 3), np.int32)
+        try:
+            rows = np.zeros((len(captions), max_words + 3), np.int32)
+        except MemoryError as error:
+            raise UserError(
+                f"data.max_words={max_words} is too large ({error}): lower it"
+            ) from error
         for row, words in zip(rows, captions, strict=True):
             words = words[:max_words]
             row[0] = len(words)

@@ -40,6 +40,7 @@ from lrd_jax.runtime.locks import locked_folder
 DEFAULT_DATA_DIR = "~/tensorflow_datasets"
 logger = stdlogging.getLogger(__name__)
 _KEY = "--config.data.data_dir=DIR (of lrd_jax.data.prepare: --data_dir=DIR)"
+_MOST_DIGITS = 14  # of a number in a variant: NumPy has no error of its own for arrays beyond
 _READ_AT_ONCE = 4096  # records; bounds the memory that the decoded ones take
 
 
@@ -70,6 +71,9 @@ def _look_up(name: str) -> tuple[type[Builder], str]:
     """Returns the builder and the variant that a name means."""
     name, _, variant = name.partition("/")
     builder = find_builder(name)
+    for number in variant.split("-"):
+        if number.isdecimal() and len(number.lstrip("0")) > _MOST_DIGITS:
+            raise UserError(f"{name}/{variant} is too large: name a smaller variant")
     builder.check_variant(variant)
     return builder, variant
 
@@ -256,8 +260,13 @@ def _run(flags: Any) -> None:
             f"--encoder, --features and --no_att are for {' and '.join(caption_names())}, not"
             f" for {flags.name}: leave them out"
         )
-    was_prepared = is_prepared(open_builder(flags.name, flags.data_dir))
-    builder = prepare(flags.name, flags.data_dir, flags.from_dir)
+    try:
+        was_prepared = is_prepared(open_builder(flags.name, flags.data_dir))
+        builder = prepare(flags.name, flags.data_dir, flags.from_dir)
+    except MemoryError as error:
+        if "/" not in flags.name:
+            raise
+        raise UserError(f"{flags.name} is too large ({error}): name a smaller variant") from error
     sizes = ", ".join(f"{name} {info.num_examples}" for name, info in builder.info.splits.items())
     sizes += f" {builder.RECORDS}" if builder.RECORDS else ""
     state = "was already prepared" if was_prepared else "is prepared"

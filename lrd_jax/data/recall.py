@@ -67,8 +67,10 @@ class Recall(Task):
                 f"data.vocabulary={self.vocabulary} has too few symbols for data.pairs={self.pairs}"
                 f" distinct keys and values: use at least {2 * (self.pairs + 1)}"
             )
-        if self.query_power <= 0:
-            raise UserError(f"data.query_power={self.query_power} must be above 0 (1: uniform)")
+        if not 0 < self.query_power < math.inf:
+            raise UserError(
+                f"data.query_power={self.query_power} must be above 0 and finite (1: uniform)"
+            )
 
     @property
     def variant(self) -> str:

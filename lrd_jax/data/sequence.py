@@ -33,7 +33,10 @@ class Layout:
     def __post_init__(self) -> None:
         for field in ("target_columns", "channels"):
             names = getattr(self, field)
-            object.__setattr__(self, field, (names,) if isinstance(names, str) else tuple(names))
+            names = (names,) if isinstance(names, str) else tuple(names)
+            if len(set(names)) < len(names):
+                raise UserError(f"data.{field}={names} names a column twice")
+            object.__setattr__(self, field, names)
 
 
 @dataclasses.dataclass(frozen=True)

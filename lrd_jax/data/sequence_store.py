@@ -49,7 +49,9 @@ def prepare_sequences(
         RunError: the disk is full, or fails.
     """
     source = expand_user(from_dir)
-    name = name or re.sub(r"[^\w.+-]+", "_", source.stem) or "mine"
+    name = name or re.sub(r"[^\w.+-]+", "_", source.stem).strip(".") or "mine"
+    if re.fullmatch(r"[\w.+-]+", name) is None or not name.strip("."):
+        raise UserError(f"--name={name} names no folder: use letters, digits and any of . _ + -")
     folder = folder_of(expand_user(data_dir, "--data_dir=DIR"), name)
     if (folder / "dataset_info.json").is_file():
         return folder, {s: len(each) for s, each in _lengths(_open(folder)).items()}, False

@@ -64,6 +64,11 @@ class _Columns:
         self.channels = layout.channels or tuple(name for name in names if name not in known)
         for name in self.channels:
             self._found(name, "channels")
+        if need and (both := [name for name in self.channels if name in self.targets]):
+            raise UserError(
+                f"{path}: column {both[0]!r} is the target, and a channel too, from which it would"
+                " be read off: leave it out of data.channels, or set data.target=next to forecast"
+            )
         if not self.channels:
             raise UserError(f"{path} has no columns that could be channels: {', '.join(names)}")
 

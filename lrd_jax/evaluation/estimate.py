@@ -61,6 +61,8 @@ def check_training(config: Any, spec: DataSpec, mesh: Mesh, num_members: int) ->
         * _width(spec)
         * _first_width(config)
         // (sharing if config.devices.split == "seeds" else 1),
+        "the words of a batch, read and asked for (lower data.captions_per_image or"
+        " data.max_words)": sequences * _words(spec) // sharing,
     }
     _check(parts, mesh)
 
@@ -80,9 +82,13 @@ def check_evaluation(config: Any, spec: DataSpec, mesh: Mesh, batch_size: int) -
     sharing = 1 if prefers_loops(mesh) else mesh.size
     # Stored inputs take a byte or more each; the first layer's product is there for all steps.
     step = (1 if spec.one_hot else _width(spec)) + _FLOAT * config.model.hidden_size
-    needed = batch_size * spec.length * step
+    needed = batch_size * (spec.length * step + _words(spec))
     part = "an evaluation batch (lower eval.batch_size or the length of the sequences)"
-    _check({part: needed // sharing}, mesh)
+    parts = {part: needed // sharing}
+    if spec.kind == "caption" and config.eval.decode == "beam":  # scores of every next word
+        scores = _FLOAT * batch_size * config.eval.beam_size * spec.classes
+        parts["the captions kept (lower eval.beam_size)"] = scores // sharing
+    _check(parts, mesh)
 
 
 def check_sample(tokens: int, mesh: Mesh) -> None:
@@ -141,6 +147,11 @@ def _kept_by_decoder(config: Any) -> int:
     size = 2 if model.compute_dtype == "bfloat16" else _FLOAT
     width = aux.decoder_width or model.hidden_size
     return aux.n_anchors * (aux.segment_length - 1) * aux.decoder_layers * width * size
+
+
+def _words(spec: DataSpec) -> int:
+    """Bytes of the words of one picture's captions: what is read, and what is asked for."""
+    return 0 if spec.captions is None else 2 * _FLOAT * spec.captions.per_image * spec.length
 
 
 def _width(spec: DataSpec) -> int:

@@ -32,6 +32,8 @@ def check(workdir: Path, config: Any) -> None:
             )
         if any(not isinstance(value, int) or value < 1 for value in values):
             raise UserError(f"eval.{asked}s={values} must be whole numbers of steps, at least 1")
+        if len(set(values)) < len(values):
+            raise UserError(f"eval.{asked}s={values} must be different ones")
 
 
 _OF_LENGTH = "examples of any length, for instance state tracking"

@@ -115,6 +115,11 @@ def never_reached(config: Any, horizon: Horizon) -> list[str]:
             f"optim.warmup_steps={warmup} covers all {horizon.num_steps} steps: the learning rate"
             " never reaches its peak"
         )
+    if (taken := sum(steps for steps, _ in config.data.curriculum)) >= horizon.num_steps:
+        lines.append(
+            f"data.curriculum takes {taken} steps, and the run has {horizon.num_steps}: it never"
+            f" trains on sequences of data.length={config.data.length}"
+        )
     patience = config.train.patience
     evaluations = horizon.num_steps // steps_between_evaluations(config.train, horizon)
     if patience and patience >= evaluations:

@@ -145,7 +145,9 @@ def test_bad_features(changes, message):
         ({"batch_size": 0}, "data.batch_size=0"),
         ({"captions_per_image": 0}, "data.captions_per_image=0"),
         ({"max_words": 0}, "data.max_words=0"),
+        ({"max_words": 10**14}, "data.max_words=10+ is too large .*lower it"),
         ({"min_count": -1}, "data.min_count=-1"),
+        ({"min_count": 1}, "no word .* occurs more than data.min_count=1 times: lower it"),
         ({"vocabulary_from": "test"}, "data.vocabulary_from="),
     ],
 )

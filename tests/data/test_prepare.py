@@ -18,8 +18,9 @@ import tensorflow_datasets as tfds
 from configs.base import get_config
 from lrd_jax.data import make_dataset
 from lrd_jax.data.builders import mnist
+from lrd_jax.data.builders.digits import LrdDigits
 from lrd_jax.data.prepare import is_prepared, main, open_builder, prepare
-from lrd_jax.errors import UserError
+from lrd_jax.errors import RunError, UserError
 
 NAMES = [source.name for source in mnist.LrdMnist.SOURCES]
 
@@ -378,3 +379,18 @@ def test_mnist_again_and_unpacked(mnist_files, mnist_dir, tmp_path, capsys):
     (tmp_path / "unpacked" / "t10k-labels-idx1-ubyte").write_bytes(b"")
     with pytest.raises(UserError, match="has the wrong sha256"):
         mnist.LrdMnist.read(tmp_path / "unpacked")
+
+
+def test_a_disk_that_is_full_is_told(tmp_path, monkeypatch):
+    """ArrayRecord tells it as a RuntimeError; others of a kind are faults of their own."""
+    said = "Failed to finalize writing: write() failed: No space left on device; at byte 20480"
+
+    def end(*_, **__):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(LrdDigits, "download_and_prepare", end)
+    with pytest.raises(RunError, match=r"preparing digits in .* failed: .*No space left on device"):
+        prepare("digits", tmp_path)
+    said = "no such thing"
+    with pytest.raises(RuntimeError, match=said):
+        prepare("digits", tmp_path)

@@ -158,6 +158,8 @@ def test_it_is_stored_and_described(tmp_path, monkeypatch):
         ({"length": 15}, "data.length=15 is too short for data.pairs=4"),
         ({"vocabulary": 9}, "data.vocabulary=9 has too few symbols .*: use at least 10"),
         ({"query_power": 0.0}, "data.query_power=0.0 must be above 0"),
+        ({"query_power": float("inf")}, "data.query_power=inf must be above 0 and finite"),
+        ({"query_power": float("nan")}, "data.query_power=nan must be above 0 and finite"),
     ],
 )
 def test_bad_values_are_refused(tmp_path, data, message):

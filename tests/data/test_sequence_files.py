@@ -262,3 +262,29 @@ def test_targets_that_are_not_needed(tmp_path):
     found = read(tmp_path / "t.csv", need_targets=False)
     assert found.targets is None and found.channels == ("x",)
     assert fit(statistics([read(tmp_path / "t.csv", Layout(target_columns=()))])).kind == "next"
+
+
+def own(folder, **options):
+    (folder / "all.csv").write_text(table(GOOD).replace("up", "1").replace("down", "0"), "utf-8")
+    config = get_config()
+    config.data.update(name="sequences", path=str(folder), valid_split="0.25", test_split="0.25")
+    config.data.update(batch_size=2, **options)
+    return config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"channels": ("a", "a")}, r"data\.channels=\('a', 'a'\) names a column twice"),
+        ({"target_columns": ("target", "target")}, r"names a column twice"),
+        ({"channels": ("a", "target")}, r"column 'target' is the target, and a channel too"),
+    ],
+)
+def test_wrong_columns(tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        make_dataset(own(tmp_path, **options))
+
+
+def test_a_forecast_may_read_a_column_that_is_called_target(tmp_path):
+    data = make_dataset(own(tmp_path, channels=("a", "target"), target="next"))
+    assert data.spec.features == 2

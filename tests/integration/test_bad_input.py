@@ -533,6 +533,16 @@ PREPARE = [
     ("mnits", "unknown data set 'mnits': did you mean mnist"),
     ("digits --from-dri=x", "unrecognized arguments: --from-dri=x"),
     ("copy/mine --data_dir={here}/data", "data.preset='mine': name one of hdetach, gu, marker"),
+    ("tracking/S3-99999999999999 --data_dir={here}/data", "S3-9+ is too large .*smaller variant"),
+    (f"adding/{30 * '9'} --data_dir={{here}}/data", "adding/9+ is too large: name a smaller"),
+    *(
+        (
+            f"sequences --from_dir={{here}}/file --data_dir={{here}}/data --name={name}",
+            "names no folder: use letters",
+            a_file,
+        )
+        for name in ("../../x", "..", "a/b")
+    ),
     ("digits/big --data_dir={here}/data", "digits has no variants: leave out /big"),
     (f"digits {FROM}", "digits needs no source files: leave out --from_dir", garbage()),
     (f"mnist {FROM}", "there is no directory .*source"),

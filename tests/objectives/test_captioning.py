@@ -359,3 +359,7 @@ def test_refused(changes, message):
     make = make_evaluated if "eval.decode" in changes else make_trained
     with pytest.raises(UserError, match=message):
         make(config(ATTEND, **changes), dataset().spec)
+
+
+def test_the_narrowest_attention_is_allowed():
+    assert make_trained(config(ATTEND, **{"model.attention_size": 1}), dataset().spec)

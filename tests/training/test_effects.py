@@ -249,6 +249,16 @@ def test_a_call_of_more_steps_than_the_run_has():
     )
 
 
+def test_a_curriculum_that_outlasts_the_run():
+    config = digits_with(data__length=32, data__curriculum=((20, 5), (10, 6)))
+    assert effects.never_reached(config, Horizon(31, 10)) == []
+    (line,) = effects.never_reached(config, Horizon(30, 10))
+    assert line == (
+        "data.curriculum takes 30 steps, and the run has 30: it never trains on sequences of"
+        " data.length=32"
+    )
+
+
 def test_a_key_of_ones_own_data_set_has_nothing_to_do_with_the_cells(leaky, monkeypatch):
     """Though it is called like a field of a cell, and holds something else."""
 

@@ -1,7 +1,9 @@
 """Writing a prepared data set, and what is said of one that cannot be read."""
 
 import contextlib
+import errno
 import io
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from lrd_jax.errors import UserError
+
+# What a disk says that takes no more; ArrayRecord tells it as a RuntimeError, in words alone.
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 class DamagedError(UserError):
@@ -22,10 +27,20 @@ def damaged(folder: str | Path, error: object) -> DamagedError:
 
 
 def generate(builder: Any, downloads: Path, source_dir: Path) -> None:
-    """Lets TFDS write a data set, without its bars in log files and its lines on stdout."""
+    """Lets TFDS write a data set, without its bars in log files and its lines on stdout.
+
+    Raises:
+        OSError: the disk is full, or fails.
+    """
     tfds.display_progress_bar(bool(builder.SOURCES) and sys.stderr.isatty())
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(
-            download_dir=downloads,
-            download_config=tfds.download.DownloadConfig(manual_dir=source_dir),
-        )
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_dir=downloads,
+                download_config=tfds.download.DownloadConfig(manual_dir=source_dir),
+            )
+    except RuntimeError as error:
+        for code in _REFUSALS:
+            if f"failed: {os.strerror(code)}" in str(error):
+                raise OSError(code, os.strerror(code)) from error
+        raise
