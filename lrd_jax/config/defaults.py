@@ -53,7 +53,7 @@ def get_config() -> ml_collections.ConfigDict:
     # tracking: ((steps, length), ...): so many steps on sequences of that length, one after
     # the other, then data.length; () = data.length from the start
     data.curriculum = ()
-    data.items = 16  # selective_copy: symbols to remember
+    data.num_items = 16  # selective_copy: symbols to remember
     data.pairs = 0  # recall: pairs of a key and a value, each asked for once
     data.vocabulary = 8192  # recall: symbols, half keys, half values; selective_copy: symbols
     data.query_power = 0.01  # recall: a place's probability falls as its distance^(this - 1)
@@ -334,7 +334,7 @@ def finish(
 # What a quick run is small in: group -> the last word of a key's name -> the most that it may be. A
 # name says what it measures, so this holds for keys of your own components as well.
 _QUICK: Mapping[str, Mapping[str, float]] = {
-    "data": {"batch_size": 50, "delay": 20, "length": 50, "pairs": 4, "items": 4},
+    "data": {"batch_size": 50, "delay": 20, "length": 50, "pairs": 4, "num_items": 4},
     "model": {"size": 16, "hidden": 32, "width": 16, "layers": 2},
     "aux": {"length": 20, "hidden": 32, "width": 16, "layers": 2, "epochs": 0.02},
     "truncate": {"steps": 20},

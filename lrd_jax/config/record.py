@@ -40,7 +40,7 @@ LENGTH = ("train.num_steps", "train.num_epochs")
 _EVALUATION = ("data", "eval")  # groups that --mode=eval lets the command line change
 
 
-FORMAT = 3  # of config.json; 1 had no number
+FORMAT = 4  # of config.json; 1 had no number
 
 
 # Keys that are no longer where an older config.json has them: key -> (the first format without it,
@@ -53,6 +53,8 @@ MOVED: dict[str, tuple[int, Callable[[Any], dict[str, Any]]]] = {
     ),
     # python -m lrd_jax.predict reads a person's own pictures, as all other input.
     "eval.image_dir": (3, lambda _: {}),
+    # A ConfigDict has a method `items`, which the command line found in the key's place.
+    "data.items": (4, lambda old: {"data.num_items": old}),
 }
 
 

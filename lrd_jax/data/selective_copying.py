@@ -32,7 +32,7 @@ class SelectiveCopying(Task):
 
     Attributes:
         length: steps, at least 2 M.
-        items: M.
+        num_items: M.
         vocabulary: V, at least 2.
 
     Raises:
@@ -40,7 +40,7 @@ class SelectiveCopying(Task):
     """
 
     length: int
-    items: int = 16
+    num_items: int = 16
     vocabulary: int = 16
 
     STORED: ClassVar[str] = "Symbols and places of selective copying."
@@ -49,12 +49,14 @@ class SelectiveCopying(Task):
     """Validation examples, and as many test examples."""
 
     def __post_init__(self):
-        if self.items < 1:
-            raise UserError(f"data.items={self.items} must be at least 1 (symbol to remember)")
-        if self.length < 2 * self.items:
+        if self.num_items < 1:
             raise UserError(
-                f"data.length={self.length} is too short for data.items={self.items}: each takes"
-                " a step to be shown and one to be asked for"
+                f"data.num_items={self.num_items} must be at least 1 (symbol to remember)"
+            )
+        if self.length < 2 * self.num_items:
+            raise UserError(
+                f"data.length={self.length} is too short for data.num_items={self.num_items}: each"
+                " takes a step to be shown and one to be asked for"
             )
         if not 2 <= self.vocabulary <= 2**15:
             raise UserError(f"data.vocabulary={self.vocabulary} must be from 2 to {2**15} symbols")
@@ -62,7 +64,7 @@ class SelectiveCopying(Task):
     @property
     def variant(self) -> str:
         """All options: each changes the draws."""
-        return f"{self.length}-{self.items}-{self.vocabulary}"
+        return f"{self.length}-{self.num_items}-{self.vocabulary}"
 
     @classmethod
     def of_variant(cls, variant: str) -> SelectiveCopying:
@@ -90,7 +92,7 @@ class SelectiveCopying(Task):
             one_hot=True,
             values=self.vocabulary + FIRST,
             symbols=True,
-            scored=self.items,
+            scored=self.num_items,
             baselines={"loss": math.log(self.vocabulary), "accuracy": 1 / self.vocabulary},
         )
 
@@ -98,20 +100,20 @@ class SelectiveCopying(Task):
         """Draws symbols and their places.
 
         Returns:
-            `symbols` (count, items) int32, from 0, and `places` (count, items) int32, in order.
+            `symbols` from 0 and `places` in order, (count, num_items) int32 each.
         """
-        symbols = rng.integers(self.vocabulary, size=(count, self.items), dtype=np.int32)
-        order = rng.random((count, self.length - self.items), np.float32)
-        places = np.argpartition(order, self.items - 1, axis=1)[:, : self.items]
+        symbols = rng.integers(self.vocabulary, size=(count, self.num_items), dtype=np.int32)
+        order = rng.random((count, self.length - self.num_items), np.float32)
+        places = np.argpartition(order, self.num_items - 1, axis=1)[:, : self.num_items]
         return {"symbols": symbols, "places": np.sort(places, axis=1).astype(np.int32)}
 
     def expand(self, records: Records) -> tuple[np.ndarray, np.ndarray]:
-        """Returns inputs (examples, length, 1) and targets (examples, items), both int32."""
+        """Returns inputs (examples, length, 1) and targets (examples, num_items), both int32."""
         symbols = records["symbols"]
         inputs = np.full((len(symbols), self.length), BLANK, np.int32)
         np.put_along_axis(inputs, records["places"], symbols + FIRST, axis=1)
-        inputs[:, -self.items :] = MARKER
+        inputs[:, -self.num_items :] = MARKER
         return inputs[..., None], symbols
 
     def __str__(self) -> str:
-        return f"selective copying ({self.items} of {self.vocabulary} symbols)"
+        return f"selective copying ({self.num_items} of {self.vocabulary} symbols)"

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lrd_jax.config import checks, command_line, defaults, record
+from lrd_jax.config.values import flatten
 from lrd_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -447,7 +448,7 @@ def test_a_record_that_lost_a_key_is_damaged(tmp_path):
 def test_a_newer_record_is_refused(tmp_path):
     content = json.loads(record.to_json(defaults.get_config())) | {"format": record.FORMAT + 1}
     (tmp_path / "config.json").write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(UserError, match=r"has format 4, and this version of lrd_jax reads 3"):
+    with pytest.raises(UserError, match=r"has format 5, and this version of lrd_jax reads 4"):
         record.load_workdir(tmp_path)
 
 
@@ -581,3 +582,16 @@ def test_a_run_does_not_go_on_with_another_bound_of_its_validation():
     with pytest.raises(UserError, match=r"eval.max_examples: 0 -> 10\)"):
         record.check_same(old, new)
     assert record.eval_overrides(old, {"eval.max_examples": 10}).eval.max_examples == 10
+
+
+def test_no_key_is_named_like_a_method():
+    # The command line would find the method in its place.
+    for key in flatten(defaults.get_config()):
+        assert not any(hasattr(ml_collections.ConfigDict, part) for part in key.split(".")), key
+
+
+def test_a_renamed_key_is_read_where_it_was():
+    config = defaults.get_config()
+    content = json.loads(record.to_json(config)) | {"format": 3}
+    content["config"]["data"]["items"] = content["config"]["data"].pop("num_items") + 3
+    assert record.from_json(json.dumps(content)).data.num_items == config.data.num_items + 3

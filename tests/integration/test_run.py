@@ -226,4 +226,4 @@ def test_keys_without_effect_are_told_before_the_header_and_recorded(program, tm
         "note: optim.warmup_steps=50 covers all 30 steps: the learning rate never reaches its peak",
     ]
     recorded = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
-    assert recorded["unused"] == ["model.gates"] and recorded["format"] == 3
+    assert recorded["unused"] == ["model.gates"] and recorded["format"] == 4
