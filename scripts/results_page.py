@@ -186,7 +186,8 @@ def _controls(name: str, content: Mapping[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     about = f"{content['pictures']} pictures ({content['split']})"
     return (
-        f"### {content['title']}\n\n`{' '.join(content['command'])}`, commit"
+        f"### {content['title']}, p_block {content['config']['detach']['p_block']:g}\n\n"
+        f"`{' '.join(content['command'])}`, commit"
         f" {content['commit'][:10]}, {', '.join(content['devices'])}, {about}:"
         f" [{name}.json](../results/{name}.json)\n\n" + "\n".join(lines) + "\n"
     )

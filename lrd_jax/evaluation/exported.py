@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lrd_jax.errors import UserError
@@ -73,8 +74,8 @@ def read(folder: Path, wanted: Best) -> tuple[Best, list[int]]:
     try:
         said = json.loads((folder / MEMBERS).read_text(encoding="utf-8"))
         places = [int(place) for place in said["members"]]
-        step = np.array(said["step"], np.int32)
-        valid = {name: np.array(said["valid"][name], np.float32) for name in wanted.valid}
+        step = jnp.array(said["step"], jnp.int32)
+        valid = {name: jnp.array(said["valid"][name], jnp.float32) for name in wanted.valid}
         stacked = bool(said["stacked"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
