@@ -9,9 +9,9 @@ h-detach out; `quick` shrinks it. Features are standardised and never finetuned,
 with forget bias 1, and UNK is never said: with few pictures one word in ten is UNK. (The published
 models have neither, and take 340 000 steps; see `hdetach_captioning.py`.)
 
-Expected, see docs/captioning.md: with 753 training pictures a test CIDEr of about 0.3 for SAT and
-0.25 for ST, by a beam of two; the copied consensus of the ten nearest training pictures has 0.31.
-125 test pictures do not tell whether h-detach helps.
+Expected, see docs/captioning.md: with 753 training pictures a test CIDEr of 0.33 for SAT and 0.27
+for ST, by a beam of two; the copied consensus of the ten nearest training pictures has 0.31. 125
+test pictures do not tell whether h-detach helps.
 """
 
 from typing import Any
