@@ -192,6 +192,7 @@ def test_padding_changes_neither_loss_nor_gradient_nor_draws(kind, options):
     assert largest_difference(padded, summed) < 3e-6
 
 
+@pytest.mark.slow
 def test_several_seeds_are_padded_alike_and_equal_to_single_runs():
     data = dataset(LENGTHS, batch_size=2, buckets=2)
     assert len({(data.bucket(0, s), data.bucket(1, s)) for s in range(6)}) > 1

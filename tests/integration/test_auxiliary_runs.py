@@ -37,6 +37,7 @@ def test_a_run_that_stops_in_both_phases_ends_like_one_that_does_not(program, wh
     assert outcome(tmp_path) == outcome(whole[0])
 
 
+@pytest.mark.slow
 def test_what_a_run_shows_of_both_losses(whole):
     workdir, out, err = whole
     assert "steps 1 to 26: the auxiliary loss alone" in out

@@ -38,6 +38,7 @@ def run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_training_says_what_it_reached(run):
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     assert list(result["metrics"])[:2] == ["exact", "cider"]
@@ -113,6 +114,7 @@ def test_captions_of_own_pictures(run, tmp_path, capsys):
     assert sorted(run.rglob("*")) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides, message",
     [
@@ -134,6 +136,7 @@ def test_refused(run, tmp_path, overrides, message):
     assert sorted(run.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_no_pictures(run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for name, message in (("empty", "holds no pictures"), ("none", "no such file or folder")):

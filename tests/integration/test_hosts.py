@@ -247,6 +247,7 @@ def test_a_stopped_process_is_a_lost_one(hosts, tmp_path):
     assert group[0].returncode == 1 and LOST in err.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_changed_config_ends_all_with_its_line(hosts, alone):
     before = snapshot(alone)
     printed = hosts.run(alone, *SHORT, "seed=4", status=2)

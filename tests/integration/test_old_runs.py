@@ -120,6 +120,7 @@ def test_an_old_state_is_restored_to_the_bit(old):
     assert snapshot(workdir) == before
 
 
+@pytest.mark.slow
 @over_old("language")
 def test_the_batch_of_an_old_run_may_change(program, old):
     workdir, expected, flags = old
@@ -131,6 +132,7 @@ def test_the_batch_of_an_old_run_may_change(program, old):
         assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=0.01)
 
 
+@pytest.mark.slow
 @over_old("r-lstm")
 def test_an_old_run_is_evaluated(program, old):
     workdir, expected, flags = old

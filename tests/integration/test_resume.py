@@ -85,9 +85,8 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(program, uninterrupted, tmp
 SEVERAL = ("train.steps_per_call=8", "train.log_every_steps=13")
 
 
-@pytest.mark.parametrize(
-    "signum", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_several_steps_a_call_end_like_single_ones(program, uninterrupted, tmp_path, signum):
     process = start(program, tmp_path, *SEVERAL)
     wait_for(past_a_save(tmp_path), process)

@@ -20,6 +20,7 @@ def swept(program, tmp_path_factory):
     return workdir, out, err
 
 
+@pytest.mark.slow
 def test_every_member_is_in_metrics_and_result(swept):
     workdir, *_ = swept
     everyone = {(seed, rate) for seed in (0, 1) for rate in (3e-3, 1e-3)}
@@ -63,6 +64,7 @@ def test_a_member_is_the_single_run_with_its_seed_and_value(program, swept, tmp_
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_person_sees_a_table_by_value(program, swept):
     workdir, out, _ = swept
     assert "side by side" in out
@@ -88,6 +90,7 @@ def test_a_person_sees_a_table_by_value(program, swept):
         assert one["test"]["loss"] == pytest.approx(other["test"]["loss"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_tensorboard_has_a_folder_for_each_member(swept):
     folder = swept[0] / "tensorboard"
     names = {path.name for path in folder.iterdir() if path.is_dir()}

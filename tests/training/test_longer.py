@@ -71,6 +71,7 @@ def test_an_averaged_run_resumes_exactly_and_logs_raw_scores(config, tmp_path):
     assert best["valid"]["loss"] in [pytest.approx(line["loss"], rel=1e-6) for line in valid]
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_as_the_long_one(config, copy, tmp_path):
     first = json.loads((copy / "result.json").read_text())
     loop.train(config(train__num_steps=4), copy)
@@ -187,6 +188,7 @@ def test_it_starts_from_the_best_parameters(config, short, tmp_path):
     assert warm.record["workdir"] == str(short) and warm.record["step"] == [2]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_start_again(config, short, tmp_path, monkeypatch):
     one = config(train__init_from=str(short), seed=1)
     whole = loop.train(one, tmp_path / "whole")
