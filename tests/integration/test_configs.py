@@ -406,9 +406,11 @@ def lines(workdir, split):
 )
 def test_trains_saves_resumes_evaluates(small_data, tmp_path, capsys, spec):
     workdir = tmp_path / "run"
-    first = loop.train(small(spec, small_data, **{"train.stop_step": 2}), workdir, spec)
+    first = loop.train(
+        small(spec, small_data, **{"train.stop_step": 2}), workdir, str(FOLDER / spec)
+    )
     assert first["steps"] == 2
-    result = loop.train(small(spec, small_data), workdir, spec)
+    result = loop.train(small(spec, small_data), workdir, str(FOLDER / spec))
     assert "resuming at step 2 of 3" in capsys.readouterr().out
     assert result["steps"] == result["num_steps"] == 3
     assert [record["step"] for record in lines(workdir, "train")] == [1, 2, 3]
@@ -422,7 +424,7 @@ def test_trains_saves_resumes_evaluates(small_data, tmp_path, capsys, spec):
 @pytest.mark.slow
 def test_copying_shows_its_baseline_and_transfers(small_data, tmp_path, capsys):
     spec, workdir = "hdetach_copying.py:H3,quick", tmp_path / "run"
-    result = loop.train(small(spec, small_data), workdir, spec)
+    result = loop.train(small(spec, small_data), workdir, str(FOLDER / spec))
     out = capsys.readouterr()
     loss = 10 * np.log(8) / 40
     assert result["baselines"] == {"loss": pytest.approx(loss), "accuracy": 0.125}
@@ -432,7 +434,7 @@ def test_copying_shows_its_baseline_and_transfers(small_data, tmp_path, capsys):
 
     written = commands.evaluate(workdir, {"eval.delays": (30, 20)})
     table = capsys.readouterr().out.splitlines()
-    assert table[0].split() == ["delay", "accuracy", "loss", "baseline", "loss"]
+    assert table[0].split() == ["delay", "seeds", "accuracy", "loss", "baseline", "loss"]
     assert [row.split()[0] for row in table[1:3]] == ["30", "20"]
     assert f"{10 * np.log(8) / 50:.4f}" in table[1] and f"{loss:.4f}" in table[2]
     assert json.loads((workdir / "eval" / "transfer.json").read_text())["split"] == "test"
