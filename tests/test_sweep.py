@@ -175,7 +175,9 @@ def test_what_the_program_refuses_at_once_is_bad_input(start, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "signum", [pytest.param(signal.SIGKILL, marks=pytest.mark.exhaustive), signal.SIGTERM]
+)
 def test_a_stopped_sweep_ends_like_an_uninterrupted_one(start, tmp_path, signum):
     vary = (
         *("--vary=optim.learning_rate=log:1e-4:1e-2", "--vary=model.hidden_size=lin:4:12"),

@@ -70,7 +70,9 @@ def test_evaluation_draws_what_the_decoders_learnt(program, whole):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["scalar", "onehot"])
+@pytest.mark.parametrize(
+    "encoding", [pytest.param("scalar", marks=pytest.mark.exhaustive), "onehot"]
+)
 def test_tokens_are_decoded_too(program, tmp_path, encoding):
     flags = ("--config=configs/hdetach_copying.py:H3,quick", f"--workdir={tmp_path / 'run'}")
     keys = (

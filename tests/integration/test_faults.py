@@ -85,9 +85,10 @@ REPLACING = {
 @pytest.mark.parametrize(
     ("instant", "batch"),
     [
-        (instant, batch)
+        # The batch of the evaluation after the only checkpoint, and after the last step.
+        pytest.param(instant, batch, marks=[pytest.mark.exhaustive] * (batch == 13))
         for instant in REPLACING
-        for batch in (3, 13)  # of the evaluation after the only checkpoint, and after the last step
+        for batch in (3, 13)
     ],
 )
 def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(

@@ -158,7 +158,13 @@ def test_two_processes_train_as_one_and_another_number_goes_on(hosts, alone, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("first", "then"), [((1, 2), (2, 1)), ((2, 1), (2, 2)), ((3, 1), (2, 1)), ((1, 4), (4, 1))]
+    ("first", "then"),
+    [
+        ((1, 2), (2, 1)),
+        pytest.param((2, 1), (2, 2), marks=pytest.mark.exhaustive),
+        ((3, 1), (2, 1)),
+        pytest.param((1, 4), (4, 1), marks=pytest.mark.exhaustive),
+    ],
 )
 def test_any_number_of_processes_and_devices_goes_on(hosts, alone, tmp_path, first, then):
     for (processes, devices), stop in ((first, 10), (then, 0)):
@@ -215,7 +221,7 @@ def test_a_signal_to_one_process_saves_and_stops_all(hosts, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.exhaustive)])
 def test_the_end_of_one_process_ends_the_others(hosts, tmp_path, victim):
     group = hosts.start(tmp_path, *ENDLESS, "train.checkpoint_every_steps=5")
     wait_for((tmp_path / "checkpoints" / "5").is_dir, group[0])

@@ -86,7 +86,9 @@ SEVERAL = ("train.steps_per_call=8", "train.log_every_steps=13")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.exhaustive)]
+)
 def test_several_steps_a_call_end_like_single_ones(program, uninterrupted, tmp_path, signum):
     process = start(program, tmp_path, *SEVERAL)
     wait_for(past_a_save(tmp_path), process)
@@ -287,6 +289,7 @@ def test_rows_of_mnist_start_to_learn(program, mnist_dir, tmp_path):
     assert result["test"]["loss"] < 1.5 and result["test"]["accuracy"] > 0.5
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_rows_of_mnist_reach_975_in_five_epochs(program, mnist_dir, tmp_path):
     rows(program, mnist_dir, tmp_path)
