@@ -11,6 +11,7 @@ from lrd_jax.data import drawn
 from lrd_jax.data.sequence_fit import FILE, read_fit
 from lrd_jax.data.spec import Dataset, DataSpec
 from lrd_jax.errors import UserError
+from lrd_jax.evaluation.exported import is_exported
 from lrd_jax.reporting import provenance
 from lrd_jax.reporting.workdir import (
     check_checkpoints,
@@ -41,7 +42,12 @@ def check_same_everywhere(config: Any, workdir: Path) -> None:
 
 
 def earlier_result(workdir: Path, config: Any) -> dict[str, Any] | None:
-    """What `finished` returns; refuses the work directory of another config."""
+    """What `finished` returns; refuses the work directory of another config, or an export."""
+    if is_exported(workdir):
+        raise UserError(
+            f"{workdir} holds an exported model, which is used and not trained: choose another"
+            " --workdir, and to start from a run's parameters --config.train.init_from=RUN"
+        )
     known = workdir / "config.json"
     if not known.exists():
         return None

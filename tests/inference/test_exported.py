@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 import lrd_jax
+from lrd_jax.config import record
 from lrd_jax.data import make_dataset
 from lrd_jax.errors import UserError
 from lrd_jax.evaluation import commands
 from lrd_jax.export.__main__ import main as export
+from lrd_jax.training.found import earlier_result
 from tests.inference.runs import make_run
 from tests.training.harness import make_config
 
@@ -80,3 +82,11 @@ def test_what_is_damaged_is_refused(folders, tmp_path):
     (tmp_path / "none" / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"model\.safetensors"):
         lrd_jax.load(tmp_path / "none")
+
+
+def test_it_is_not_trained(folders):
+    before = sorted(path.name for path in (folders / "best").iterdir())
+    config = record.load_workdir(folders / "best")
+    with pytest.raises(UserError, match="holds an exported model, which is used and not trained"):
+        earlier_result(folders / "best", config)
+    assert sorted(path.name for path in (folders / "best").iterdir()) == before
