@@ -76,7 +76,11 @@ def read(folder: Path, wanted: Best) -> tuple[Best, list[int]]:
         places = [int(place) for place in said["members"]]
         step = jnp.array(said["step"], jnp.int32)
         valid = {name: jnp.array(said["valid"][name], jnp.float32) for name in wanted.valid}
-        stacked = bool(said["stacked"])
+        stacked, count = bool(said["stacked"]), len(wanted.step)
+        if not places or not all(0 <= place < count for place in places):
+            raise ValueError(f"members {places} of {count}")
+        if any(array.shape != (len(places),) for array in (step, *valid.values())):
+            raise ValueError("not one value for each member")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder / MEMBERS}, which says whose parameters {WEIGHTS} holds, cannot be read"

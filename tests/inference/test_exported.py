@@ -64,6 +64,8 @@ def test_what_is_damaged_is_refused(folders, tmp_path):
     for name, change, message in (
         ("members.json", lambda text: text[:20], r"whose parameters .* cannot be read"),
         ("members.json", lambda _: "{}", r"KeyError: 'members'"),
+        ("members.json", lambda text: text.replace("    2\n", "    9\n"), r"members \[9\] of 3"),
+        ("members.json", lambda text: text.replace("    30\n", "    3, 0\n"), "not one value"),
         (
             "config.json",
             lambda text: text.replace('"hidden_size": 6', '"hidden_size": 7'),
