@@ -93,10 +93,7 @@ class LRUCell(LinearCell):
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> LinearCarry:
         """A complex state of zeros."""
         del rng
-        batch = check_input_shape(input_shape)[:-1]
-        h = jnp.zeros((*batch, self.hidden_size), self.param_dtype)
-        s = jnp.zeros((*batch, self.units), jnp.result_type(h, jnp.complex64))
-        return LinearCarry(s, h)
+        return complex_zeros(input_shape, self.hidden_size, self.units, self.param_dtype)
 
     def coefficients(self, x: Array) -> tuple[Array, Array]:
         """See `LinearCell.coefficients`."""
@@ -136,6 +133,22 @@ def skip_init(d: int, dtype: Any) -> Callable[[Array, int], Array]:
         return nn.initializers.normal(deviation)(key, shape, dtype)
 
     return init
+
+
+def complex_zeros(
+    input_shape: tuple[int, ...], hidden_size: int, units: int, dtype: Any
+) -> LinearCarry:
+    """A complex state (batch, units) and an output (batch, hidden_size) of zeros.
+
+    Args:
+      input_shape: (batch, features) of a step.
+      hidden_size: numbers of the output.
+      units: complex numbers of the state.
+      dtype: of the output; real.
+    """
+    batch = check_input_shape(input_shape)[:-1]
+    h = jnp.zeros((*batch, hidden_size), dtype)
+    return LinearCarry(jnp.zeros((*batch, units), jnp.result_type(h, jnp.complex64)), h)
 
 
 def skipped(skip: Array, x: Array) -> Array:

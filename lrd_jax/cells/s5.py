@@ -13,10 +13,9 @@ import numpy as np
 from jax import lax
 
 from lrd_jax.arrays import Array
-from lrd_jax.cells.arguments import check_input_shape
 from lrd_jax.cells.base import ParameterGroup, to_real
 from lrd_jax.cells.forms import LinearCarry, LinearCell
-from lrd_jax.cells.lru import Sized, skip_init, skipped
+from lrd_jax.cells.lru import Sized, complex_zeros, skip_init, skipped
 from lrd_jax.errors import UserError
 
 _LEAST_DAMPING = 1e-4
@@ -111,10 +110,7 @@ class S5Cell(LinearCell):
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> LinearCarry:
         """A complex state of zeros."""
         del rng
-        batch = check_input_shape(input_shape)[:-1]
-        h = jnp.zeros((*batch, self.hidden_size), self.param_dtype)
-        s = jnp.zeros((*batch, self.units), jnp.result_type(h, jnp.complex64))
-        return LinearCarry(s, h)
+        return complex_zeros(input_shape, self.hidden_size, self.units, self.param_dtype)
 
     def coefficients(self, x: Array) -> tuple[Array, Array]:
         """See `LinearCell.coefficients`."""
